@@ -1,0 +1,74 @@
+"""Segment any structure you can show, in CT and MR, with frozen latent diffusion models.
+
+The public names are imported on first use, so that `import latentseg` stays fast and loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from latentseg.errors import (
+    GeometryError,
+    InputError,
+    Interrupted,
+    LatentsegError,
+    LatentsegWarning,
+    MemoryLimitError,
+    ModelError,
+    SomeCasesFailed,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from latentseg.api import load
+    from latentseg.fewshot.support import Support, SupportContext
+    from latentseg.imaging import Volume, read, read_labels
+    from latentseg.results import Segmentation
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Segmentation": "latentseg.results",
+    "Support": "latentseg.fewshot.support",
+    "SupportContext": "latentseg.fewshot.support",
+    "Volume": "latentseg.imaging",
+    "load": "latentseg.api",
+    "read": "latentseg.imaging",
+    "read_labels": "latentseg.imaging",
+}
+
+__all__ = [
+    "GeometryError",
+    "InputError",
+    "Interrupted",
+    "LatentsegError",
+    "LatentsegWarning",
+    "MemoryLimitError",
+    "ModelError",
+    "Segmentation",
+    "SomeCasesFailed",
+    "Support",
+    "SupportContext",
+    "UsageError",
+    "Volume",
+    "__version__",
+    "load",
+    "read",
+    "read_labels",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _LAZY:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value: object = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

@@ -1,0 +1,106 @@
+"""One hierarchy of errors: what was seen, where, and how to fix it, in one sentence.
+
+The command line prints `str(error)` on standard error and exits with `error.exit_code`. The codes
+are documented in `docs/reference/errors.md`; both the class defaults and the text are part of the
+public interface.
+"""
+
+from __future__ import annotations
+
+
+def _one_line(text: str) -> str:
+    """Collapse line breaks and repeated spaces, so that a message stays one line."""
+    return " ".join(str(text).split())
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+class LatentsegError(Exception):
+    """Base of every error that latentseg raises on purpose.
+
+    Args:
+        what: What was seen, with the value, without a full stop.
+        where: The file, option or object it was seen in.
+        fix: What the user can do about it, as an instruction.
+
+    Attributes:
+        code: Stable identifier of the class of error, such as `"E300"`.
+        exit_code: Exit status of the command line for this error.
+    """
+
+    code: str = "E100"
+    exit_code: int = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what = _one_line(what).rstrip(".")
+        self.where = _one_line(where)
+        self.fix = _one_line(fix).rstrip(".")
+        super().__init__(what)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep `where` and `fix` when the error crosses a process border."""
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+    def __str__(self) -> str:
+        """Return `CODE what: where. Fix.` on one line."""
+        seen = f"{self.what}: {self.where}" if self.where else self.what
+        advice = f" {_capitalized(self.fix)}." if self.fix else ""
+        return f"{self.code} {seen}.{advice}"
+
+
+def _rebuild(kind: type[LatentsegError], what: str, where: str, fix: str) -> LatentsegError:
+    return kind(what, where=where, fix=fix)
+
+
+class UsageError(LatentsegError):
+    """An option, argument or target name that makes no sense."""
+
+    code = "E200"
+    exit_code = 2
+
+
+class InputError(LatentsegError):
+    """An image, mask or folder that cannot be read or used, or an output that cannot be written."""
+
+    code = "E300"
+    exit_code = 3
+
+
+class GeometryError(InputError):
+    """Two grids that should be equal and are not, or a grid that is not supported."""
+
+    code = "E310"
+
+
+class ModelError(LatentsegError):
+    """Weights that are missing, corrupt, unknown or do not fit."""
+
+    code = "E400"
+    exit_code = 4
+
+
+class MemoryLimitError(LatentsegError):
+    """Work that needs more memory than there is."""
+
+    code = "E500"
+    exit_code = 5
+
+
+class SomeCasesFailed(LatentsegError):  # noqa: N818 - the name says what happened to a batch
+    """A batch that ended, with cases that failed."""
+
+    code = "E600"
+    exit_code = 6
+
+
+class Interrupted(LatentsegError):  # noqa: N818 - the name says what happened
+    """Work stopped by the user."""
+
+    code = "E130"
+    exit_code = 130
+
+
+class LatentsegWarning(UserWarning):
+    """Something surprising that does not stop the work."""

@@ -1,0 +1,59 @@
+# Everything a newcomer types. Each target makes .venv by itself; only Python 3.11 or newer is needed.
+#
+#   make demo     segment an organ shown in one example, on a phantom, and write a page of overlays
+#   make test     style, types and tests: what continuous integration runs
+#
+# PYTHON=python3.12 picks the interpreter; PIP_FLAGS="..." is passed to pip (an index, a proxy).
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+DEMO_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) -c constraints.txt
+CHECK_PYTHON := import sys; v = sys.version_info; v >= (3, 11) or \
+	sys.exit(f'latentseg needs Python 3.11 or newer, this is {v[0]}.{v[1]}. Try: make PYTHON=python3.11')
+
+.PHONY: help venv demo test lint types format build clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '3,6p' Makefile | cut -c3-
+
+venv: $(STAMP)
+
+# torch first: it is by far the largest, and the rest then resolves against the pinned build.
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c "$(CHECK_PYTHON)"
+	@echo "Making $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) hatchling editables
+	@$(PIP) --no-build-isolation -e '.[train,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/latentseg demo $(DEMO_FLAGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

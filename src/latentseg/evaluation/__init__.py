@@ -1,0 +1,1 @@
+"""Protocols, data sets, metrics, baselines and tables of the few-shot evaluation."""

@@ -1,0 +1,1 @@
+"""Previews of masks on images, and one self-contained HTML page."""

@@ -1,0 +1,1 @@
+"""Frozen latent diffusion models behind one protocol (:class:`latentseg.backbones.base.Backbone`)."""

@@ -1,0 +1,76 @@
+"""What a frozen latent diffusion model offers to a segmentation method.
+
+A new backbone implements :class:`Backbone` and is named in the registry; nothing else in the package knows which
+model is behind it. Grey values enter as one channel in [-1, 1]; a model that was made for RGB repeats the channel
+itself and averages the channels of what it decodes, so that no method ever sees three equal channels.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen autoencoder and a denoiser in its latent space.
+
+    Shapes are those of a 2-D backbone (``dims == 2``); a 3-D backbone has ``(B, 1, D, H, W)`` in place of
+    ``(B, 1, H, W)`` everywhere. Latents are scaled to about unit variance, as the denoiser expects them. No method
+    draws random numbers, none keeps state between calls, and all return float32 on the device of the model.
+
+    Attributes:
+        name: The name under which the registry knows the backbone.
+        dims: Number of spatial dimensions, 2 or 3.
+        image_size: Edge in pixels of the square slices that the model expects.
+        latent_channels: ``C``, channels of a latent.
+        downscale: Pixels of the image per pixel of the latent, along each edge.
+        condition_dim: ``D``, the width of a condition token of the denoiser.
+    """
+
+    name: str
+    dims: int
+    image_size: int
+    latent_channels: int
+    downscale: int
+    condition_dim: int
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode images in [-1, 1].
+
+        Args:
+            images: ``(B, 1, H, W)``.
+
+        Returns:
+            Scaled mean of the posterior, ``(B, C, h, w)`` with ``h = H / downscale``.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents ``(B, C, h, w)`` to grey images ``(B, 1, H, W)``, about [-1, 1] and not clipped."""
+        ...
+
+    def decode_rgb(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents ``(B, C, h, w)`` to all channels of the model, ``(B, 3, H, W)``, not clipped.
+
+        A model made for one channel returns that channel alone, ``(B, 1, H, W)``.
+        """
+        ...
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Frozen features of images ``(B, 1, H, W)``, finest grid first: a list of ``(B, C_i, h_i, w_i)``."""
+        ...
+
+    def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:
+        """One evaluation of the denoiser.
+
+        Args:
+            latents: ``(B, C, h, w)``, scaled and noisy.
+            timestep: Step of the model's own training schedule.
+            condition: Condition tokens ``(B, T, D)``, or ``(1, T, D)`` for all of the batch.
+
+        Returns:
+            What the model predicts (noise, velocity or image, as it was trained), ``(B, C, h, w)``.
+        """
+        ...

@@ -1,0 +1,189 @@
+"""Paths, formats and whole-or-nothing writing: everything about files that is not yet an image.
+
+A format is named by the suffix of the file and confirmed by its first bytes, so that a text file called
+``scan.nii.gz`` is refused in one sentence instead of failing deep inside a library.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.errors import InputError
+
+SUFFIXES = {
+    ".nii.gz": "NIfTI",
+    ".nii": "NIfTI",
+    ".nrrd": "NRRD",
+    ".nhdr": "NRRD",
+    ".mha": "MetaImage",
+    ".mhd": "MetaImage",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+}
+RASTER_FORMATS = ("PNG", "TIFF", "JPEG")
+
+
+class Loaded(NamedTuple):
+    """What a format's reader returns.
+
+    Attributes:
+        array: `(I, J, K)`, data type as stored.
+        affine_ras_mm: `(4, 4)` float64, voxel index to RAS world millimeters.
+        header: whatever the same format's writer needs to reproduce the grid bit for bit.
+    """
+
+    array: NDArray[Any]
+    affine_ras_mm: NDArray[np.float64]
+    header: Any = None
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of ``path`` in lower case, with ``.nii.gz`` kept whole (``""`` when unknown)."""
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def case_name(path: Path) -> str:
+    """The case id of a file: its name without the image suffix and without nnU-Net's ``_0000``."""
+    suffix = suffix_of(path)
+    name = path.name[: -len(suffix)] if suffix else path.name
+    return re.sub(r"_0000$", "", name)
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key under which ``slice_2`` comes before ``slice_10``."""
+    parts = re.findall(r"\d+|\D+", path.name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def sniff(path: Path) -> str:
+    """Name the format of a file from its first bytes; ``""`` when nothing is recognized."""
+    head = _first_bytes(path, 348)
+    magic = [
+        (b"\x1f\x8b", "gzip"),
+        (b"NRRD", "NRRD"),
+        (b"\x89PNG", "PNG"),
+        (b"\xff\xd8\xff", "JPEG"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+        (b"II+\0", "TIFF"),
+        (b"MM\0+", "TIFF"),
+        (b"PK\x03\x04", "zip"),
+    ]
+    for start, name in magic:
+        if head.startswith(start):
+            return name
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c", b"\x1c\2\0\0", b"\0\0\2\x1c"):
+        return "NIfTI"
+    return "MetaImage" if b"ObjectType" in head or b"NDims" in head else ""
+
+
+def format_of(path: Path) -> str:
+    """The format of an existing file, agreed between suffix and content.
+
+    Raises:
+        InputError: missing or empty file, unknown suffix, or content that is not what the suffix says.
+    """
+    if not path.exists():
+        raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
+    if sniff(path) == "DICOM":
+        raise dicom_not_yet(path)
+    suffix = suffix_of(path)
+    if not suffix:
+        raise unknown_suffix(path)
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty (0 bytes)", where=str(path), fix="Copy or export it again")
+    _check_content(path, suffix)
+    return SUFFIXES[suffix]
+
+
+def unknown_suffix(path: Path) -> InputError:
+    """The error for a path whose suffix names no known format."""
+    known = ", ".join(SUFFIXES)
+    return InputError(f"unknown file type '{path.suffix}'", where=str(path), fix=f"Use one of {known}")
+
+
+def dicom_not_yet(path: Path) -> InputError:
+    """The error for DICOM input, which has its own reader in a later version."""
+    return InputError(
+        "this is DICOM, which this version does not read yet",
+        where=str(path),
+        fix="Convert it to NIfTI first, for example with dcm2niix",
+    )
+
+
+def broken(path: Path, kind: str, cause: BaseException) -> InputError:
+    """The error for a file that starts like ``kind`` but cannot be read to its end."""
+    reason = " ".join(str(cause).split())[:160] or type(cause).__name__
+    return InputError(
+        f"this {kind} file is truncated or damaged ({reason})", where=str(path), fix="Copy or export it again"
+    )
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, on failure it vanishes.
+
+    The data are flushed to the disk before the name changes, so that a reader never meets half a file.
+
+    Raises:
+        InputError: the folder cannot be created or written.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "a folder with this name is in the way")
+        with temporary.open("wb"):
+            pass  # libraries report a missing permission in many ways; this one is clear
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        fix = "Choose a folder you may write to, with free space"
+        raise InputError(f"cannot write the result ({reason})", where=str(path), fix=fix) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"cannot open the file ({reason})", where=str(path), fix="Check its rights"
+        ) from error
+
+
+def _check_content(path: Path, suffix: str) -> None:
+    seen = sniff(path)
+    expected = "gzip" if suffix == ".nii.gz" else SUFFIXES[suffix]
+    if seen == expected:
+        return
+    if not seen:
+        what = f"the content is no {SUFFIXES[suffix]} image, whatever the suffix {suffix} says"
+        raise InputError(what, where=str(path), fix="Check how the file was made, or copy it again")
+    what = f"the suffix is {suffix} but the content is {seen}"
+    raise InputError(what, where=str(path), fix="Rename the file to the suffix of its content")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

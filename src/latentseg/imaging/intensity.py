@@ -1,0 +1,102 @@
+"""Intensities: CT in Hounsfield units through a window, MR through the percentiles of its foreground."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.errors import InputError, LatentsegWarning
+
+Modality = Literal["CT", "MR", "unknown"]
+
+AIR_HU = -500
+"""A CT of a patient has voxels below this: air around the body, in the lungs or in the bowel."""
+
+SOFT_TISSUE_WINDOW_HU = (-125.0, 275.0)
+"""The few-shot field's abdominal window (level 75, width 400)."""
+
+
+def guess_modality(array: NDArray[Any]) -> Modality:
+    """Guess CT or MR from the values alone.
+
+    Air below -500 and nothing beyond the reach of Hounsfield units is CT; non-negative values above the 8-bit
+    range are MR; all else, such as an 8-bit picture, is ``"unknown"``.
+    """
+    if array.size == 0:
+        return "unknown"
+    low, high = float(array.min()), float(array.max())
+    if -20000 <= low < AIR_HU and high > 0:
+        return "CT"
+    return "MR" if low >= 0 and high > 255 else "unknown"
+
+
+def check_finite(array: NDArray[Any], *, where: str = "") -> None:
+    """Require every voxel to be a number.
+
+    Raises:
+        InputError: with the count of NaN and infinite voxels and the index of the first.
+    """
+    if array.dtype.kind != "f":
+        return
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    bad = int(finite.size - np.count_nonzero(finite))
+    first = tuple(int(n) for n in np.unravel_index(int(np.argmin(finite)), array.shape))
+    what = f"{bad} voxels are NaN or infinite, the first at index {first}"
+    raise InputError(what, where=where, fix="Replace them, for example by the value of air or by 0")
+
+
+def normalize(
+    array: NDArray[Any],
+    *,
+    modality: Modality,
+    window: tuple[float, float] = SOFT_TISSUE_WINDOW_HU,
+    where: str = "",
+) -> NDArray[np.float32]:
+    """Map intensities to [-1, 1], from the statistics of the whole volume.
+
+    Args:
+        array: any shape.
+        modality: ``"CT"`` maps the window in HU; a CT already stored in 0..255 or 0..1 is mapped over that
+            range with a warning. ``"MR"`` and ``"unknown"`` map the 0.5 and 99.5 percentiles of the nonzero voxels.
+        window: lower and upper HU for CT.
+        where: name of the image, for messages.
+
+    Raises:
+        InputError: NaN or infinite voxels, or an image of a single value.
+    """
+    check_finite(array, where=where)
+    if array.size == 0 or array.min() == array.max():
+        value = "no voxels" if array.size == 0 else f"the single value {float(array.flat[0]):g}"
+        raise InputError(f"the image is constant ({value})", where=where, fix="Check how it was exported")
+    low, high = _ct_range(array, window, where) if modality == "CT" else _foreground_range(array)
+    out: NDArray[np.float32] = array.astype(np.float32)
+    out -= np.float32(low)
+    out *= np.float32(2.0 / (high - low))
+    out -= np.float32(1.0)
+    return np.clip(out, -1.0, 1.0, out=out)
+
+
+def _ct_range(array: NDArray[Any], window: tuple[float, float], where: str) -> tuple[float, float]:
+    low, high = float(array.min()), float(array.max())
+    name = f" ({where})" if where else ""
+    if low >= 0 and high <= 255:
+        top = 255.0 if high > 1 else 1.0
+        message = f"This CT{name} spans {low:g} to {high:g}, not HU: taken as already windowed, 0 to {top:g}"
+        warnings.warn(message, LatentsegWarning, stacklevel=3)
+        return 0.0, top
+    if low > AIR_HU:
+        message = f"This CT{name} has no air (minimum {low:g} HU): check that its values are Hounsfield units"
+        warnings.warn(message, LatentsegWarning, stacklevel=3)
+    if not window[0] < window[1]:
+        raise InputError(f"the CT window {window} is empty", where=where, fix="Give (lower, upper) in HU")
+    return window
+
+
+def _foreground_range(array: NDArray[Any]) -> tuple[float, float]:
+    low, high = (float(p) for p in np.percentile(array[array != 0], (0.5, 99.5)))
+    return (low, high) if high > low else (float(array.min()), float(array.max()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+
 from latentseg.fewshot.interaction import FoldedCondition, SupportCache, SupportQueryInteraction
 from latentseg.fewshot.network import FewShotUNet
 
@@ -102,9 +103,11 @@ def test_gradients_reach_both_passes(net: FewShotUNet) -> None:
     condition = draw(2, 1, 12).requires_grad_()
     cache = net.encode_support(draw(4, 8, 8, 8), condition, shots=2)
     net.segment(draw(2, 8, 8, 8, seed=3), cache).square().mean().backward()
-    assert condition.grad is not None and condition.grad.abs().sum() > 0
+    assert condition.grad is not None
+    assert condition.grad.abs().sum() > 0
     for conv in (net.conv_in, net.conv_in_ref):
-        assert conv.weight.grad is not None and conv.weight.grad.abs().sum() > 0
+        assert conv.weight.grad is not None
+        assert conv.weight.grad.abs().sum() > 0
 
 
 def test_bf16_autocast_stays_close_and_returns_float(net: FewShotUNet) -> None:

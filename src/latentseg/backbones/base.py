@@ -1,8 +1,9 @@
 """What a frozen latent diffusion model offers to a segmentation method.
 
-A new backbone implements :class:`Backbone` and is named in the registry; nothing else in the package knows which
-model is behind it. Grey values enter as one channel in [-1, 1]; a model that was made for RGB repeats the channel
-itself and averages the channels of what it decodes, so that no method ever sees three equal channels.
+A new backbone implements :class:`Backbone` and is named in the registry; nothing else in the package knows
+which model is behind it. Grey values enter as one channel in [-1, 1]; a model that was made for RGB repeats
+the channel itself and averages the channels of what it decodes, so that no method ever sees three equal
+channels.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ class Backbone(Protocol):
     """A frozen autoencoder and a denoiser in its latent space.
 
     Shapes are those of a 2-D backbone (``dims == 2``); a 3-D backbone has ``(B, 1, D, H, W)`` in place of
-    ``(B, 1, H, W)`` everywhere. Latents are scaled to about unit variance, as the denoiser expects them. No method
-    draws random numbers, none keeps state between calls, and all return float32 on the device of the model.
+    ``(B, 1, H, W)`` everywhere. Latents are scaled to about unit variance, as the denoiser expects them. No
+    method draws random numbers, none keeps state between calls, and all return float32 on the device of the
+    model.
 
     Attributes:
         name: The name under which the registry knows the backbone.
@@ -48,7 +50,7 @@ class Backbone(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents ``(B, C, h, w)`` to grey images ``(B, 1, H, W)``, about [-1, 1] and not clipped."""
+        """Decode scaled latents ``(B, C, h, w)`` to grey images ``(B, 1, H, W)``, not clipped to [-1, 1]."""
         ...
 
     def decode_rgb(self, latents: Tensor) -> Tensor:

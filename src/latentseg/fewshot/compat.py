@@ -2,17 +2,17 @@
 
 ``official`` reproduces the released classes number for number; ``fixed`` changes what is a fault:
 
-====================  ==============================================  ==========================================
-step                  official                                        fixed
-====================  ==============================================  ==========================================
-support prototypes    mask sampled on the latent grid (bilinear)      mask pooled by area: small masks count
-query prototype       mean where p(fg) > 0.7, else of the top k       mean weighted by a softmax over pixels
-condition features    224 px crop, mask not cropped                   the whole image, mask on the same grid
-condition mask        bilinear on 16 x 16, > 0.5; may be empty        pooled by area; small masks fall back
-condition tokens      one                                             one or more
-threshold             a quarter of the maximum of all slices given    one half, each slice alone
-components            largest one of each slice (8-connected)         all that are large in 3-D
-====================  ==============================================  ==========================================
+====================  =============================================  ========================================
+step                  official                                       fixed
+====================  =============================================  ========================================
+support prototypes    mask sampled on the latent grid (bilinear)     mask pooled by area: small masks count
+query prototype       mean where p(fg) > 0.7, else of the top k      mean weighted by a softmax over pixels
+condition features    224 px crop, mask not cropped                  the whole image, mask on the same grid
+condition mask        bilinear on 16 x 16, > 0.5; may be empty       pooled by area; small masks fall back
+condition tokens      one                                            one or more
+threshold             a quarter of the maximum of all slices given   one half, each slice alone
+components            largest one of each slice (8-connected)        all that are large in 3-D
+====================  =============================================  ========================================
 """
 
 from __future__ import annotations

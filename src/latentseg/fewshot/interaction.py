@@ -1,76 +1,33 @@
 """Support-query interaction (SQI): queries attend to themselves and to the support, jointly.
 
-In every self-attention of the denoiser the keys and values of the support are appended to those of the query, and one
-softmax runs over both (SD-FSMIS, section "SQI"; the released operator)::
+In every self-attention of the denoiser the keys and values of the support are appended to those of the query,
+and one softmax runs over both (SD-FSMIS, section "SQI"; the released operator)::
 
     out = softmax(Q_q [K_q; K_s]^T / sqrt(d)) [V_q; V_s]
 
-The support is written once and read by any number of queries. What was written is a :class:`SupportCache`, a value
-that is handed around: nothing is stored on modules, so several supports are alive at once and both passes are
-differentiable. The cross-attention to the condition is cached in the same object: with one token its output does not
-depend on the image at all (a softmax over one element is 1), so it folds to one vector per layer.
+The support is written once and read by any number of queries. What was written is a :class:`SupportCache`, a
+value that is handed around: nothing is stored on modules, so several supports are alive at once and both
+passes are differentiable. The cross-attention to the condition is cached in the same object: with one token
+its output does not depend on the image at all (a softmax over one element is 1), so it folds to one vector
+per layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
+
+from .cache import SupportCache, pick_group
+
+__all__ = ["FoldedCondition", "Interaction", "SupportCache", "SupportQueryInteraction", "SupportWritten"]
 
 
 class SupportWritten(Exception):  # noqa: N818 - a signal, not an error
     """The last self-attention has written its keys: the rest of the support pass would be thrown away."""
-
-
-@dataclass(eq=False)
-class SupportCache:
-    """All that a query needs to know of ``G`` supports, per layer of the denoiser.
-
-    Attributes:
-        keys: Self-attention keys, ``(G, heads, n * L, d)``; the ``n`` shots lie one after the other.
-        values: Self-attention values, likewise.
-        condition_bias: Cross-attention output for a one-token condition, ``(G, 1, channels)``.
-        condition_keys: Cross-attention keys for more than one token, ``(G, heads, T, d)``.
-        condition_values: Cross-attention values, likewise.
-    """
-
-    keys: dict[str, Tensor] = field(default_factory=dict)
-    values: dict[str, Tensor] = field(default_factory=dict)
-    condition_bias: dict[str, Tensor] = field(default_factory=dict)
-    condition_keys: dict[str, Tensor] = field(default_factory=dict)
-    condition_values: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def groups(self) -> int:
-        """``G``, the number of supports (targets, or episodes of a training batch)."""
-        return next(iter(self.keys.values())).shape[0] if self.keys else 0
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under a flat name such as ``keys/<layer>``, as safetensors wants it."""
-        return {f"{part}/{layer}": t for part, table in vars(self).items() for layer, t in table.items()}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> SupportCache:
-        """The inverse of :meth:`tensors`."""
-        cache = cls()
-        for name, tensor in tensors.items():
-            part, layer = name.split("/", 1)
-            getattr(cache, part)[layer] = tensor
-        return cache
-
-    def to(self, *args: Any, **kwargs: Any) -> SupportCache:
-        """A copy with every tensor moved or cast as by ``Tensor.to``."""
-        return self.from_tensors({name: t.to(*args, **kwargs) for name, t in self.tensors().items()})
-
-    @classmethod
-    def cat(cls, caches: Sequence[SupportCache]) -> SupportCache:
-        """One cache with the groups of several, in order. All must have the same number of shots and tokens."""
-        tables = [cache.tensors() for cache in caches]
-        return cls.from_tensors({name: torch.cat([table[name] for table in tables]) for name in tables[0]})
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +38,8 @@ class Interaction:
         cache: Written to by the support pass, read by the query pass.
         mode: Which of the two passes this is.
         shots: ``n``, consecutive samples of the support batch that belong to one group.
-        group: ``(B,)`` long, the group of each query; ``None`` when one group serves all, or for ``B == G`` in order.
+        group: ``(B,)`` long, the group of each query; ``None`` when one group serves all, or for ``B == G``
+            in order.
     """
 
     cache: SupportCache
@@ -94,22 +52,10 @@ class Interaction:
         return pick_group(tensor, batch=batch, group=self.group)
 
 
-def pick_group(tensor: Tensor, *, batch: int, group: Tensor | None = None) -> Tensor:
-    """Rows of ``tensor (G, ...)`` for each of ``batch`` samples, without a copy when one row serves all.
-
-    Raises:
-        ValueError: When it is not said which of several groups each sample belongs to.
-    """
-    if group is not None:
-        return tensor[group]
-    if tensor.shape[0] not in (1, batch):
-        raise ValueError(f"{batch} queries and {tensor.shape[0]} supports need a group index")
-    return tensor.expand(batch, *tensor.shape[1:])
-
-
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``(B, L, heads * d)`` to ``(B, heads, L, d)``."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return split
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -119,11 +65,12 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def fold_shots(x: Tensor, shots: int) -> Tensor:
     """``(G * n, heads, L, d)`` to ``(G, heads, n * L, d)``: the shots of a group share the token axis."""
-    return x.unflatten(0, (-1, shots)).transpose(1, 2).flatten(2, 3)
+    folded: Tensor = x.unflatten(0, (-1, shots)).transpose(1, 2).flatten(2, 3)
+    return folded
 
 
 class SupportQueryInteraction:
-    """Attention processor of a self-attention (``attn1``): writes the support, or attends to query and support.
+    """Attention processor of a self-attention (``attn1``): writes the support, or reads it.
 
     Args:
         layer: Name of the layer, the key under which it is cached.
@@ -137,18 +84,18 @@ class SupportQueryInteraction:
         self,
         attn: Any,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,  # noqa: ARG002 - the signature of diffusers
+        attention_mask: Tensor | None = None,  # noqa: ARG002
         *,
         interaction: Interaction | None = None,
     ) -> Tensor:
-        """Attend, ``(B, L, channels)`` to ``(B, L, channels)``; the signature is that of diffusers."""
+        """Attend, ``(B, L, channels)`` to ``(B, L, channels)``."""
         q, k, v = (split_heads(f(hidden_states), attn.heads) for f in (attn.to_q, attn.to_k, attn.to_v))
         if interaction is not None and interaction.mode == "write":
             self._write(interaction, k, v)
         elif interaction is not None:
             k, v = self._append_support(interaction, k, v)
-        out: Tensor = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = functional.scaled_dot_product_attention(q, k, v)
         return _project_out(attn, merge_heads(out))
 
     def _write(self, interaction: Interaction, k: Tensor, v: Tensor) -> None:
@@ -166,9 +113,9 @@ class SupportQueryInteraction:
 class FoldedCondition:
     """Attention processor of a cross-attention (``attn2``): a constant per group for a one-token condition.
 
-    ``attn2(x) = to_out(to_v(E))`` for every pixel when ``E`` is one token; neither queries nor keys are computed.
-    With more tokens it is ordinary attention. Either way what depends on the condition alone is in the cache, written
-    by :meth:`write` once per group.
+    ``attn2(x) = to_out(to_v(E))`` for every pixel when ``E`` is one token; neither queries nor keys are
+    computed. With more tokens it is ordinary attention. Either way what depends on the condition alone is in
+    the cache, written by :meth:`write` once per group.
     """
 
     def __init__(self, layer: str) -> None:
@@ -187,7 +134,7 @@ class FoldedCondition:
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,  # noqa: ARG002 - the signature of diffusers
         *,
         interaction: Interaction | None = None,
     ) -> Tensor:
@@ -203,7 +150,7 @@ class FoldedCondition:
         q = split_heads(attn.to_q(hidden_states), attn.heads)
         k = self._rows(interaction, interaction.cache.condition_keys[self.layer], q)
         v = self._rows(interaction, interaction.cache.condition_values[self.layer], q)
-        out: Tensor = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = functional.scaled_dot_product_attention(q, k, v)
         return _project_out(attn, merge_heads(out))
 
     def _rows(self, interaction: Interaction, tensor: Tensor, like: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The denoiser turned into a one-step few-shot segmenter (SD-FSMIS, "Support-Query Interaction").
+"""The denoiser turned into a one-step few-shot segmenter (SD-FSMIS, Support-Query Interaction).
 
-The UNet of a latent diffusion model gets two entrances of ``2C`` channels: ``conv_in_ref`` for supports (image and mask
-latents) and ``conv_in`` for queries (image latent and query prototype). One evaluation at ``t = 1`` predicts minus the
-latent of the query mask; there is no noise, no scheduler and no iteration.
+The UNet of a latent diffusion model gets two entrances of ``2C`` channels: ``conv_in_ref`` for supports
+(image and mask latents) and ``conv_in`` for queries (image latent and query prototype). One evaluation at ``t
+= 1`` predicts minus the latent of the query mask; there is no noise, no scheduler and no iteration.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from .interaction import FoldedCondition, Interaction, SupportCache, SupportQueryInteraction, SupportWritten
 
-TIMESTEP = 1  # the scheduler of the release has all betas equal to 1: it visits t = 1 alone and returns x0 = -UNet(x)
+# The scheduler of the release has all betas equal to 1: it visits t = 1 alone and returns x0 = -UNet(x).
+TIMESTEP = 1
 
 
 class FewShotUNet(nn.Module):
     """A UNet whose self-attentions see the support; both passes are pure functions and differentiable.
 
     Args:
-        unet: Takes ``2C`` channels and predicts ``C``. It is taken over, not copied: its ``conv_in`` moves here.
+        unet: Takes ``2C`` channels and predicts ``C``. It is taken over, not copied: its ``conv_in`` moves
+            here.
         conv_in_ref: The entrance of the supports; a copy of the query's entrance when left out.
     """
 
@@ -40,8 +42,8 @@ class FewShotUNet(nn.Module):
     def from_denoiser(cls, unet: UNet2DConditionModel) -> FewShotUNet:
         """Start from a denoiser of ``C`` channels, which stays as it is.
 
-        Both entrances become ``cat([W, W], 1) / 2`` with the bias unchanged, so that the first features are those of
-        the mean of the two inputs (for a query: of its latent and its prototype).
+        Both entrances become ``cat([W, W], 1) / 2`` with the bias unchanged, so that the first features are
+        those of the mean of the two inputs (for a query: of its latent and its prototype).
         """
         unet = copy.deepcopy(unet)
         unet.conv_in = widen(unet.conv_in)
@@ -86,9 +88,10 @@ class FewShotUNet(nn.Module):
         Args:
             latents: Query latent and prototype, ``(B, 2C, h, w)``.
             cache: From :meth:`encode_support`, of ``G`` supports.
-            condition: Condition tokens ``(G, T, D)``. Left out: those the support was encoded with, whose share in
-                every layer is in the cache already.
-            group: ``(B,)`` long, the support that each query uses. Not needed for ``G == 1``, nor for ``B == G``.
+            condition: Condition tokens ``(G, T, D)``. Left out: those the support was encoded with, whose
+                share in every layer is in the cache already.
+            group: ``(B,)`` long, the support that each query uses. Not needed for ``G == 1``, nor for ``B ==
+                G``.
 
         Returns:
             Mask latents ``(B, C, h, w)``, float32.
@@ -139,4 +142,5 @@ def last_self_attention(layers: Iterable[str]) -> str:
     """The self-attention that a UNet runs last; diffusers lists the middle block after the up blocks."""
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
     names = [layer for layer in layers if layer.endswith("attn1")]
-    return sorted(names, key=lambda name: order[name.split(".")[0]])[-1]
+    stage = max(order[name.split(".")[0]] for name in names)
+    return [name for name in names if order[name.split(".")[0]] == stage][-1]

@@ -1,8 +1,9 @@
 """Query enhancement (QE): a prototype of the query's own foreground is appended to its latent.
 
-The support's prototypes find the pixels of the query that look like the target; the mean latent of those pixels, laid
-out over the whole grid, is the second half of the query's input (SD-FSMIS, "Query Enhancement"; rules of the release).
-Everything here works on latents of the frozen autoencoder, has no parameters and is computed for a batch at once.
+The support's prototypes find the pixels of the query that look like the target; the mean latent of those
+pixels, laid out over the whole grid, is the second half of the query's input (SD-FSMIS, "Query Enhancement";
+rules of the release). Everything here works on latents of the frozen autoencoder, has no parameters and is
+computed for a batch at once.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from .cache import pick_group
 from .compat import Compat
-from .interaction import pick_group
 
 FOREGROUND_GATE = 0.7  # official: a pixel belongs to the query's foreground above this probability
 TOP_K_OF_WIDTH = 0.1875  # official: when no pixel does, the best 6 of a 32 x 32 grid
@@ -35,23 +36,24 @@ class Prototypes(NamedTuple):
 def prototypes(latents: Tensor, masks: Tensor, *, compat: Compat = "fixed") -> Prototypes:
     """Masked means of support latents, per shot.
 
-    ``fg = sum(z m) / (sum m + 1e-6)``, ``bg`` likewise with ``1 - m``, where ``m`` is the mask on the latent grid.
+    ``fg = sum(z m) / (sum m + 1e-6)``, ``bg`` likewise with ``1 - m``, where ``m`` is the mask on the latent
+    grid.
 
     Args:
         latents: Support image latents ``(N, C, h, w)``.
         masks: Support masks ``(N, H, W)`` in {0, 1}.
         compat: ``official`` samples the mask bilinearly with aligned corners, ``fixed`` pools it by area.
     """
-    m = mask_on_grid(masks, latents.shape[-2:], compat=compat).to(latents.dtype)
+    m = mask_on_grid(masks, (latents.shape[-2], latents.shape[-1]), compat=compat).to(latents.dtype)
     return Prototypes(masked_mean(latents, m), masked_mean(latents, 1 - m))
 
 
-def mask_on_grid(masks: Tensor, size: tuple[int, ...], *, compat: Compat) -> Tensor:
+def mask_on_grid(masks: Tensor, size: tuple[int, int], *, compat: Compat) -> Tensor:
     """Soft masks ``(N, 1, h, w)`` on the latent grid."""
     m = masks.float()[:, None]
     if compat == "official":
-        return F.interpolate(m, size=size, mode="bilinear", align_corners=True)
-    return F.adaptive_avg_pool2d(m, size)
+        return functional.interpolate(m, size=size, mode="bilinear", align_corners=True)
+    return functional.adaptive_avg_pool2d(m, size)
 
 
 def masked_mean(z: Tensor, weight: Tensor) -> Tensor:
@@ -85,12 +87,12 @@ def foreground_probability(
 ) -> Tensor:
     """``softmax([cos(z_q, bg), cos(z_q, fg)])`` of the foreground, ``(B, 1, h, w)``; at most 0.881."""
     fg, bg = (pick_group(p, batch=len(query_latents), group=group)[:, :, None, None] for p in (fg, bg))
-    s_fg, s_bg = (F.cosine_similarity(query_latents, p, dim=1) for p in (fg, bg))
+    s_fg, s_bg = (functional.cosine_similarity(query_latents, p, dim=1) for p in (fg, bg))
     return torch.sigmoid(s_fg - s_bg)[:, None]
 
 
 def gate(p_fg: Tensor) -> Tensor:
-    """The released rule as weights ``(B, 1, h, w)`` in {0, 1}: above the gate, or the top ``k`` if no pixel is."""
+    """The released rule, ``(B, 1, h, w)`` in {0, 1}: above the gate, or the top ``k`` if no pixel is."""
     above = (p_fg > FOREGROUND_GATE).to(p_fg.dtype)
     best = p_fg.flatten(1).topk(int(p_fg.shape[-1] * TOP_K_OF_WIDTH), dim=1).indices
     top_k = torch.zeros_like(p_fg).flatten(1).scatter(1, best, 1.0).view_as(p_fg)

@@ -46,8 +46,10 @@ class LatentsegError(Exception):
     def __str__(self) -> str:
         """Return `CODE what: where. Fix.` on one line."""
         seen = f"{self.what}: {self.where}" if self.where else self.what
-        advice = f" {_capitalized(self.fix)}." if self.fix else ""
-        return f"{self.code} {seen}.{advice}"
+        if not self.fix:
+            return f"{self.code} {seen}."
+        stop = "" if self.fix.endswith("?") else "."
+        return f"{self.code} {seen}. {_capitalized(self.fix)}{stop}"
 
 
 def _rebuild(kind: type[LatentsegError], what: str, where: str, fix: str) -> LatentsegError:

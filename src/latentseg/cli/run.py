@@ -1,0 +1,149 @@
+"""Run a command line: global flags, warnings on one line, errors as one sentence with an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from latentseg.errors import (
+    InputError,
+    Interrupted,
+    LatentsegError,
+    LatentsegWarning,
+    MemoryLimitError,
+    UsageError,
+)
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: of this process) and return the exit code."""
+    words, flags = split_global_flags(list(sys.argv[1:] if arguments is None else arguments))
+    debug = "--debug" in flags
+    try:
+        with _plain_warnings(debug=debug), _offline(on="--offline" in flags):
+            return _invoke(words)
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_broken_pipe(error):
+            return 0
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
+            return UsageError.exit_code
+        if debug:
+            traceback.print_exc()
+        known = as_latentseg_error(error)
+        sys.stderr.write(f"{known}\n")
+        return known.exit_code
+
+
+def split_global_flags(words: list[str]) -> tuple[list[str], set[str]]:
+    """Take `--debug` and `--offline` out of a command line, wherever they stand before `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    flags = {word for word in words[:end] if word in {"--debug", "--offline"}}
+    return [word for word in words[:end] if word not in flags] + words[end:], flags
+
+
+def as_latentseg_error(error: BaseException) -> LatentsegError:
+    """Translate any exception to one of ours: one sentence and a documented exit code."""
+    if isinstance(error, LatentsegError):
+        return error
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return Interrupted("interrupted", fix="nothing half-written was left")
+    if hasattr(error, "format_message"):  # typer's usage errors
+        return _usage_error(error)
+    if _is_out_of_memory(error):
+        what = f"not enough memory ({_first_line(error)})"
+        return MemoryLimitError(what, fix="close other programs, or work on a smaller image or batch")
+    if isinstance(error, OSError):
+        return _os_error(error)
+    what = f"internal error, {type(error).__name__}: {_first_line(error)}"
+    return LatentsegError(what, fix="run again with --debug and report the traceback")
+
+
+def _invoke(words: list[str]) -> int:
+    import typer
+
+    from latentseg.cli.root import app
+
+    result = typer.main.get_command(app).main(args=words, prog_name="latentseg", standalone_mode=False)
+    if result == Interrupted.exit_code:  # typer turns Ctrl-C into an exit code
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _offline(*, on: bool) -> Iterator[None]:
+    """Set `LATENTSEG_OFFLINE` for the time of one command, when asked to."""
+    before = os.environ.get("LATENTSEG_OFFLINE")
+    if on:
+        os.environ["LATENTSEG_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if on and before is None:
+            del os.environ["LATENTSEG_OFFLINE"]
+        elif on:
+            os.environ["LATENTSEG_OFFLINE"] = str(before)
+
+
+@contextmanager
+def _plain_warnings(*, debug: bool) -> Iterator[None]:
+    """Show our own warnings on one line, and those of libraries only with `--debug`."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in seen and (debug or issubclass(category, LatentsegWarning)):
+            seen.add(text)
+            sys.stderr.write(f"warning: {text}\n")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if debug else "ignore")
+        warnings.simplefilter("always", LatentsegWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _usage_error(error: Any) -> UsageError:
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "latentseg")
+    message = " ".join(error.format_message().split()) or "no command given"
+    what, _, guess = message.partition(" Did you mean")
+    return UsageError(what, fix=f"did you mean{guess}" if guess else f"see '{command} --help'")
+
+
+def _os_error(error: OSError) -> InputError:
+    reason = (error.strerror or _first_line(error)).lower()
+    where = str(error.filename or "")
+    if error.errno in _NO_SPACE:
+        return InputError(f"cannot write, {reason}", where=where, fix="free some space or write elsewhere")
+    if error.errno in _NO_RIGHT:
+        fix = "check the permissions or choose another folder"
+        return InputError(f"cannot read or write, {reason}", where=where, fix=fix)
+    return InputError(reason, where=where, fix="check the path")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+    """Say whether the reader of our output went away, and keep Python from complaining at its exit."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from latentseg.errors import InputError
 from latentseg.evaluation.metrics import Interval, Overlap, bootstrap_mean, pooled_dice
-from latentseg.report.files import write_atomic
+from latentseg.imaging.files import written_whole
 
 _Key = TypeVar("_Key")
 
@@ -161,9 +161,9 @@ def write_tables(
         "summaries": [asdict(summary) for summary in summaries],
         "cases": [asdict(row) | {"dice": row.dice} for row in rows],
     }
-    write_atomic(markdown(summaries), path=Path(folder) / "table.md")
-    write_atomic(csv_text(rows), path=Path(folder) / "cases.csv")
-    write_atomic(json.dumps(results, indent=1) + "\n", path=Path(folder) / "results.json")
+    _write(markdown(summaries), Path(folder) / "table.md")
+    _write(csv_text(rows), Path(folder) / "cases.csv")
+    _write(json.dumps(results, indent=1) + "\n", Path(folder) / "results.json")
 
 
 def csv_text(rows: Iterable[Row]) -> str:
@@ -177,6 +177,11 @@ def csv_text(rows: Iterable[Row]) -> str:
         plain = [getattr(row, name) for name in names]
         writer.writerow(plain + [f"{getattr(row, name):.6g}" for name in derived])
     return stream.getvalue()
+
+
+def _write(text: str, path: Path) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _summary(rows: Sequence[Row]) -> Summary:

@@ -1,0 +1,107 @@
+"""Baselines without training, run beside the few-shot network on the same slices.
+
+`MaskCopy` shows what position alone gives; `PrototypeMatching` what the frozen features alone give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.evaluation.protocols import SupportSlices
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FeatureBackbone(Protocol):
+    """The part of a backbone that the baseline needs."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Feature maps `(B, C_i, h_i, w_i)` of images `(B, 1, H, W)` in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class MaskCopy:
+    """The mean support mask, whatever the query shows."""
+
+    name: str = "support mask copied"
+
+    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give every query slice the same answer."""
+        copied = support.masks.astype(np.float32).mean(axis=0)
+        return np.broadcast_to(copied, query_slices.shape).copy()
+
+
+@dataclass(frozen=True, eq=False)
+class PrototypeMatching:
+    """Cosine matching of each query pixel with masked mean features of the support.
+
+    Feature maps are brought to one grid, normalized to unit length per scale and concatenated, so every
+    scale has one vote. With prototypes `fg` and `bg` (masked average pooling, as in PANet, Wang et al. 2019)
+    the probability is `softmax([cos_bg, cos_fg] / temperature)`: foreground wins if `cos_fg > cos_bg`.
+
+    Attributes:
+        backbone: Frozen features.
+        temperature: Sharpness of the probability; does not move the mask.
+        grid: Side of the common feature grid.
+        batch: Slices in one pass through the backbone.
+        name: Name in tables.
+        scales: Indices of the feature maps to use; empty takes all.
+    """
+
+    backbone: FeatureBackbone
+    temperature: float = 0.05
+    grid: int = 64
+    batch: int = 8
+    name: str = "prototype matching"
+    scales: tuple[int, ...] = ()
+
+    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Match `(S, H, W)` with the prototypes of the support."""
+        import torch
+        from torch.nn import functional
+
+        with torch.inference_mode():
+            known = self._features(support.images)
+            weights = torch.from_numpy(support.masks.astype(np.float32))[:, None]
+            weights = functional.interpolate(weights, size=known.shape[-2:], mode="area")
+            prototypes = torch.stack([_masked_mean(known, 1 - weights), _masked_mean(known, weights)])
+            similar = torch.einsum("pc,schw->sphw", prototypes, self._features(query_slices))
+            logits = functional.interpolate(
+                similar / self.temperature, size=query_slices.shape[-2:], mode="bilinear", align_corners=False
+            )
+            return np.asarray(logits.softmax(dim=1)[:, 1].numpy())
+
+    def _features(self, slices: NDArray[np.float32]) -> Tensor:
+        """Unit-length feature vectors `(S, C, grid, grid)`, all scales joined."""
+        import torch
+
+        images = torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None]
+        return torch.cat([self._joined(part) for part in images.split(self.batch)])
+
+    def _joined(self, images: Tensor) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        maps = self.backbone.features(images)
+        chosen = [maps[index] for index in self.scales] if self.scales else maps
+        size = (self.grid, self.grid)
+        resized = [
+            functional.interpolate(m.detach().float().cpu(), size=size, mode="bilinear", align_corners=False)
+            for m in chosen
+        ]
+        return functional.normalize(
+            torch.cat([functional.normalize(m, dim=1) for m in resized], dim=1), dim=1
+        )
+
+
+def _masked_mean(features: Tensor, weights: Tensor) -> Tensor:
+    """Unit-length mean feature `(C,)` of features `(n, C, h, w)` under weights `(n, 1, h, w)`."""
+    from torch.nn import functional
+
+    total = weights.sum().clamp_min(1e-6)
+    return functional.normalize((features * weights).sum(dim=(0, 2, 3)) / total, dim=0)

@@ -1,0 +1,155 @@
+"""EP1 against examples written by hand, and a whole run on a synthetic tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latentseg.errors import InputError, UsageError
+from latentseg.evaluation.baselines import MaskCopy
+from latentseg.evaluation.datasets import CHAOS, SABS
+from latentseg.evaluation.datasets.base import Dataset
+from latentseg.evaluation.protocols import (
+    EP1,
+    SupportSlices,
+    chunk_bounds,
+    run_ep1,
+    segment_by_chunks,
+    support_positions,
+)
+
+
+@dataclass
+class Recorder:
+    """Answers with the number of the chunk and remembers what it was given."""
+
+    name: str = "recorder"
+    calls: list[tuple[float, list[float]]] = field(default_factory=list)
+
+    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert len(support.images) == len(support.masks) == 1
+        self.calls.append((float(support.images[0, 0, 0]), query_slices[:, 0, 0].tolist()))
+        return np.full(query_slices.shape, len(self.calls), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("slices", "bounds"),
+    [
+        (9, [(0, 3), (3, 6), (6, 9)]),
+        (10, [(0, 3), (3, 6), (6, 10)]),
+        (5, [(0, 1), (1, 3), (3, 5)]),
+        (2, [(0, 0), (0, 1), (1, 2)]),
+    ],
+)
+def test_chunks(slices: int, bounds: list[tuple[int, int]]) -> None:
+    assert chunk_bounds(slices) == bounds
+
+
+@pytest.mark.parametrize(
+    ("slices", "positions"), [(12, [2, 6, 10]), (10, [1, 5, 8]), (3, [0, 1, 2]), (1, [0, 0, 0])]
+)
+def test_support_positions(slices: int, positions: list[int]) -> None:
+    assert support_positions(slices) == positions
+
+
+def test_support_slice_k_serves_chunk_k() -> None:
+    method = Recorder()
+    slices = np.arange(10, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    support = SupportSlices(100 + slices[:3], np.ones((3, 2, 2), bool))
+    answer = segment_by_chunks(method, support=support, query_slices=slices)
+    assert method.calls == [(100, [0, 1, 2]), (101, [3, 4, 5]), (102, [6, 7, 8, 9])]
+    assert answer[:, 0, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+
+
+def test_a_wrong_answer_of_a_method_is_refused() -> None:
+    class Broken:
+        name = "broken"
+
+        def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+            return query_slices[:, :1]
+
+    support = SupportSlices(np.zeros((3, 4, 4), np.float32), np.ones((3, 4, 4), bool))
+    with pytest.raises(InputError, match="broken"):
+        segment_by_chunks(Broken(), support=support, query_slices=np.zeros((6, 4, 4), np.float32))
+
+
+def abdomen(shift: int) -> NDArray[np.uint8]:
+    """A label map (I, J, K) in LAS: box of a liver (CHAOS label 1) in slices 1-6, spleen (4) in 3-5."""
+    labels = np.zeros((24, 20, 9), np.uint8)
+    labels[14:22, 4 + shift : 12 + shift, 1:7] = 1
+    labels[2:6, 4:10, 3:6] = 4
+    return labels
+
+
+def write(root: Path, dataset: Dataset, *, shifts: dict[str, int]) -> Dataset:
+    folder = root / dataset.folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    to_own = {1: dataset.label_of["liver"], 4: dataset.label_of["spleen"]}
+    for case, shift in shifts.items():
+        labels = abdomen(shift)
+        own = np.select([labels == 1, labels == 4], [to_own[1], to_own[4]], 0).astype(np.uint8)
+        image = (labels * 40 + rng.integers(5, 20, labels.shape)).astype(np.uint8)
+        for kind, array in (("image", image), ("label", own)):
+            nib.save(nib.Nifti1Image(array, np.diag([-2.0, 2.0, 5.0, 1.0])), folder / f"{kind}_{case}.nii.gz")
+    return dataset.at(root)
+
+
+@pytest.fixture
+def chaos(tmp_path: Path) -> Dataset:
+    return write(tmp_path, CHAOS, shifts={"1": 0, "2": 4, "3": 0, "5": 8, "8": 0})
+
+
+def test_run_within_one_data_set(chaos: Dataset) -> None:
+    protocol = EP1(chaos, organs=("liver", "spleen"), size=24)
+    outcomes = list(run_ep1(protocol, methods=[MaskCopy()]))
+    dice = {(o.row.case, o.row.organ): o.row.dice for o in outcomes}
+    assert list(dict.fromkeys(case for case, _ in dice)) == [
+        "1",
+        "2",
+        "5",
+        "8",
+    ]  # the third scan is the support
+    assert dice["1", "liver"] == dice["8", "spleen"] == 1.0
+    assert dice["2", "liver"] == pytest.approx(0.5)  # boxes of 8 rows, 4 of them shared
+    assert dice["5", "liver"] == 0.0
+    row = outcomes[0].row
+    assert (row.slices, row.support_case, row.fold) == (6, "3", 0)
+    assert row.truth_volume_ml == pytest.approx(8 * 8 * 6 * 0.02)
+
+
+def test_outcome_carries_pictures_and_a_mask_on_the_grid_of_the_scan(chaos: Dataset) -> None:
+    outcome = next(run_ep1(EP1(chaos, organs=("liver",), size=24), methods=[MaskCopy()]))
+    assert outcome.mask.shape == (24, 20, 9)
+    assert outcome.probability.shape == outcome.truth.shape == (9, 24, 24)
+    assert outcome.support.images.shape == (3, 24, 24)
+    assert np.array_equal(outcome.mask, outcome.query.case.mask("liver"))
+    assert np.flatnonzero(outcome.probability.any(axis=(1, 2))).tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_last_scan_as_support(chaos: Dataset) -> None:
+    assert EP1(chaos, support_index=-1).cases() == ((chaos, "8"), ["1", "2", "3", "5"])
+
+
+def test_across_data_sets_the_queries_stay_the_same(chaos: Dataset, tmp_path: Path) -> None:
+    sabs = write(tmp_path, SABS, shifts={str(case): 0 for case in range(7)})
+    protocol = EP1(chaos, support_dataset=sabs, organs=("liver",), size=24)
+    assert protocol.cases() == ((sabs, "2"), ["1", "2", "5", "8"])
+    rows = [outcome.row for outcome in run_ep1(protocol, methods=[MaskCopy()])]
+    assert {row.support_dataset for row in rows} == {"SABS"}
+    assert rows[0].dice == 1.0
+
+
+def test_a_support_without_the_organ_is_refused(chaos: Dataset) -> None:
+    with pytest.raises(InputError, match="no right_kidney: CHAOS case 3"):
+        list(run_ep1(EP1(chaos, size=24), methods=[MaskCopy()]))
+
+
+def test_a_position_outside_the_fold_is_refused(chaos: Dataset) -> None:
+    with pytest.raises(UsageError, match="no support scan 5"):
+        EP1(chaos, support_index=5).cases()

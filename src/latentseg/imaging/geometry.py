@@ -51,6 +51,21 @@ def axis_codes_of(affine_ras_mm: NDArray[np.float64]) -> str:
     return "".join(letters[axis] for axis in range(3))
 
 
+def orientation_from(codes: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The same pair as :func:`orientation_of`, from axis codes such as ``"LAS"``.
+
+    Raises:
+        GeometryError: not one letter of each of the pairs LR, PA and IS.
+    """
+    pairs = ("LR", "PA", "IS")
+    found = [[axis for axis, letter in enumerate(codes.upper()) if letter in pair] for pair in pairs]
+    if len(codes) != 3 or any(len(axes) != 1 for axes in found):
+        fix = "Give one letter of each pair L/R, P/A and I/S, for example LAS"
+        raise GeometryError(f"'{codes}' is no orientation", fix=fix)
+    axes = tuple(axis for (axis,) in found)
+    return axes, tuple(codes.upper()[axis] == pair[1] for axis, pair in zip(axes, pairs, strict=True))
+
+
 def check_affine(affine_ras_mm: NDArray[np.float64], *, where: str = "") -> None:
     """Refuse an affine that describes no right-angled voxel grid.
 
@@ -111,8 +126,13 @@ class Canonical:
 
 
 def to_canonical(volume: Volume) -> Canonical:
-    """Order a volume's voxels as axial LPS slices by permutation and flips only (no resampling)."""
-    (right, anterior, superior), (to_right, to_anterior, to_superior) = orientation_of(volume.affine_ras_mm)
+    """Order a volume's voxels as axial LPS slices by permutation and flips only (no resampling).
+
+    The order follows the affine, or ``volume.orientation`` where the affine is known to be wrong.
+    """
+    orientation = orientation_from(volume.orientation) if volume.orientation else None
+    world = orientation or orientation_of(volume.affine_ras_mm)
+    (right, anterior, superior), (to_right, to_anterior, to_superior) = world
     axes, flips = (superior, anterior, right), (not to_superior, to_anterior, to_right)
     slices = np.flip(np.transpose(volume.array, axes), _flipped(flips))
     s, h, w = (volume.spacing_mm[axis] for axis in axes)
@@ -133,14 +153,15 @@ def fit_square(
         slices: `(S, H, W)`.
         size: side of the result in pixels.
         kind: ``"image"`` resizes linearly (antialiased when shrinking) to float32; ``"mask"`` takes the
-            nearest label and keeps the data type; ``"soft"`` turns a binary mask into coverage fractions in [0, 1].
+            nearest label and keeps the data type; ``"soft"`` turns a binary mask into coverage fractions
+            in [0, 1].
         pixel_mm: height and width of a pixel; the square is square in millimeters.
         pad_value: value outside the slices; by default the minimum of an image, and 0 of a mask.
 
     Returns:
         `(S, size, size)` and ``undo``, which takes probabilities (resized linearly) or integer and bool
-        labels (nearest) of shape `(S', size, size)` back to `(S', H, W)`. Both directions share one pixel-center
-        mapping, so nothing shifts.
+        labels (nearest) of shape `(S', size, size)` back to `(S', H, W)`. Both directions share one
+        pixel-center mapping, so nothing shifts.
     """
     rows, columns = _square_axes(slices.shape[1:], size, pixel_mm)
     if kind == "mask":

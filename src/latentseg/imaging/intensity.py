@@ -62,7 +62,8 @@ def normalize(
     Args:
         array: any shape.
         modality: ``"CT"`` maps the window in HU; a CT already stored in 0..255 or 0..1 is mapped over that
-            range with a warning. ``"MR"`` and ``"unknown"`` map the 0.5 and 99.5 percentiles of the nonzero voxels.
+            range with a warning. ``"MR"`` and ``"unknown"`` map the 0.5 and 99.5 percentiles of the nonzero
+            voxels.
         window: lower and upper HU for CT.
         where: name of the image, for messages.
 

@@ -26,6 +26,8 @@ class Volume:
         modality: what the values mean.
         source: the file or folder it came from.
         header: the source's own geometry record, kept so that results reproduce it bit for bit.
+        orientation: the axis codes the voxels really have, for a file whose affine is known to be wrong. It
+            decides the canonical order of slices; results still carry the file's own affine.
     """
 
     array: NDArray[Any]
@@ -33,6 +35,7 @@ class Volume:
     modality: Modality = "unknown"
     source: Path | None = None
     header: Any = field(default=None, repr=False)
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         """Freeze a float64 copy of the affine and refuse what is no grid."""
@@ -42,6 +45,8 @@ class Volume:
             raise InputError(what, where=where, fix="Give one volume (I, J, K)")
         affine = np.array(self.affine_ras_mm, np.float64)
         geometry.check_affine(affine, where=where)
+        if self.orientation:
+            geometry.orientation_from(self.orientation)
         affine.flags.writeable = False
         object.__setattr__(self, "affine_ras_mm", affine)
 
@@ -85,12 +90,13 @@ class Volume:
         return replace(self, array=array)
 
 
-def read(path: str | Path, *, modality: Modality | None = None) -> Volume:
+def read(path: str | Path, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:
     """Read an image: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG, or a folder of slices as one stack.
 
     Args:
         path: the file or folder.
         modality: CT or MR; guessed from the values when not given.
+        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`).
 
     Raises:
         InputError: missing, empty, damaged, of unknown type, not 3-D, in color, with NaN or infinite values.
@@ -105,15 +111,19 @@ def read(path: str | Path, *, modality: Modality | None = None) -> Volume:
         modality=modality or guess_modality(loaded.array),
         source=path,
         header=loaded.header,
+        orientation=orientation,
     )
 
 
-def read_labels(path: str | Path, *, like: Volume | None = None) -> Volume:
+def read_labels(
+    path: str | Path, *, like: Volume | None = None, orientation: str | None = None
+) -> Volume:
     """Read a label map as the smallest unsigned integer type that holds it.
 
     Args:
         path: the file or folder.
-        like: an image the labels must share the grid of.
+        like: an image the labels must share the grid of; its orientation is taken over.
+        orientation: axis codes that overrule a wrong affine, where there is no ``like``.
 
     Raises:
         InputError: as :func:`read`, and for values that are not whole numbers from 0 to 65535.
@@ -122,7 +132,13 @@ def read_labels(path: str | Path, *, like: Volume | None = None) -> Volume:
     path = Path(path)
     loaded = _load(path, labels=True)
     array = as_labels(loaded.array, where=str(path))
-    labels = Volume(array=array, affine_ras_mm=loaded.affine_ras_mm, source=path, header=loaded.header)
+    labels = Volume(
+        array=array,
+        affine_ras_mm=loaded.affine_ras_mm,
+        source=path,
+        header=loaded.header,
+        orientation=like.orientation if like else orientation,
+    )
     if like is not None:
         geometry.check_same_grid(like, labels)
     return labels

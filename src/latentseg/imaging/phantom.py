@@ -1,0 +1,199 @@
+"""A procedural abdomen with known labels, for tests, for training and for a demonstration without data.
+
+Anatomy comes from :mod:`latentseg.imaging.anatomy` and :mod:`latentseg.imaging.organs`; this module gives the
+tissues their CT or MR appearance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from latentseg.errors import UsageError
+from latentseg.imaging.anatomy import Array, Canvas, Patient, Tissue, smooth_field
+from latentseg.imaging.organs import paint_all, paint_lesions
+from latentseg.imaging.volume import Volume
+
+T = Tissue
+
+LABELS: dict[str, tuple[Tissue, ...]] = {
+    "liver": (T.LIVER, T.LIVER_VESSEL),
+    "kidney_right": (T.KIDNEY_CORTEX_RIGHT, T.KIDNEY_MEDULLA_RIGHT),
+    "kidney_left": (T.KIDNEY_CORTEX_LEFT, T.KIDNEY_MEDULLA_LEFT),
+    "spleen": (T.SPLEEN,),
+    "stomach": (T.STOMACH_WALL, T.STOMACH_FLUID, T.STOMACH_GAS),
+    "gallbladder": (T.GALLBLADDER,),
+    "aorta": (T.AORTA,),
+    "inferior_vena_cava": (T.VENA_CAVA,),
+    "portal_vein": (T.PORTAL_VEIN,),
+    "pancreas": (T.PANCREAS,),
+    "vertebrae": (T.BONE, T.MARROW),
+    "liver_lesion": (T.LESION,),
+}
+"""Label names, numbered from 1 in this order, and the tissues they are made of."""
+
+# tissue: (CT mean HU, CT spread between patients, MR T2 fat-suppressed mean, MR spread), arbitrary MR units
+APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
+    T.AIR: (-1000, 0, 0, 0),
+    T.SKIN: (20, 10, 90, 30),
+    T.FAT: (-105, 6, 55, 20),
+    T.VISCERAL_FAT: (-100, 8, 50, 20),
+    T.MUSCLE: (58, 7, 75, 12),
+    T.LUNG: (-830, 40, 14, 6),
+    T.HEART: (125, 20, 90, 30),
+    T.BONE: (420, 80, 45, 15),
+    T.MARROW: (190, 45, 70, 20),
+    T.DISC: (85, 12, 130, 60),
+    T.CANAL: (30, 8, 480, 80),
+    T.LIVER: (108, 16, 150, 30),
+    T.LIVER_VESSEL: (160, 18, 270, 60),
+    T.GALLBLADDER: (10, 8, 620, 80),
+    T.SPLEEN: (122, 14, 330, 60),
+    T.KIDNEY_CORTEX_RIGHT: (190, 25, 420, 60),
+    T.KIDNEY_MEDULLA_RIGHT: (160, 30, 370, 60),
+    T.STOMACH_WALL: (75, 15, 210, 50),
+    T.STOMACH_FLUID: (30, 15, 480, 180),
+    T.STOMACH_GAS: (-900, 30, 15, 5),
+    T.GAS: (-900, 30, 15, 5),
+    T.AORTA: (165, 25, 55, 25),
+    T.VENA_CAVA: (140, 22, 80, 40),
+    T.PORTAL_VEIN: (168, 18, 120, 70),
+    T.RENAL_VEIN: (160, 20, 110, 60),
+    T.PANCREAS: (92, 14, 200, 40),
+    T.BOWEL_WALL: (80, 14, 230, 50),
+    T.BOWEL_FLUID: (22, 10, 430, 120),
+    T.BOWEL_CONTRAST: (330, 90, 330, 120),
+    T.STOOL: (45, 35, 170, 60),
+    T.TABLE: (120, 60, 0, 0),
+    T.RIB: (330, 70, 55, 15),
+    T.LESION: (55, 18, 300, 60),
+    T.ESOPHAGUS: (60, 10, 150, 40),
+}
+GRAINY = (T.STOOL, T.MARROW, T.RIB, T.STOMACH_FLUID, T.BOWEL_WALL, T.LUNG, T.PANCREAS, T.LESION)
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A synthetic patient.
+
+    Attributes:
+        image: CT in HU (int16) or MR in arbitrary units (int16), axis codes LPS.
+        labels: uint8 label map on the same grid.
+        names: label value to name.
+    """
+
+    image: Volume
+    labels: Volume
+    names: dict[int, str]
+
+
+def abdomen(
+    *,
+    seed: int,
+    modality: Literal["CT", "MR"] = "CT",
+    shape: tuple[int, int, int] = (256, 256, 32),
+    lesions: int = 0,
+) -> Phantom:
+    """Make a patient: the same seed gives the same anatomy in CT and in MR.
+
+    Args:
+        seed: any non-negative integer; another seed is another patient.
+        modality: ``"CT"`` portal-venous, or ``"MR"`` T2-weighted with fat suppression.
+        shape: `(I, J, K)` = columns, rows, slices; the field of view (about 40x40x20 cm) does not depend on it.
+        lesions: number of liver lesions.
+
+    Returns:
+        Image, labels and names. A name whose organ does not occur (no gallbladder, no lesion) keeps its number.
+
+    Raises:
+        UsageError: an unknown modality, or a grid below 16x16x1.
+    """
+    if modality not in ("CT", "MR"):
+        raise UsageError(f"unknown phantom modality '{modality}'", fix="Use CT or MR")
+    if len(shape) != 3 or min(shape[:2]) < 16 or shape[2] < 1:
+        raise UsageError(f"a phantom cannot have the shape {shape}", fix="Use at least (16, 16, 1)")
+    rng = np.random.default_rng([seed, 20])
+    canvas = Canvas((shape[2], shape[1], shape[0]), rng)
+    paint_all(canvas, Patient.draw(rng))
+    paint_lesions(canvas, lesions)
+    looks = np.random.default_rng([seed, 21, modality == "MR"])
+    values = _ct(canvas, looks) if modality == "CT" else _mr(canvas, looks)
+    affine = _affine(canvas)
+    names = dict(enumerate(LABELS, start=1))
+    image = Volume(array=_to_file_order(values), affine_ras_mm=affine, modality=modality)
+    labels = Volume(array=_to_file_order(_label_table()[canvas.tissue]), affine_ras_mm=affine)
+    return Phantom(image=image, labels=labels, names=names)
+
+
+def _affine(canvas: Canvas) -> NDArray[np.float64]:
+    """LPS voxel axes with the world's origin at the middle of the grid."""
+    s, h, w = canvas.spacing_mm
+    steps = np.array([-w, -h, s])
+    center = (np.array(canvas.shape[::-1]) - 1) / 2
+    affine = np.diag([*steps, 1.0])
+    affine[:3, 3] = -steps * center
+    return affine
+
+
+def _to_file_order(slices: NDArray[Any]) -> NDArray[Any]:
+    """`(S, H, W)` to `(I, J, K)`."""
+    return np.ascontiguousarray(slices.transpose(2, 1, 0))
+
+
+def _label_table() -> NDArray[np.uint8]:
+    table = np.zeros(len(Tissue), np.uint8)
+    for value, tissues in enumerate(LABELS.values(), start=1):
+        table[list(tissues)] = value
+    return table
+
+
+def _mean_of_tissues(rng: np.random.Generator, column: int) -> Array:
+    """This patient's mean value of every tissue; both kidneys share theirs."""
+    table = np.zeros(len(Tissue), np.float32)
+    for tissue, row in APPEARANCE.items():
+        table[tissue] = row[column] + float(np.clip(rng.normal(0, 1), -2, 2)) * row[column + 1]
+    table[T.KIDNEY_CORTEX_LEFT] = table[T.KIDNEY_CORTEX_RIGHT]
+    table[T.KIDNEY_MEDULLA_LEFT] = table[T.KIDNEY_MEDULLA_RIGHT]
+    return table
+
+
+def _textured(canvas: Canvas, rng: np.random.Generator, means: Array, grain: float) -> Array:
+    """Tissue means plus texture: coarse in grainy tissues, fine elsewhere, blurred like a scanner does."""
+    rough = np.full(len(Tissue), 0.25 * grain, np.float32)
+    rough[list(GRAINY)] = grain
+    rough[[T.AIR, T.GAS, T.STOMACH_GAS, T.TABLE]] = 0
+    texture = ndimage.zoom(rng.standard_normal(_halved(canvas.shape), dtype=np.float32), 2, order=1)
+    texture = texture[tuple(slice(n) for n in canvas.shape)]
+    values = means[canvas.tissue] + rough[canvas.tissue] * texture
+    pixels = 0.75 * max(canvas.shape[1:]) / 256
+    return np.asarray(ndimage.gaussian_filter(values, (0, pixels, pixels), truncate=2.5), np.float32)
+
+
+def _halved(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    s, h, w = ((n + 1) // 2 for n in shape)
+    return s, h, w
+
+
+def _noise(canvas: Canvas, rng: np.random.Generator) -> Array:
+    """Unit noise, correlated between neighboring pixels as after reconstruction."""
+    white = rng.standard_normal(canvas.shape, dtype=np.float32)
+    return 0.5 * white + 0.5 * (np.roll(white, 1, 1) + np.roll(white, 1, 2))
+
+
+def _ct(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int16]:
+    values = _textured(canvas, rng, _mean_of_tissues(rng, 0), grain=28.0)
+    values += _noise(canvas, rng) * np.float32(rng.uniform(6, 16))
+    return np.clip(np.rint(values), -1024, 3071).astype(np.int16)
+
+
+def _mr(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int16]:
+    values = _textured(canvas, rng, _mean_of_tissues(rng, 2), grain=45.0)
+    bias = 1 + 0.22 * smooth_field(canvas.shape, (2, 3, 3), rng)
+    values *= np.clip(bias, 0.4, 1.8)
+    level = np.float32(rng.uniform(7, 16))
+    real, imaginary = values + level * _noise(canvas, rng), level * _noise(canvas, rng)
+    return np.rint(np.hypot(real, imaginary)).astype(np.int16)

@@ -1,8 +1,8 @@
 """The tissues of a procedural upper abdomen, painted from simple shapes in patient millimeters.
 
-Coordinates are LPS-like: `x` to the patient's left, `y` to the back, `z` to the head, the origin at the middle of
-the body near the renal vessels. Shapes are painted in order, the later over the earlier, each inside the part of the
-body that may hold it; a smooth random warp of the coordinates makes every seed another patient.
+Coordinates are LPS-like: `x` to the patient's left, `y` to the back, `z` to the head, the origin at the middle
+of the body near the renal vessels. Shapes are painted in order, the later over the earlier, each inside the part
+of the body that may hold it; a smooth random warp of the coordinates makes every seed another patient.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Array = NDArray[np.float32]
 Point = tuple[float, float, float]
 Window = tuple[slice, slice, slice]
 
-EXTENT_MM = (205.0, 400.0, 400.0)
-"""Mean height, depth and width of the field of view."""
+HEIGHT_MM = 205.0
+"""Mean height of the field of view: from the dome of the liver to below the kidneys."""
 
 
 class Tissue(IntEnum):
@@ -62,6 +62,7 @@ class Tissue(IntEnum):
     LESION = 33
     RENAL_VEIN = 34
     ESOPHAGUS = 35
+    SMALL_VESSEL = 36
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Patient:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Patient:
         """Draw one adult."""
-        fat = float(rng.gamma(3.0, 4.5) + 5.0)
+        fat = float(rng.gamma(3.0, 5.0) + 6.0)
         core = float(rng.normal(128.0, 9.0))
         half_depth = core * float(rng.uniform(0.64, 0.76)) + fat * 0.8
         return cls(
@@ -104,13 +105,12 @@ class Patient:
 class Canvas:
     """A tissue map `(S, H, W)` in canonical order, with the warped patient coordinates of its voxels."""
 
-    def __init__(self, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
-        """Lay out the grid and draw the warp."""
-        stretch = float(rng.uniform(0.92, 1.08))
-        in_plane = EXTENT_MM[1] * stretch / max(shape[1:])
+    def __init__(self, shape: tuple[int, int, int], width_mm: float, rng: np.random.Generator) -> None:
+        """Lay out the grid, `width_mm` wide, and draw the warp."""
+        in_plane = width_mm / max(shape[1:])
         self.shape = shape
         self.rng = rng
-        self.spacing_mm = (EXTENT_MM[0] * float(rng.uniform(0.95, 1.15)) / shape[0], in_plane, in_plane)
+        self.spacing_mm = (HEIGHT_MM * float(rng.uniform(0.95, 1.15)) / shape[0], in_plane, in_plane)
         self.tissue = np.zeros(shape, np.uint8)
         shift = (float(rng.uniform(-12, 12)), float(rng.uniform(-6, 14)), float(rng.uniform(-8, 8)))
         self.axes = [
@@ -131,13 +131,13 @@ class Canvas:
         return limits[0], limits[1], limits[2]
 
     def ellipsoid(self, center: Point, radii: Point, tilt: float = 0.0) -> tuple[Window, Array]:
-        """Squared radius (1 on the surface) round `center`; `tilt` leans the top toward the midline side."""
+        """Squared radius (1 on the surface) round `center`; `tilt` shifts `x` per millimeter of `z`."""
         window = self.window(center, (radii[0] + abs(tilt) * radii[2], radii[1], radii[2]))
         z = self.z[window] - np.float32(center[2])
         x = (self.x[window] - np.float32(center[0]) - np.float32(tilt) * z) / np.float32(radii[0])
         y = (self.y[window] - np.float32(center[1])) / np.float32(radii[1])
         z = z / np.float32(radii[2])
-        return window, x * x + y * y + z * z
+        return window, np.asarray(x * x + y * y + z * z, np.float32)
 
     def paint(self, window: Window, inside: NDArray[np.bool_], tissue: Tissue, *over: Tissue) -> None:
         """Set `tissue` where `inside`, restricted to voxels that are one of `over` (all when none is given)."""
@@ -148,7 +148,9 @@ class Canvas:
             inside = inside & allowed[part]
         part[inside] = tissue
 
-    def tube(self, points: Iterable[Point], radii: tuple[float, float], tissue: Tissue, *over: Tissue) -> None:
+    def tube(
+        self, points: Iterable[Point], radii: tuple[float, float], tissue: Tissue, *over: Tissue
+    ) -> None:
         """Paint a tube along a polyline, its radius going from the first to the second of `radii`."""
         path = np.asarray(list(points), np.float32)
         widths = np.linspace(*radii, len(path))

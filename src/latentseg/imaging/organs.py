@@ -1,4 +1,4 @@
-"""Painting the organs of the procedural abdomen, each from two or three shapes, in the order of :func:`paint_all`.
+"""Painting the organs of the procedural abdomen, each from two or three shapes; see :func:`paint_all`.
 
 The proportions are those of textbook anatomy in supine adults; nothing is copied from a patient.
 """
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from latentseg.imaging.anatomy import Array, Canvas, Patient, Point, Tissue, smooth_field
 
 T = Tissue
-SOFT = (T.VISCERAL_FAT,)
+SOFT = (T.VISCERAL_FAT, T.SMALL_VESSEL)
+BOWEL = (T.BOWEL_WALL, T.BOWEL_FLUID, T.BOWEL_CONTRAST, T.STOOL, T.GAS)
 
 
 def paint_all(canvas: Canvas, patient: Patient) -> None:
@@ -67,8 +68,8 @@ def fat_at(patient: Patient) -> float:
 def diaphragm(canvas: Canvas, patient: Patient) -> tuple[Array, Array]:
     """Height in mm of the right and of the left dome over every voxel."""
     y = (canvas.y + 8.0) ** 2
-    right = patient.dome_right - ((canvas.x + 68) ** 2 / 62 + y / 88)
-    left = patient.dome_left - ((canvas.x - 68) ** 2 / 62 + y / 88)
+    right = patient.dome_right - ((canvas.x + 66) ** 2 / 100 + y / 125)
+    left = patient.dome_left - ((canvas.x - 66) ** 2 / 100 + y / 125)
     return np.asarray(right, np.float32), np.asarray(left, np.float32)
 
 
@@ -79,7 +80,9 @@ def paint_lungs(canvas: Canvas, patient: Patient, depth: Array) -> None:
     whole = (slice(None),) * 3
     over = canvas.z > np.maximum(side, 18.0 + 0.25 * (canvas.y < 0) * 120)
     canvas.paint(whole, (canvas.z > side - 5) & over, T.MUSCLE, *SOFT)
-    chest = over & (depth > patient.wall + 5) & (np.hypot(canvas.x / 26, (canvas.y - patient.spine_y) / 60) > 1)
+    chest = (
+        over & (depth > patient.wall + 5) & (np.hypot(canvas.x / 26, (canvas.y - patient.spine_y) / 60) > 1)
+    )
     canvas.paint(whole, chest, T.LUNG, T.VISCERAL_FAT, T.MUSCLE)
     window, heart = canvas.ellipsoid((22, -30, patient.dome_left + 34), (58, 48, 46))
     canvas.paint(window, heart < 1.15, T.VISCERAL_FAT, T.LUNG)
@@ -117,9 +120,9 @@ def paint_spine(canvas: Canvas, patient: Patient) -> None:
 def paint_ribs(canvas: Canvas, patient: Patient, depth: Array) -> None:
     """Ribs inside the wall, descending from the spine to the front, ending at the costal margin."""
     turn = np.arctan2(np.abs(canvas.x), canvas.y - np.float32(patient.spine_y))  # 0 behind, pi in front
-    height = canvas.z + np.float32(38.0) * turn + np.float32(canvas.rng.uniform(0, 30))
-    rib = (height % np.float32(30.0) < 11) & (turn > 0.35) & (turn < 2.5)
-    rib &= height > 12 + 55 * np.clip(turn - 1.2, 0, 2)
+    height = canvas.z + np.float32(58.0) * turn + np.float32(canvas.rng.uniform(0, 30))
+    rib = (height % np.float32(30.0) < 11) & (turn > 0.35) & (turn < 2.6)
+    rib &= canvas.z > -45 + 48 * np.clip(turn - 1.2, 0, 2)
     rib &= (depth > 1.0) & (depth < min(patient.wall - 1.0, 8.5))
     whole = (slice(None),) * 3
     canvas.paint(whole, rib, T.RIB, T.MUSCLE)
@@ -131,17 +134,19 @@ def paint_liver(canvas: Canvas, patient: Patient) -> None:
     right, left = diaphragm(canvas, patient)
     half = patient.half_width - patient.fat
     reach = float(rng.uniform(0.05, 0.5))
-    window, lobe = canvas.ellipsoid((-half * 0.58, 4, 24), (half * 0.62 * grow, 88 * grow, 98 * grow))
+    window, lobe = canvas.ellipsoid((-half * 0.58, 4, 24), (half * 0.66 * grow, 96 * grow, 100 * grow))
     whole = (slice(None),) * 3
     flank = np.full(canvas.shape, 9.0, np.float32)
     flank[window] = lobe
     thin = float(rng.uniform(0.75, 1.15))
-    window, lobe = canvas.ellipsoid((half * reach - 32, -46, 46), (half * 0.55, 44 * thin, 42 * grow), tilt=0.15)
+    window, lobe = canvas.ellipsoid(
+        (half * reach - 28, -46, 46), (half * 0.6, 50 * thin, 46 * grow), tilt=0.15
+    )
     flank[window] = np.minimum(flank[window], lobe)
     roof = np.maximum(right, np.where(canvas.x > -30, left * 0.95, -999)) - 4
     hilum = ((canvas.x + 18) / 26) ** 2 + ((canvas.y - 22) / 34) ** 2 + ((canvas.z + 4) / 46) ** 2
     inside = (flank < 1) & (canvas.z < roof) & (hilum > 1)
-    canvas.paint(whole, inside, T.LIVER, T.VISCERAL_FAT, T.BOWEL_WALL, T.STOMACH_WALL, T.BOWEL_FLUID)
+    canvas.paint(whole, inside, T.LIVER, *SOFT, *BOWEL, T.STOMACH_WALL)
     window, fissure = canvas.ellipsoid((-8, -52, 6), (5, 34, 34), tilt=0.1)
     canvas.paint(window, fissure < 1, T.VISCERAL_FAT, T.LIVER)
     for _ in range(3):
@@ -153,7 +158,9 @@ def paint_liver(canvas: Canvas, patient: Patient) -> None:
 def paint_tree(canvas: Canvas, root: Point, width: float, *, down: bool) -> None:
     """One vessel with side branches, wandering from `root` to the right and front, inside the liver only."""
     rng = canvas.rng
-    heading = np.array([-rng.uniform(0.5, 1), rng.uniform(-0.9, 0.5), rng.normal(-0.4 if down else 0.2, 0.35)])
+    heading = np.array(
+        [-rng.uniform(0.5, 1), rng.uniform(-0.9, 0.5), rng.normal(-0.4 if down else 0.2, 0.35)]
+    )
     branches = [(np.array(root), heading / np.linalg.norm(heading), width, 6)]
     while branches:
         at, heading, width, steps = branches.pop()
@@ -168,7 +175,7 @@ def paint_tree(canvas: Canvas, root: Point, width: float, *, down: bool) -> None
         canvas.tube(points, (width, width * 0.5), T.LIVER_VESSEL, T.LIVER)
 
 
-def paint_gallbladder(canvas: Canvas, patient: Patient) -> None:
+def paint_gallbladder(canvas: Canvas, _: Patient) -> None:
     """A pear under the liver; absent in one patient of seven."""
     if canvas.rng.random() < 0.14:
         return
@@ -183,13 +190,13 @@ def paint_spleen(canvas: Canvas, patient: Patient) -> None:
     _, left = diaphragm(canvas, patient)
     half, size = patient.half_width - patient.fat, patient.spleen
     at_z = float(canvas.rng.uniform(18, 42))
-    center = (half * 0.72, patient.spine_y * 0.75, at_z)
+    center = (half * 0.7, patient.spine_y * 0.75, at_z)
     window, outer = canvas.ellipsoid(center, (42 * size, 52 * size, 58 * size), tilt=-0.08)
-    _, hollow = canvas.ellipsoid((half * 0.42, 0, at_z - 6), (52, 50, 70))
+    around, hollow = canvas.ellipsoid((half * 0.3, -6, at_z - 6), (46, 46, 70))
     inner = np.full(canvas.shape, 9.0, np.float32)
-    inner[_] = hollow
+    inner[around] = hollow
     inside = (outer < 1) & (inner[window] > 1) & (canvas.z[window] < left[window] - 4)
-    canvas.paint(window, inside, T.SPLEEN, *SOFT, T.BOWEL_WALL, T.BOWEL_FLUID, T.STOMACH_WALL)
+    canvas.paint(window, inside, T.SPLEEN, *SOFT, *BOWEL, T.STOMACH_WALL)
 
 
 def paint_kidneys(canvas: Canvas, patient: Patient) -> None:
@@ -204,7 +211,7 @@ def paint_kidneys(canvas: Canvas, patient: Patient) -> None:
         )
         radii = (27 * size, 31 * size, 54 * size * float(rng.uniform(0.9, 1.1)))
         window, shape = canvas.ellipsoid(center, radii, tilt=-side * 0.22)
-        canvas.paint(window, shape < 1.4, T.VISCERAL_FAT, T.LIVER, T.SPLEEN, T.BOWEL_WALL, T.BOWEL_FLUID)
+        canvas.paint(window, shape < 1.4, T.VISCERAL_FAT, T.LIVER, T.SPLEEN, *BOWEL)
         notch = np.hypot(
             (canvas.x[window] - center[0] + side * 27 * size) / 16,
             (canvas.z[window] - center[2]) / 24,
@@ -236,7 +243,7 @@ def paint_stomach(canvas: Canvas, patient: Patient) -> None:
         window, shape = canvas.ellipsoid(center, radii, tilt=0.12)
         bag[window] = np.minimum(bag[window], shape)
     bag[canvas.z > left - 5] = 9.0
-    canvas.paint(whole, bag < 1, T.STOMACH_WALL, *SOFT, T.BOWEL_WALL, T.BOWEL_FLUID, T.STOOL, T.GAS)
+    canvas.paint(whole, bag < 1, T.STOMACH_WALL, *SOFT, *BOWEL)
     inside = bag < (1 - 5.5 / (38 * full)) ** 2
     canvas.paint(whole, inside, T.STOMACH_FLUID, T.STOMACH_WALL)
     level = np.float32(rng.uniform(-80, -28))
@@ -269,13 +276,28 @@ def paint_bowel(canvas: Canvas, patient: Patient) -> None:
         filling = fillings[int(rng.integers(3))]
         canvas.paint(window, loop < 0.55, filling, T.BOWEL_WALL)
         if rng.random() < 0.2:
-            canvas.paint(window, (loop < 0.6) & (canvas.y[window] < center[1] - 2), T.GAS, T.BOWEL_WALL, filling)
+            canvas.paint(
+                window, (loop < 0.6) & (canvas.y[window] < center[1] - 2), T.GAS, T.BOWEL_WALL, filling
+            )
+    paint_mesentery(canvas, half, front)
     for side in (-1.0, 1.0):
         top = 5.0 if side < 0 else 40.0
-        spots = [(side * half * float(rng.uniform(0.7, 0.82)), float(rng.uniform(-15, 25)), z) for z in (-130, top)]
+        spots = [
+            (side * half * float(rng.uniform(0.7, 0.82)), float(rng.uniform(-15, 25)), z) for z in (-130, top)
+        ]
         paint_colon(canvas, [(x, y, float(z)) for x, y, z in spots])
     sag = float(rng.uniform(-70, 0))
-    paint_colon(canvas, [(-half * 0.6, -front * 0.5, 0.0), (0, -front * 0.72, sag), (half * 0.6, -front * 0.5, 25.0)])
+    ends = (-half * 0.6, -front * 0.5, 0.0), (half * 0.6, -front * 0.5, 25.0)
+    paint_colon(canvas, [ends[0], (0.0, -front * 0.72, sag), ends[1]])
+
+
+def paint_mesentery(canvas: Canvas, half: float, front: float) -> None:
+    """Small vessels in the fat between the loops."""
+    for _ in range(28):
+        start = canvas.rng.uniform((-0.6 * half, -0.6 * front, -120), (0.6 * half, 0.2 * front, 40))
+        turns = np.cumsum(canvas.rng.normal(0, 12, (4, 3)), axis=0)
+        path: list[Point] = [(float(p[0]), float(p[1]), float(p[2])) for p in start + turns]
+        canvas.tube(path, (2.6, 1.2), T.SMALL_VESSEL, T.VISCERAL_FAT)
 
 
 def paint_colon(canvas: Canvas, path: list[Point]) -> None:
@@ -304,7 +326,7 @@ def paint_great_vessels(canvas: Canvas, patient: Patient) -> None:
     vein = [(70.0, y - 22, 22.0), (10.0, y - 46, -2.0), (-14.0, y - 44, 4.0), (-34.0, y - 42, 20.0)]
     canvas.tube(vein, (5.0, 7.0), T.PORTAL_VEIN, *SOFT, T.PANCREAS, T.LIVER, T.LIVER_VESSEL)
     mesenteric = [(6.0, y - 58, -140.0), (2.0, y - 56, -20.0)]
-    canvas.tube(mesenteric, (5.0, 5.0), T.PORTAL_VEIN, *SOFT, T.BOWEL_WALL, T.BOWEL_FLUID)
+    canvas.tube(mesenteric, (5.0, 5.0), T.RENAL_VEIN, *SOFT, *BOWEL)
 
 
 def paint_table(canvas: Canvas, patient: Patient) -> None:

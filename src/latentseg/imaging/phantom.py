@@ -40,23 +40,24 @@ LABELS: dict[str, tuple[Tissue, ...]] = {
 APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
     T.AIR: (-1000, 0, 0, 0),
     T.SKIN: (20, 10, 90, 30),
-    T.FAT: (-105, 6, 55, 20),
+    T.FAT: (-105, 6, 60, 20),
     T.VISCERAL_FAT: (-100, 8, 50, 20),
-    T.MUSCLE: (58, 7, 75, 12),
+    T.MUSCLE: (58, 7, 95, 15),
     T.LUNG: (-830, 40, 14, 6),
     T.HEART: (125, 20, 90, 30),
-    T.BONE: (420, 80, 45, 15),
-    T.MARROW: (190, 45, 70, 20),
+    T.BONE: (330, 60, 45, 15),
+    T.SMALL_VESSEL: (120, 25, 110, 40),
+    T.MARROW: (150, 35, 80, 20),
     T.DISC: (85, 12, 130, 60),
-    T.CANAL: (30, 8, 480, 80),
-    T.LIVER: (108, 16, 150, 30),
+    T.CANAL: (30, 8, 380, 60),
+    T.LIVER: (108, 16, 170, 30),
     T.LIVER_VESSEL: (160, 18, 270, 60),
-    T.GALLBLADDER: (10, 8, 620, 80),
-    T.SPLEEN: (122, 14, 330, 60),
-    T.KIDNEY_CORTEX_RIGHT: (190, 25, 420, 60),
-    T.KIDNEY_MEDULLA_RIGHT: (160, 30, 370, 60),
+    T.GALLBLADDER: (10, 8, 420, 60),
+    T.SPLEEN: (122, 14, 300, 45),
+    T.KIDNEY_CORTEX_RIGHT: (190, 25, 340, 40),
+    T.KIDNEY_MEDULLA_RIGHT: (160, 30, 300, 40),
     T.STOMACH_WALL: (75, 15, 210, 50),
-    T.STOMACH_FLUID: (30, 15, 480, 180),
+    T.STOMACH_FLUID: (30, 15, 300, 110),
     T.STOMACH_GAS: (-900, 30, 15, 5),
     T.GAS: (-900, 30, 15, 5),
     T.AORTA: (165, 25, 55, 25),
@@ -65,7 +66,7 @@ APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
     T.RENAL_VEIN: (160, 20, 110, 60),
     T.PANCREAS: (92, 14, 200, 40),
     T.BOWEL_WALL: (80, 14, 230, 50),
-    T.BOWEL_FLUID: (22, 10, 430, 120),
+    T.BOWEL_FLUID: (22, 10, 300, 90),
     T.BOWEL_CONTRAST: (330, 90, 330, 120),
     T.STOOL: (45, 35, 170, 60),
     T.TABLE: (120, 60, 0, 0),
@@ -103,11 +104,13 @@ def abdomen(
     Args:
         seed: any non-negative integer; another seed is another patient.
         modality: ``"CT"`` portal-venous, or ``"MR"`` T2-weighted with fat suppression.
-        shape: `(I, J, K)` = columns, rows, slices; the field of view (about 40x40x20 cm) does not depend on it.
+        shape: `(I, J, K)` = columns, rows, slices; the field of view (about 35x35x20 cm) does not
+            depend on it.
         lesions: number of liver lesions.
 
     Returns:
-        Image, labels and names. A name whose organ does not occur (no gallbladder, no lesion) keeps its number.
+        Image, labels and names. A name whose organ does not occur (no gallbladder, no lesion) keeps its
+        number.
 
     Raises:
         UsageError: an unknown modality, or a grid below 16x16x1.
@@ -117,8 +120,10 @@ def abdomen(
     if len(shape) != 3 or min(shape[:2]) < 16 or shape[2] < 1:
         raise UsageError(f"a phantom cannot have the shape {shape}", fix="Use at least (16, 16, 1)")
     rng = np.random.default_rng([seed, 20])
-    canvas = Canvas((shape[2], shape[1], shape[0]), rng)
-    paint_all(canvas, Patient.draw(rng))
+    patient = Patient.draw(rng)
+    width_mm = 2 * patient.half_width * float(rng.uniform(1.04, 1.3))
+    canvas = Canvas((shape[2], shape[1], shape[0]), width_mm, rng)
+    paint_all(canvas, patient)
     paint_lesions(canvas, lesions)
     looks = np.random.default_rng([seed, 21, modality == "MR"])
     values = _ct(canvas, looks) if modality == "CT" else _mr(canvas, looks)
@@ -196,4 +201,5 @@ def _mr(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int16]:
     values *= np.clip(bias, 0.4, 1.8)
     level = np.float32(rng.uniform(7, 16))
     real, imaginary = values + level * _noise(canvas, rng), level * _noise(canvas, rng)
-    return np.rint(np.hypot(real, imaginary)).astype(np.int16)
+    magnitude: Array = np.hypot(real, imaginary)
+    return np.rint(magnitude).astype(np.int16)

@@ -115,9 +115,7 @@ def read(path: str | Path, *, modality: Modality | None = None, orientation: str
     )
 
 
-def read_labels(
-    path: str | Path, *, like: Volume | None = None, orientation: str | None = None
-) -> Volume:
+def read_labels(path: str | Path, *, like: Volume | None = None, orientation: str | None = None) -> Volume:
     """Read a label map as the smallest unsigned integer type that holds it.
 
     Args:

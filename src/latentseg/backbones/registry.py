@@ -22,6 +22,7 @@ Trust = Literal["registry", "hub", "mirror", "first use"]
 
 LOCK_NAME = "latentseg.lock.json"
 MANIFEST_NAME = "manifest.json"
+_LICENSE = ("license", "license_url", "license_note")
 _SMALL = 64 * 1024 * 1024  # bytes; smaller files are hashed on every resolve
 _TRUE = {"1", "true", "yes", "on"}
 
@@ -109,7 +110,9 @@ def info(name: str) -> ModelInfo:
         raise _unknown(name)
     row = table[name]
     files = embedded_files(name) if row["kind"] == "embedded" else _files(row["files"])
-    fields = {key: row[key] for key in ("title", "kind", "dims", "license", "license_url", "license_note")}
+    fields = {key: row[key] for key in ("title", "kind", "dims", *_LICENSE)}
+    if row["kind"] == "embedded":
+        fields |= _manifest_license(name)
     return ModelInfo(name=name, repos=tuple(row["repos"]), files=files, **fields)
 
 
@@ -182,7 +185,8 @@ def write_manifest(folder: Path, **extra: object) -> Path:
 
     Args:
         folder: Holds the files; everything but the manifest itself is recorded.
-        extra: Further entries, such as `version="1"` or `trained_on=[...]`.
+        extra: Further entries, such as `version="1"` or `trained_on=[...]`; `license`, `license_url` and
+            `license_note` overrule those of the registry.
 
     Returns:
         The path of the manifest, written atomically.
@@ -248,6 +252,15 @@ def _unknown(name: str) -> ModelError:
 
 def _files(rows: list[dict[str, Any]]) -> tuple[ModelFile, ...]:
     return tuple(ModelFile(row["path"], row["bytes"], row["sha256"]) for row in rows)
+
+
+def _manifest_license(name: str) -> dict[str, str]:
+    """Read what the manifest of embedded weights says about their licence; it overrules the table."""
+    manifest = _embedded_folder(name) / MANIFEST_NAME
+    if not manifest.is_file():
+        return {}
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    return {key: str(content[key]) for key in _LICENSE if key in content}
 
 
 def _embedded_folder(name: str) -> Path:

@@ -55,7 +55,8 @@ def describe(volume: Volume) -> dict[str, Any]:
 
     array = volume.array
     guess = guess_modality(array)
-    normalize(array, modality=guess if volume.modality == "unknown" else volume.modality)
+    modality = guess if volume.modality == "unknown" else volume.modality
+    normalize(array, modality=modality, where=str(volume.source))
     low, high = np.percentile(array, (0.5, 99.5))
     return {
         "file": str(volume.source),
@@ -83,16 +84,13 @@ def _modality(text: str | None) -> Literal["CT", "MR"] | None:
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
     """Write the facts for people."""
-    lines = {key.replace("_", " "): _text(value) for key, value in facts.items()}
-    for key in lines:
-        if key.startswith("intensity"):
-            lines[key] = lines[key].replace(" x ", " to ")
-    return lines
+    between = {key: " to " if key.startswith("intensity") else " x " for key in facts}
+    return {key.replace("_", " "): _text(value, between[key]) for key, value in facts.items()}
 
 
-def _text(value: object) -> str:
+def _text(value: object, between: str) -> str:
     if isinstance(value, list) and value and isinstance(value[0], list):
         return "; ".join(" ".join(f"{number:g}" for number in row) for row in value)
     if isinstance(value, list):
-        return " x ".join(f"{number:g}" for number in value)
+        return between.join(f"{number:g}" for number in value)
     return str(value)

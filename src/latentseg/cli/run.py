@@ -33,8 +33,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with _plain_warnings(debug=debug), _offline(on="--offline" in flags):
             return _invoke(words)
     except (Exception, KeyboardInterrupt) as error:
-        if _is_broken_pipe(error):
-            return 0
         if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
             return UsageError.exit_code
         if debug:
@@ -135,14 +133,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
-
-
-def _is_broken_pipe(error: BaseException) -> bool:
-    """Say whether the reader of our output went away, and keep Python from complaining at its exit."""
-    if not isinstance(error, BrokenPipeError):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
 
 
 def _first_line(error: BaseException) -> str:

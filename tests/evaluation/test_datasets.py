@@ -78,7 +78,8 @@ def test_the_false_header_of_sabs_is_mended_and_a_true_one_kept(
     save(tmp_path, "sabs", "0", labels, affine=FALSE_LPS)
     save(tmp_path, "sabs", "1", labels)
     dataset = SABS.at(tmp_path)
-    assert [dataset.load(case).image.axis_codes for case in ("0", "1")] == ["LAS", "LAS"]
+    assert [dataset.load(case).image.orientation for case in ("0", "1")] == ["LAS", None]
+    assert np.array_equal(dataset.load("0").image.affine_ras_mm, FALSE_LPS)
     for case in (dataset.load("0"), dataset.load("1")):
         slices = to_canonical(case.image).apply(case.mask("liver"))
         assert slices[2, 0, 0]  # anterior, on the patient's right

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError, UsageError
-from latentseg.imaging import Volume, check_same_grid, read, read_labels
+from latentseg.imaging import Volume, read, read_labels
 
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")
 """The four organs of the few-shot field's abdominal benchmarks."""
@@ -131,8 +131,7 @@ class Dataset:
             if not path.exists():
                 raise self._absent(f"no {path.name}")
         image = self.repair(read(image_path, modality=self.modality))
-        labels = self.repair(read_labels(label_path))
-        check_same_grid(image, labels)
+        labels = read_labels(label_path, like=image)
         return Case(self.name, case, image, labels, self.label_of)
 
     def _file(self, kind: str, case: str) -> Path:

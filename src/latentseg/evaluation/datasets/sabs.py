@@ -7,22 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from latentseg.evaluation.datasets.base import Dataset, fold_ranges
 from latentseg.imaging import Volume
 
 
 def mend_orientation(volume: Volume) -> Volume:
-    """Turn a false LPS header into the LAS that the voxels are in; other orientations stay.
+    """Overrule a false LPS header by the LAS that the voxels are in; take other headers at their word.
 
     The field's preprocessed files say that the second axis points to the posterior. It points to the
     anterior in every one of them: taken at their word, spine and table come to lie in front of the liver.
-    Left and right are correct, as the labels of the two kidneys confirm.
+    Left and right are correct, as the labels of the two kidneys confirm. The affine stays the file's own.
     """
-    if volume.axis_codes != "LPS":
-        return volume
-    return replace(volume, affine_ras_mm=np.diag([1.0, -1.0, 1.0, 1.0]) @ volume.affine_ras_mm)
+    return replace(volume, orientation="LAS") if volume.axis_codes == "LPS" else volume
 
 
 SABS = Dataset(

@@ -5,11 +5,14 @@ Nothing here imports torch, and the file libraries are imported when a file of t
 
 from latentseg.imaging.geometry import Canonical, check_same_grid, fit_square, same_grid, to_canonical
 from latentseg.imaging.intensity import guess_modality, normalize
+from latentseg.imaging.phantom import Phantom, abdomen
 from latentseg.imaging.volume import Volume, default_suffix, read, read_labels, write_like
 
 __all__ = [
     "Canonical",
+    "Phantom",
     "Volume",
+    "abdomen",
     "check_same_grid",
     "default_suffix",
     "fit_square",

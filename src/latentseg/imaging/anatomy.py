@@ -1,8 +1,8 @@
 """The tissues of a procedural upper abdomen, painted from simple shapes in patient millimeters.
 
-Coordinates are LPS-like: `x` to the patient's left, `y` to the back, `z` to the head, the origin at the middle
-of the body near the renal vessels. Shapes are painted in order, the later over the earlier, each inside the part
-of the body that may hold it; a smooth random warp of the coordinates makes every seed another patient.
+Coordinates are LPS-like: `x` to the patient's left, `y` to the back, `z` to the head, the origin at the
+middle of the body near the renal vessels. Shapes are painted in order, the later over the earlier, each inside
+the part of the body that may hold it; a smooth random warp of the coordinates makes every seed another patient.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Canvas:
         return window, np.asarray(x * x + y * y + z * z, np.float32)
 
     def paint(self, window: Window, inside: NDArray[np.bool_], tissue: Tissue, *over: Tissue) -> None:
-        """Set `tissue` where `inside`, restricted to voxels that are one of `over` (all when none is given)."""
+        """Set `tissue` where `inside`, restricted to voxels that are one of `over` (all by default)."""
         part = self.tissue[window]
         if over:
             allowed = np.zeros(256, np.bool_)

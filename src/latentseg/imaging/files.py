@@ -144,14 +144,19 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
+        if path.parent.exists() and not path.parent.is_dir():
+            raise NotADirectoryError(None, "its folder is a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise IsADirectoryError(None, "a folder with this name is in the way")
+            raise IsADirectoryError(None, "a folder of this name is in the way")
         with temporary.open("wb"):
             pass  # libraries report a missing permission in many ways; this one is clear
         yield temporary
         _flush(temporary)
         temporary.replace(path)
+    except InputError as error:
+        error.where = error.where or str(path)  # the writers know only the temporary name
+        raise
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         fix = "Choose a folder you may write to, with free space"

@@ -228,7 +228,7 @@ def paint_kidneys(canvas: Canvas, patient: Patient) -> None:
 
 
 def paint_stomach(canvas: Canvas, patient: Patient) -> None:
-    """A bag under the left dome with fluid or food below and gas in front, and the esophagus leading there."""
+    """A bag under the left dome, fluid or food below and gas in front, and the esophagus leading there."""
     rng = canvas.rng
     _, left = diaphragm(canvas, patient)
     half, full = patient.half_width - patient.fat, float(rng.uniform(0.55, 1.15))
@@ -314,7 +314,7 @@ def paint_colon(canvas: Canvas, path: list[Point]) -> None:
 
 
 def paint_great_vessels(canvas: Canvas, patient: Patient) -> None:
-    """Aorta before the spine on the left, vena cava on the right, and the portal vein to the liver's hilum."""
+    """Aorta left before the spine, vena cava right, and the portal vein to the hilum of the liver."""
     y, rng = patient.spine_y, canvas.rng
     width = float(rng.uniform(8.5, 12.5))
     free = (*SOFT, T.MUSCLE, T.PANCREAS, T.LIVER, T.LUNG, T.BOWEL_WALL, T.BOWEL_FLUID, T.HEART)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from latentseg.errors import UsageError
 from latentseg.imaging.anatomy import Array, Canvas, Patient, Tissue, smooth_field
@@ -168,6 +167,8 @@ def _mean_of_tissues(rng: np.random.Generator, column: int) -> Array:
 
 def _textured(canvas: Canvas, rng: np.random.Generator, means: Array, grain: float) -> Array:
     """Tissue means plus texture: coarse in grainy tissues, fine elsewhere, blurred like a scanner does."""
+    from scipy import ndimage  # a tenth of a second that reading a file need not pay
+
     rough = np.full(len(Tissue), 0.25 * grain, np.float32)
     rough[list(GRAINY)] = grain
     rough[[T.AIR, T.GAS, T.STOMACH_GAS, T.TABLE]] = 0

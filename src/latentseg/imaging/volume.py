@@ -239,6 +239,10 @@ def _write(volume: Volume, kind: str, path: Path) -> None:
 def _for_output(array: NDArray[Any], kind: OutputKind, where: str) -> NDArray[Any]:
     if kind == "mask" or array.dtype == np.bool_:
         return as_labels(array, where=where)
+    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
+        raise InputError(
+            f"values of type {array.dtype} cannot be written", where=where, fix="Give real numbers"
+        )
     check_finite(array, where=where)
     if kind == "probability" or array.dtype == np.float16:
         return array.astype(np.float32)

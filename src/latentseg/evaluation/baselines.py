@@ -63,27 +63,40 @@ class PrototypeMatching:
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Match `(S, H, W)` with the prototypes of the support."""
         import torch
-        from torch.nn import functional
 
         with torch.inference_mode():
-            known = self._features(support.images)
-            weights = torch.from_numpy(support.masks.astype(np.float32))[:, None]
-            weights = functional.interpolate(weights, size=known.shape[-2:], mode="area")
-            prototypes = torch.stack([_masked_mean(known, 1 - weights), _masked_mean(known, weights)])
-            similar = torch.einsum("pc,schw->sphw", prototypes, self._features(query_slices))
-            logits = functional.interpolate(
-                similar / self.temperature, size=query_slices.shape[-2:], mode="bilinear", align_corners=False
-            )
-            return np.asarray(logits.softmax(dim=1)[:, 1].numpy())
+            prototypes = self._prototypes(support)
+            found = [self._probability(slab, prototypes) for slab in self._slabs(query_slices)]
+            return np.asarray(torch.cat(found).numpy())
 
-    def _features(self, slices: NDArray[np.float32]) -> Tensor:
-        """Unit-length feature vectors `(S, C, grid, grid)`, all scales joined."""
+    def _prototypes(self, support: SupportSlices) -> Tensor:
+        """Background and foreground `(2, C)`."""
+        import torch
+        from torch.nn import functional
+
+        known = torch.cat([self._joined(slab) for slab in self._slabs(support.images)])
+        weights = torch.from_numpy(support.masks.astype(np.float32))[:, None]
+        weights = functional.interpolate(weights, size=known.shape[-2:], mode="area")
+        return torch.stack([_masked_mean(known, 1 - weights), _masked_mean(known, weights)])
+
+    def _probability(self, images: Tensor, prototypes: Tensor) -> Tensor:
+        """Probability `(B, H, W)` of images `(B, 1, H, W)`; similarities are resized, not probabilities."""
+        import torch
+        from torch.nn import functional
+
+        similar = torch.einsum("pc,bchw->bphw", prototypes, self._joined(images)) / self.temperature
+        size = images.shape[-2:]
+        logits = functional.interpolate(similar, size=size, mode="bilinear", align_corners=False)
+        return logits.softmax(dim=1)[:, 1]
+
+    def _slabs(self, slices: NDArray[np.float32]) -> tuple[Tensor, ...]:
         import torch
 
         images = torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None]
-        return torch.cat([self._joined(part) for part in images.split(self.batch)])
+        return tuple(images.split(self.batch))
 
     def _joined(self, images: Tensor) -> Tensor:
+        """Unit-length feature vectors `(B, C, grid, grid)`, all scales joined."""
         import torch
         from torch.nn import functional
 

@@ -74,7 +74,7 @@ def pooled_dice(overlaps: Iterable[Overlap]) -> float:
 
 
 def volume_error_ml(prediction: ArrayLike, truth: ArrayLike, *, voxel_volume_ml: float) -> float:
-    """Signed volume error in millilitres: positive if the prediction is larger."""
+    """Signed volume error in milliliters: positive if the prediction is larger."""
     p, t = _masks(prediction, truth)
     return float((int(np.count_nonzero(p)) - int(np.count_nonzero(t))) * voxel_volume_ml)
 

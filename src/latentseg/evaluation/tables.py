@@ -35,7 +35,7 @@ class Row:
         both: Voxels of the original grid in prediction and truth.
         only_prediction: Voxels in the prediction alone.
         only_truth: Voxels in the truth alone.
-        voxel_volume_ml: Volume of one voxel in millilitres.
+        voxel_volume_ml: Volume of one voxel in milliliters.
     """
 
     protocol: str
@@ -65,12 +65,12 @@ class Row:
 
     @property
     def volume_ml(self) -> float:
-        """Predicted volume in millilitres."""
+        """Predicted volume in milliliters."""
         return (self.both + self.only_prediction) * self.voxel_volume_ml
 
     @property
     def truth_volume_ml(self) -> float:
-        """True volume in millilitres."""
+        """True volume in milliliters."""
         return (self.both + self.only_truth) * self.voxel_volume_ml
 
     @property
@@ -167,7 +167,7 @@ def write_tables(
 
 
 def csv_text(rows: Iterable[Row]) -> str:
-    """One line per row, with Dice and both volumes in millilitres."""
+    """One line per row, with Dice and both volumes in milliliters."""
     derived = ("dice", "volume_ml", "truth_volume_ml")
     names = [field.name for field in fields(Row)]
     stream = io.StringIO()

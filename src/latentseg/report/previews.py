@@ -57,7 +57,7 @@ class Canvas:
 
     Attributes:
         height: Height of the picture in pixels; the width follows from shape and spacing.
-        spacing_mm: Height and width of a pixel of the slice in millimetres.
+        spacing_mm: Height and width of a pixel of the slice in millimeters.
         window: Values shown as black and white; None takes the 1st and 99.5th percentiles of the slice.
         line_width: Width of contours in pixels of the picture.
         caption: Text in the lower left corner.

@@ -1,8 +1,9 @@
 """The tissues of a procedural upper abdomen, painted from simple shapes in patient millimeters.
 
 Coordinates are LPS-like: `x` to the patient's left, `y` to the back, `z` to the head, the origin at the
-middle of the body near the renal vessels. Shapes are painted in order, the later over the earlier, each inside
-the part of the body that may hold it; a smooth random warp of the coordinates makes every seed another patient.
+middle of the body near the renal vessels. Shapes are painted in order, the later over the earlier, each
+inside the part of the body that may hold it; a smooth random warp of the coordinates makes every seed another
+patient.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """PNG, TIFF and JPEG: single slices, multi-page TIFF, and folders of slices as one stack.
 
 Pictures carry no position in the patient. They are taken in radiological view: columns run to the patient's
-left, rows to the back, pages and file order to the head, 1 mm apart each way. A resolution in dots per inch is
-ignored: it speaks of printing, and would differ between an image and its mask.
+left, rows to the back, pages and file order to the head, 1 mm apart each way. A resolution in dots per inch
+is ignored: it speaks of printing, and would differ between an image and its mask.
 """
 
 from __future__ import annotations

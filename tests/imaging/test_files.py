@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -21,10 +22,7 @@ from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, default_suffix, read, read_labels, to_canonical, write_like
 from latentseg.imaging.nifti import GEOMETRY_FIELDS
 
-_spec = importlib.util.spec_from_file_location("imaging_grids", Path(__file__).with_name("grids.py"))
-assert _spec and _spec.loader
-grids: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(grids)
+grids = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("grids.py"))))
 
 
 def _nifti(path: Path, array: Any, affine: Any, kind: Any = nib.Nifti1Image, **codes: int) -> Path:
@@ -47,7 +45,9 @@ def test_a_mask_returns_on_the_nifti_grid_bit_for_bit(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", LatentsegWarning)
-        source = _nifti(Path(folder, "a.nii.gz"), grids.voxels(shape, dtype), affine, kind, sform=forms[0], qform=forms[1])
+        source = _nifti(
+            Path(folder, "a.nii.gz"), grids.voxels(shape, dtype), affine, kind, sform=forms[0], qform=forms[1]
+        )
         scan = read(source)
         np.testing.assert_array_equal(scan.array, grids.voxels(shape, dtype))
         assert scan.array.dtype == dtype
@@ -66,7 +66,12 @@ def test_a_mask_returns_on_the_nifti_grid_bit_for_bit(
     assert ours.header["pixdim"][:4].tobytes() == theirs.header["pixdim"][:4].tobytes()
 
 
-@given(grids.affines(), grids.SHAPES, st.sampled_from([".nrrd", ".mha"]), st.sampled_from([np.uint8, np.int16, np.float32]))
+@given(
+    grids.affines(),
+    grids.SHAPES,
+    st.sampled_from([".nrrd", ".mha"]),
+    st.sampled_from([np.uint8, np.int16, np.float32]),
+)
 def test_a_mask_returns_on_the_itk_grid_bit_for_bit(
     affine: Any, shape: tuple[int, int, int], suffix: str, dtype: Any
 ) -> None:
@@ -74,7 +79,9 @@ def test_a_mask_returns_on_the_itk_grid_bit_for_bit(
         values = grids.voxels(shape, dtype)
         first = Volume(array=values, affine_ras_mm=affine)
         scan = read(write_like(values, like=first, path=Path(folder, "a" + suffix), kind="image"))
-        labels = read_labels(write_like(scan.array > 100, like=scan, path=Path(folder, "b" + suffix)), like=scan)
+        labels = read_labels(
+            write_like(scan.array > 100, like=scan, path=Path(folder, "b" + suffix)), like=scan
+        )
     np.testing.assert_array_equal(scan.array, values)
     np.testing.assert_allclose(scan.affine_ras_mm, affine, atol=1e-5)
     np.testing.assert_array_equal(labels.array, values > 100)
@@ -86,7 +93,9 @@ def test_formats_agree_on_the_world(affine: Any, shape: tuple[int, int, int], su
     """The same voxels at the same place, whichever format carries them; float32 headers cost their bits."""
     volume = Volume(array=grids.voxels(shape, np.float32), affine_ras_mm=affine)
     with tempfile.TemporaryDirectory() as folder:
-        again = read(write_like(volume.array, like=volume, path=Path(folder, "a" + suffix), kind="probability"))
+        again = read(
+            write_like(volume.array, like=volume, path=Path(folder, "a" + suffix), kind="probability")
+        )
     np.testing.assert_array_equal(again.array, volume.array)
     np.testing.assert_allclose(again.affine_ras_mm, affine, atol=2e-4)
     np.testing.assert_array_equal(to_canonical(again).slices, to_canonical(volume).slices)
@@ -119,7 +128,11 @@ def test_picture_frame_is_radiological(tmp_path: Path, suffix: str, dtype: Any) 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
 def test_grey_in_color_clothes_is_accepted(tmp_path: Path, mode: str) -> None:
-    pixels = grids.voxels((8, 9), np.uint8) if mode != "1" else (grids.voxels((8, 9), np.uint8) > 99) * np.uint8(255)
+    pixels = (
+        grids.voxels((8, 9), np.uint8)
+        if mode != "1"
+        else (grids.voxels((8, 9), np.uint8) > 99) * np.uint8(255)
+    )
     Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
     expected = pixels > 0 if mode == "1" else pixels
     np.testing.assert_array_equal(read(tmp_path / "a.png").array[:, :, 0].T, expected)
@@ -211,7 +224,14 @@ def test_labels_stored_as_floats_become_integers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [("a.nii", ".nii.gz"), ("a.jpg", ".png"), ("a.mhd", ".mha"), ("a.nhdr", ".nrrd"), ("a.tiff", ".tif"), ("", ".nii.gz")],
+    [
+        ("a.nii", ".nii.gz"),
+        ("a.jpg", ".png"),
+        ("a.mhd", ".mha"),
+        ("a.nhdr", ".nrrd"),
+        ("a.tiff", ".tif"),
+        ("", ".nii.gz"),
+    ],
 )
 def test_default_suffix(name: str, suffix: str) -> None:
     source = Path(name) if name else None

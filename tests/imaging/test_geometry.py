@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from itertools import permutations, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,7 @@ from latentseg.errors import GeometryError
 from latentseg.imaging import Volume, check_same_grid, fit_square, same_grid, to_canonical
 from latentseg.imaging.geometry import axis_codes_of, orientation_of
 
-_spec = importlib.util.spec_from_file_location("imaging_grids", Path(__file__).with_name("grids.py"))
-assert _spec and _spec.loader
-grids: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(grids)
+grids = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("grids.py"))))
 
 
 @given(grids.affines(), grids.SHAPES, st.sampled_from([np.uint8, np.int16, np.float32, bool]))
@@ -181,7 +179,9 @@ def test_shear_of_rounding_is_accepted() -> None:
 
 
 def test_volume_properties() -> None:
-    volume = Volume(array=np.zeros((2, 3, 4)), affine_ras_mm=np.diag([-1, -2, 5, 1.0]), source=Path("a/x_0000.nii.gz"))
+    volume = Volume(
+        array=np.zeros((2, 3, 4)), affine_ras_mm=np.diag([-1, -2, 5, 1.0]), source=Path("a/x_0000.nii.gz")
+    )
     assert (volume.shape, volume.spacing_mm, volume.axis_codes) == ((2, 3, 4), (1, 2, 5), "LPS")
     assert volume.voxel_volume_ml == pytest.approx(0.01)
     assert volume.name == "x"

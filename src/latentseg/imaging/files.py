@@ -116,6 +116,13 @@ def unknown_suffix(path: Path) -> InputError:
     return InputError(f"unknown file type '{path.suffix}'", where=str(path), fix=f"Use one of {known}")
 
 
+def not_an_image(path: Path) -> InputError:
+    """The error for a file whose content is something else than its suffix says."""
+    suffix = suffix_of(path)
+    what = f"the content is no {SUFFIXES[suffix]} image, whatever the suffix {suffix} says"
+    return InputError(what, where=str(path), fix="Check how the file was made, or copy it again")
+
+
 def dicom_not_yet(path: Path) -> InputError:
     """The error for DICOM input, which has its own reader in a later version."""
     return InputError(
@@ -127,7 +134,7 @@ def dicom_not_yet(path: Path) -> InputError:
 
 def broken(path: Path, kind: str, cause: BaseException) -> InputError:
     """The error for a file that starts like ``kind`` but cannot be read to its end."""
-    reason = " ".join(str(cause).split())[:160] or type(cause).__name__
+    reason = " ".join(str(cause).replace(str(path), path.name).split())[:160] or type(cause).__name__
     return InputError(
         f"this {kind} file is truncated or damaged ({reason})", where=str(path), fix="Copy or export it again"
     )
@@ -183,8 +190,7 @@ def _check_content(path: Path, suffix: str) -> None:
     if seen == expected:
         return
     if not seen:
-        what = f"the content is no {SUFFIXES[suffix]} image, whatever the suffix {suffix} says"
-        raise InputError(what, where=str(path), fix="Check how the file was made, or copy it again")
+        raise not_an_image(path)
     what = f"the suffix is {suffix} but the content is {seen}"
     raise InputError(what, where=str(path), fix="Rename the file to the suffix of its content")
 

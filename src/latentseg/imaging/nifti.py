@@ -6,6 +6,7 @@ is bit for bit the affine of its input in every program that reads either.
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError, LatentsegWarning
-from latentseg.imaging.files import Loaded, broken
+from latentseg.imaging.files import Loaded, broken, not_an_image
 
 GEOMETRY_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -28,13 +29,15 @@ def read_nifti(path: Path) -> Loaded:
     Raises:
         InputError: damaged file, four or more real axes, or color and complex voxels.
     """
-    import nibabel as nib
-
+    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        image: Any = nib.load(path)
-        shape, dtype = tuple(image.shape), image.get_data_dtype()
-        _check_shape(shape, dtype, path)
-        array = np.asanyarray(image.dataobj)
+        with opener(path, "rb") as stream:
+            image = _image_of(stream, path)
+            shape, dtype = tuple(image.shape), image.get_data_dtype()
+            _check_shape(shape, dtype, path)
+            array = np.asanyarray(image.dataobj)
+            while stream.read(1 << 20):  # to the end, where gzip's checksum is
+                pass
     except (InputError, MemoryError):
         raise
     except Exception as error:  # nibabel, gzip, zlib and numpy each have their own for a damaged file
@@ -63,6 +66,19 @@ def write_nifti(array: NDArray[Any], affine_ras_mm: NDArray[np.float64], header:
         fresh.set_qform(affine_ras_mm, code=1, strip_shears=True)
     image: Any = (nib.Nifti2Image if version2 else nib.Nifti1Image)(array, None, fresh)
     nib.save(image, path)
+
+
+def _image_of(stream: Any, path: Path) -> Any:
+    """An image of NIfTI version 1 or 2 that reads its voxels from an open file."""
+    import nibabel as nib
+
+    size = stream.read(4)
+    stream.seek(0)
+    sizes = [n.to_bytes(4, order) for n in (348, 540) for order in ("little", "big")]
+    if size not in sizes:
+        raise not_an_image(path)
+    image: Any = nib.Nifti1Image if size in sizes[:2] else nib.Nifti2Image
+    return image.from_stream(stream)
 
 
 def _describes(header: Any, affine_ras_mm: NDArray[np.float64]) -> bool:

@@ -7,6 +7,7 @@ is ignored: it speaks of printing, and would differ between an image and its mas
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def _tiff_pages(path: Path) -> NDArray[Any]:
     """All pages of the first series as `(Z, H, W)`."""
     import tifffile
 
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damage is reported as an error
     try:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]

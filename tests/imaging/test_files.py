@@ -244,3 +244,18 @@ def test_a_result_replaces_an_older_one(tmp_path: Path) -> None:
         path = write_like(np.full(volume.shape, value), like=volume, path=tmp_path / "a.nii.gz")
     assert read_labels(path).array.max() == 2
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_grid_that_is_right_angled_but_for_rounding(tmp_path: Path, suffix: str) -> None:
+    """What ITK calls "non-orthonormal direction cosines" is read, and written in every format."""
+    affine = np.diag([0.7, 0.7, 5.0, 1.0])
+    affine[:3, :3] = grids.rotation((0.1, 0.2, 0.3)) @ affine[:3, :3]
+    affine[0, 1] += 0.003
+    image = nib.Nifti1Image(grids.voxels((4, 5, 6)), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "a.nii.gz")
+    scan = read(tmp_path / "a.nii.gz")
+    labels = read_labels(write_like(scan.array > 99, like=scan, path=tmp_path / f"m{suffix}"), like=scan)
+    np.testing.assert_array_equal(labels.array, scan.array > 99)

@@ -85,7 +85,7 @@ def test_restore_refuses_another_shape() -> None:
 def test_fit_square_shapes_types_and_range(shape: tuple[int, int, int], size: int, ratio: float) -> None:
     labels = grids.voxels(shape, np.uint8) % 3
     for kind, dtype in (("image", np.float32), ("soft", np.float32), ("mask", np.uint8)):
-        fitted, undo = fit_square(labels, size, kind=kind, pixel_mm=(1.0, ratio))
+        fitted, undo = fit_square(labels, size, kind=kind, pixel_mm=(1.0, ratio), pad_value=0)
         assert fitted.shape == (shape[0], size, size)
         assert fitted.dtype == dtype
         assert undo(fitted).shape == shape
@@ -115,7 +115,7 @@ def test_nothing_shifts() -> None:
     y, x = np.mgrid[:41, :64]
     disc = (np.hypot(y - 22, x - 37) < 9).astype(np.float32)[None]
     for size in (32, 64, 100, 256):
-        fitted, undo = fit_square(disc, size)
+        fitted, undo = fit_square(disc, size, pad_value=0)
         scale = 64 / size
         middle = (fitted[0] * np.mgrid[:size, :size]).sum((1, 2)) / fitted.sum()
         np.testing.assert_allclose((middle + 0.5) * scale - 0.5, [22 + 11, 37], atol=0.01)
@@ -127,7 +127,7 @@ def test_nothing_shifts() -> None:
 def test_the_square_is_square_in_millimeters() -> None:
     fitted, _ = fit_square(np.ones((1, 10, 40), np.float32), 40, pixel_mm=(4.0, 1.0), pad_value=0)
     assert fitted.min() == pytest.approx(1.0)
-    fitted, _ = fit_square(np.ones((1, 10, 40), np.float32), 40, pad_value=-1)
+    fitted, _ = fit_square(np.ones((1, 10, 40), np.float32), 40)
     assert (fitted[0] > 0).sum() == pytest.approx(10 * 40)
     assert fitted.min() == -1
 

@@ -145,7 +145,7 @@ def fit_square(
     *,
     kind: SliceKind = "image",
     pixel_mm: tuple[float, float] = (1.0, 1.0),
-    pad_value: float | None = None,
+    pad_value: float = -1.0,
 ) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
     """Pad slices to a centered square and resize them to `size` pixels.
 
@@ -156,7 +156,7 @@ def fit_square(
             nearest label and keeps the data type; ``"soft"`` turns a binary mask into coverage fractions
             in [0, 1].
         pixel_mm: height and width of a pixel; the square is square in millimeters.
-        pad_value: value outside the slices; by default the minimum of an image, and 0 of a mask.
+        pad_value: value outside an image; the default is air after ``normalize``. Masks are padded with 0.
 
     Returns:
         `(S, size, size)` and ``undo``, which takes probabilities (resized linearly) or integer and bool
@@ -168,8 +168,7 @@ def fit_square(
         fitted = _nearest(slices, rows, columns)
     else:
         values = slices.astype(np.float32) if kind == "image" else (slices > 0).astype(np.float32)
-        default = float(values.min()) if kind == "image" and values.size else 0.0
-        fitted = _linear(values, rows, columns, default if pad_value is None else pad_value)
+        fitted = _linear(values, rows, columns, pad_value if kind == "image" else 0.0)
 
     def undo(array: NDArray[Any]) -> NDArray[Any]:
         if array.dtype.kind in "bui":

@@ -73,7 +73,7 @@ APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
     T.LESION: (55, 18, 300, 60),
     T.ESOPHAGUS: (60, 10, 150, 40),
 }
-GRAINY = (T.STOOL, T.MARROW, T.RIB, T.STOMACH_FLUID, T.BOWEL_WALL, T.LUNG, T.PANCREAS, T.LESION)
+GRAINY = (T.STOOL, T.MARROW, T.RIB, T.STOMACH_FLUID, T.BOWEL_WALL, T.PANCREAS, T.LESION)
 
 
 @dataclass(frozen=True, eq=False)

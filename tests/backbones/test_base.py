@@ -1,0 +1,12 @@
+"""The protocol is what the 2-D backbone implements."""
+
+from __future__ import annotations
+
+from latentseg.backbones.base import Backbone
+from latentseg.backbones.diffusers_2d import Diffusers2D
+
+from .test_diffusers_2d import tiny_unet, tiny_vae
+
+
+def test_diffusers_2d_is_a_backbone() -> None:
+    assert isinstance(Diffusers2D(tiny_vae(), tiny_unet()), Backbone)

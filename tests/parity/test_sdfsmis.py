@@ -1,8 +1,9 @@
 """Every reference tensor of the released classes, with 1 and 3 shots, one query at a time and in a batch.
 
-The references are float32 and carry rounding of their own: evaluated in float64, our network is 3.9e-6 (1 shot)
-and 4.7e-6 (3 shots) from them at the worst value. So the UNet's 3e-6 is asked of the root mean square, and of the
-worst value in units of the largest output (3.6); the float64 test shows that the operator is the same one.
+The references are float32 and carry rounding of their own: evaluated in float64, our network is 3.9e-6
+(1 shot) and 4.7e-6 (3 shots) from them at the worst value. So the UNet's 3e-6 is asked of the root mean
+square, and of the worst value in units of the largest output (3.6); the float64 test shows that the operator
+is the same one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The release has ``unet/`` (a UNet of ``2C`` input channels whose file also holds ``conv_in_ref.*``) and
 ``image_projector/`` (the translator's MLP). Our file holds the same tensors under ``unet.*`` and
-``condition.*``, and the configuration in its metadata.
+``condition.*`` (and ``mask_head.*`` where a light decoder was trained along), the configuration in its metadata.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ class FewShotWeights:
         network: The few-shot UNet.
         translator: The condition translator.
         metadata: What else the file says, such as the backbone these weights were trained on.
+        mask_head: State of a light decoder of mask latents that was trained along, empty where there is none.
     """
 
     network: FewShotUNet
     translator: ConditionTranslator
     metadata: dict[str, str] = field(default_factory=dict)
+    mask_head: State = field(default_factory=dict)
 
 
 def load_released(folder: str | Path) -> FewShotWeights:
@@ -75,7 +77,8 @@ def load(path: str | Path) -> FewShotWeights:
     if metadata.pop("format", None) != FORMAT or "unet_config" not in metadata:
         raise ModelError("not a few-shot checkpoint of latentseg", where=str(path), fix=AGAIN)
     network = build_network(json.loads(metadata.pop("unet_config")), part(state, "unet"), where=str(path))
-    return FewShotWeights(network, build_translator(part(state, "condition"), where=str(path)), metadata)
+    translator = build_translator(part(state, "condition"), where=str(path))
+    return FewShotWeights(network, translator, metadata, part(state, "mask_head"))
 
 
 def save(path: str | Path, *, weights: FewShotWeights, dtype: torch.dtype = torch.float16) -> None:
@@ -88,13 +91,16 @@ def save(path: str | Path, *, weights: FewShotWeights, dtype: torch.dtype = torc
     """
     state = {f"unet.{name}": t for name, t in released_state(weights.network).items()}
     state |= {f"condition.{name}": t for name, t in weights.translator.state_dict().items()}
+    state |= {f"mask_head.{name}": t for name, t in weights.mask_head.items()}
     config = {k: v for k, v in weights.network.unet.config.items() if not k.startswith("_")}
     metadata = weights.metadata | {"format": FORMAT, "unet_config": json.dumps(config)}
     unfinished = Path(f"{path}.unfinished")
-    save_file(
-        {name: t.detach().to("cpu", dtype).contiguous() for name, t in state.items()}, unfinished, metadata
-    )
-    unfinished.replace(path)
+    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in state.items()}
+    try:
+        save_file(tensors, unfinished, metadata)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def released_state(network: FewShotUNet) -> State:

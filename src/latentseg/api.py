@@ -1,0 +1,122 @@
+"""`latentseg.load`: a method on a backbone, ready to segment."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from latentseg.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from latentseg.fewshot.segmenter import FewShotParts, FewShotSegmenter, SegmentOptions
+
+Precision = Literal["auto", "fp32", "bf16"]
+METHODS = ("fewshot",)
+
+
+def load(
+    method: str = "fewshot",
+    *,
+    backbone: str | Path = "compact",
+    weights: str | Path | None = None,
+    options: SegmentOptions | None = None,
+    precision: Precision = "auto",
+    offline: bool | None = None,
+) -> FewShotSegmenter:
+    """Load a method on a backbone; nothing is downloaded.
+
+    Args:
+        method: ``"fewshot"``, segmentation from examples (SD-FSMIS).
+        backbone: A name of ``latentseg models list``, or a folder in that model's layout.
+        weights: Trained few-shot weights where the backbone brings none: for Stable Diffusion a checkpoint folder in
+            the released layout (``unet/`` and ``image_projector/``), or a file that ``latentseg train`` wrote.
+        options: See :class:`latentseg.fewshot.segmenter.SegmentOptions`.
+        precision: Of Stable Diffusion: ``auto`` takes bf16 where the processor computes it in hardware.
+        offline: Only changes the advice of the error when weights are missing.
+
+    Raises:
+        UsageError: An unknown method.
+        ModelError: Unknown backbone, or weights that are missing, corrupt or do not fit.
+    """
+    if method not in METHODS:
+        raise UsageError(f"unknown method {method!r}", fix=f"choose from {', '.join(METHODS)}")
+    from latentseg.backbones import registry
+    from latentseg.fewshot.segmenter import FewShotSegmenter
+
+    folder = registry.resolve(backbone, offline=offline)
+    if (folder / "autoencoder.json").exists():
+        parts = compact_parts(folder, weights)
+    else:
+        parts = diffusers_parts(folder, weights, precision=precision, offline=offline)
+    return FewShotSegmenter(parts, options=options)
+
+
+def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:
+    """The networks of the embedded default, from a folder of its files."""
+    from latentseg.backbones.compact import CompactBackbone, MaskHead
+    from latentseg.fewshot import checkpoint
+    from latentseg.fewshot.condition import BackboneFeatures
+    from latentseg.fewshot.segmenter import FewShotParts
+
+    backbone = CompactBackbone.from_folder(folder)
+    path = Path(weights) if weights else folder / "fewshot.safetensors"
+    trained = checkpoint.load(path)
+    head = MaskHead()
+    checkpoint.fill(head, trained.mask_head, where=str(path))
+    features = BackboneFeatures(backbone, stages=[-1])
+    return FewShotParts(
+        backbone, trained.network, trained.translator, features, head.eval(), fingerprint([path, folder])
+    )
+
+
+def diffusers_parts(
+    folder: Path, weights: str | Path | None, *, precision: Precision = "auto", offline: bool | None = None
+) -> FewShotParts:
+    """The networks as published, on Stable Diffusion's autoencoder and DINOv2."""
+    from latentseg.backbones import registry
+    from latentseg.backbones.diffusers_2d import Diffusers2D, RunOptions, place
+    from latentseg.fewshot import checkpoint
+    from latentseg.fewshot.condition import DinoFeatures
+    from latentseg.fewshot.segmenter import FewShotParts
+
+    if weights is None:
+        raise ModelError(
+            "this backbone has no few-shot weights of its own",
+            where=str(folder),
+            fix="give weights=, a checkpoint folder with unet/ and image_projector/",
+        )
+    run = RunOptions(dtype=pick_dtype(precision))
+    backbone = Diffusers2D.from_folder(folder, options=run)
+    path = Path(weights)
+    trained = checkpoint.load_released(path) if path.is_dir() else checkpoint.load(path)
+    network = place(trained.network, run)
+    dino = path / "dinov2" if (path / "dinov2").is_dir() else registry.resolve("dinov2-base", offline=offline)
+    features = DinoFeatures.from_folder(dino)
+    return FewShotParts(backbone, network, trained.translator, features, None, fingerprint([path, folder]))
+
+
+def pick_dtype(precision: Precision) -> torch.dtype:
+    """The type to compute in; emulated bf16 is several times slower than fp32, so ``auto`` asks the processor.
+
+    Raises:
+        UsageError: An unknown precision.
+    """
+    import torch
+
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"unknown precision {precision!r}", fix="choose auto, fp32 or bf16")
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """Twelve hexadecimal digits that change with the weights: of sizes and of the first megabyte of every file."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+            with file.open("rb") as stream:
+                digest.update(file.name.encode() + str(file.stat().st_size).encode() + stream.read(1 << 20))
+    return digest.hexdigest()[:12]

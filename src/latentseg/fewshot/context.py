@@ -1,0 +1,75 @@
+"""A support after its one pass through the networks: all that queries need, kept in memory or on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from torch import Tensor
+
+from latentseg.errors import ModelError
+from latentseg.fewshot.cache import SupportCache
+from latentseg.imaging.files import written_whole
+
+SupportMode = Literal["nearest", "joint"]
+FORMAT = "latentseg-support-1"
+
+
+@dataclass(frozen=True, eq=False)
+class SupportContext:
+    """One encoded target.
+
+    Attributes:
+        name: Name of the target.
+        cache: Keys, values and condition of each layer; one group per shot (``nearest``) or one for all (``joint``).
+        fg: Foreground prototypes ``(G, C)``.
+        bg: Background prototypes ``(G, C)``.
+        signature: What each group looks like as a whole, ``(G, D)``, to find the one nearest to a query slice.
+        mode: How several support slices are used.
+        model: Fingerprint of the weights that encoded it.
+    """
+
+    name: str
+    cache: SupportCache
+    fg: Tensor
+    bg: Tensor
+    signature: Tensor
+    mode: SupportMode
+    model: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {f"cache/{name}": t for name, t in self.cache.tensors().items()}
+        tensors |= {"fg": self.fg, "bg": self.bg, "signature": self.signature}
+        about = {"format": FORMAT, "name": self.name, "mode": self.mode, "model": self.model}
+        with written_whole(Path(path)) as temporary:
+            contiguous = {name: t.contiguous() for name, t in tensors.items()}
+            save_file(contiguous, temporary, {"latentseg": json.dumps(about)})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ModelError: The file is missing, damaged or something else.
+        """
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})["latentseg"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if about.pop("format") != FORMAT:
+                raise KeyError("format")  # noqa: TRY301 - one message for all that is not a support
+            cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
+            rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
+        except Exception as error:  # safetensors, JSON and key errors alike
+            raise ModelError(
+                f"not a readable support context ({error})", where=str(path), fix="encode the support again"
+            ) from error
+        return cls(cache=SupportCache.from_tensors(cache), **rest, **about)

@@ -1,0 +1,202 @@
+"""Episodes: two targets shown in one slice and asked for in others, from packed scans.
+
+A target is a supervoxel (self-supervision; spec 3.2) or, where a pack allows it, a labelled structure. Support and
+queries are adjacent slices of one scan, the same slice, or, for labels, slices of two patients. Their geometry and their
+contrast are drawn independently; without that nothing carries over from CT to MR.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from latentseg.errors import InputError
+from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
+from latentseg.training.pack import Pack, PackedScan
+from latentseg.training.painting import paint
+
+MAPS = ("supervoxels", "labels")
+
+
+class EpisodeOptions(BaseModel):
+    """How episodes are drawn.
+
+    Attributes:
+        scenes: Groups of slices per batch; a scene's slices are encoded once and shared by its targets.
+        targets: Targets per scene.
+        queries: Query slices per scene; every target is asked for in every query.
+        labelled: Share of scenes whose targets are labelled structures.
+        other_patient: Share of labelled scenes whose queries come from another patient.
+        painted: Share of supervoxel scenes whose images are painted instead of taken from the scan.
+        reach_mm: Largest distance between support and query within a scan.
+        min_area: Fewest pixels of a target in the support.
+        merge: Probability that a supervoxel is merged with others of its slice that look like it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scenes: int = 4
+    targets: int = 2
+    queries: int = 2
+    labelled: float = 0.35
+    other_patient: float = 0.7
+    painted: float = 0.15
+    reach_mm: float = 30.0
+    min_area: int = 80
+    merge: float = 0.4
+    geometry: Geometry = Geometry()
+
+
+class EpisodeBatch(NamedTuple):
+    """A batch of ``P`` scenes with ``T`` targets and ``Q`` queries each, ``S`` pixels wide.
+
+    Attributes:
+        support_images: ``(P, 1, S, S)`` in [-1, 1].
+        query_images: ``(P * Q, 1, S, S)``.
+        support_masks: ``(P * T, S, S)`` in {0, 1}, targets of a scene next to each other.
+        query_masks: ``(P * T * Q, S, S)``, queries of a target next to each other.
+    """
+
+    support_images: Tensor
+    query_images: Tensor
+    support_masks: Tensor
+    query_masks: Tensor
+
+
+class Scene(NamedTuple):
+    """Slices of one scene, the support first: images, id maps, the ids asked for, and whether to paint them."""
+
+    images: NDArray[np.uint8]
+    maps: NDArray[np.int64]
+    targets: list[NDArray[np.int64]]
+    painted: bool
+
+
+class Episodes:
+    """Draws batches of episodes from a pack."""
+
+    def __init__(self, packed: Pack, options: EpisodeOptions) -> None:
+        if packed.supervoxels is None:
+            raise InputError(
+                "the pack has no supervoxels", where=str(packed.folder), fix="run `latentseg train supervoxels` first"
+            )
+        self.packed, self.options = packed, options
+        self.areas = {name: _areas(getattr(packed, name), packed.scans, options.min_area) for name in MAPS}
+        self.partners = _partners(packed.scans, self.areas["labels"])
+        self.scan_of = np.repeat(np.arange(len(packed.scans)), [scan.count for scan in packed.scans])
+        weight = np.array([1 / np.sqrt(scan.count) for scan in packed.scans])[self.scan_of]
+        self.chance = {name: _normalized(weight * [bool(ids) for ids in self.areas[name]]) for name in MAPS}
+
+    def draw(self, rng: np.random.Generator) -> EpisodeBatch:
+        """One batch; a function of the generator alone."""
+        scenes = [self._scene(rng) for _ in range(self.options.scenes)]
+        slices = len(scenes[0].images)
+        images = torch.tensor(np.concatenate([scene.images for scene in scenes]), dtype=torch.float32)[:, None]
+        maps = torch.tensor(np.concatenate([scene.maps for scene in scenes]))
+        images = images / 127.5 - 1
+        painted = torch.tensor([scene.painted for scene in scenes]).repeat_interleave(slices)
+        if bool(painted.any()):
+            images[painted] = paint(_compact(maps[painted]), rng)
+        grid = sampling_grid(rng, len(images), images.shape[-1], self.options.geometry)
+        images = recolor(warp(images, grid), rng)
+        masks = self._masks(maps, scenes)
+        masks = (warp(masks, grid) > 0.5).float()
+        images, masks = images.unflatten(0, (-1, slices)), masks.unflatten(0, (-1, slices))
+        return EpisodeBatch(
+            images[:, 0],
+            images[:, 1:].flatten(0, 1),
+            masks[:, 0].flatten(0, 1),
+            masks[:, 1:].transpose(1, 2).flatten(0, 2),
+        )
+
+    def _masks(self, maps: Tensor, scenes: list[Scene]) -> Tensor:
+        """Masks ``(P * (1 + Q), T, S, S)`` of the scenes' targets."""
+        per_scene = maps.unflatten(0, (len(scenes), -1))
+        rows = [
+            torch.stack([torch.isin(ids, torch.tensor(target)) for target in scene.targets], 1)
+            for ids, scene in zip(per_scene, scenes, strict=True)
+        ]
+        return torch.cat(rows).float()
+
+    def _scene(self, rng: np.random.Generator) -> Scene:
+        options = self.options
+        name = "labels" if rng.random() < options.labelled else "supervoxels"
+        support = int(rng.choice(len(self.scan_of), p=self.chance[name]))
+        present = self.areas[name][support]
+        ids = rng.choice(list(present), options.targets, p=_normalized(np.array(list(present.values())) ** -0.25))
+        queries = self._queries(rng, support, name, int(ids[0]))
+        index = np.array([support, *queries])
+        maps = getattr(self.packed, name)[np.sort(index)][np.argsort(np.argsort(index))].astype(np.int64)
+        images = self.packed.images[np.sort(index)][np.argsort(np.argsort(index))]
+        merge = name == "supervoxels"
+        targets = [self._target(rng, int(i), images[0], maps[0], merge) for i in ids]
+        return Scene(images, maps, targets, merge and rng.random() < options.painted)
+
+    def _target(
+        self, rng: np.random.Generator, label: int, image: NDArray[np.uint8], ids: NDArray[np.int64], merge: bool
+    ) -> NDArray[np.int64]:
+        """The ids of one target: a supervoxel alone, or with neighbors of a like mean, as an organ may be split."""
+        if not merge or rng.random() >= self.options.merge:
+            return np.array([label])
+        counts = np.bincount(ids.ravel())
+        mean = np.bincount(ids.ravel(), image.ravel().astype(float)) / np.maximum(counts, 1)
+        alike = np.flatnonzero((counts > 0) & (np.abs(mean - mean[label]) < rng.uniform(5, 25)))
+        rows, columns = np.nonzero(ids == label)
+        near = [i for i in alike if i > 0 and (i == label or _near(ids == i, rows.mean(), columns.mean(), 60))]
+        return np.array(near if near else [label])
+
+    def _queries(self, rng: np.random.Generator, support: int, name: str, label: int) -> list[int]:
+        """Slices to ask in: near ones of the same scan, or ones of another patient that hold the first target."""
+        scan = self.packed.scans[self.scan_of[support]]
+        partners = self.partners.get((scan.source, label), []) if name == "labels" else []
+        others = [i for i in partners if self.scan_of[i] != self.scan_of[support]]
+        if others and rng.random() < self.options.other_patient:
+            return [int(i) for i in rng.choice(others, self.options.queries)]
+        reach = min(int(self.options.reach_mm / scan.spacing_mm[0]), 10)
+        near = np.arange(max(support - reach, scan.first), min(support + reach + 1, scan.first + scan.count))
+        holds = [i for i in near if label in self.areas[name][i]]
+        pool = holds if holds and rng.random() < 0.9 else near
+        return [int(i) for i in rng.choice(pool, self.options.queries)]
+
+
+def _areas(maps: NDArray[np.integer], scans: list[PackedScan], min_area: int) -> list[dict[int, int]]:
+    """Of each slice, the ids that cover at least ``min_area`` pixels, with their areas."""
+    out: list[dict[int, int]] = []
+    for scan in scans:
+        for ids in maps[scan.first : scan.first + scan.count]:
+            counts = np.bincount(ids.ravel())
+            counts[0] = 0
+            out.append({int(i): int(counts[i]) for i in np.flatnonzero(counts >= min_area)})
+    return out
+
+
+def _partners(scans: list[PackedScan], areas: list[dict[int, int]]) -> dict[tuple[str, int], list[int]]:
+    """Slices that hold a label, by data set and label."""
+    out: dict[tuple[str, int], list[int]] = {}
+    for scan in scans:
+        for index in range(scan.first, scan.first + scan.count):
+            for label in areas[index]:
+                out.setdefault((scan.source, label), []).append(index)
+    return out
+
+
+def _normalized(weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    return weight / weight.sum()
+
+
+def _near(mask: NDArray[np.bool_], row: float, column: float, pixels: float) -> bool:
+    rows, columns = np.nonzero(mask)
+    return bool(np.hypot(rows - row, columns - column).min() < pixels)
+
+
+def _compact(maps: Tensor) -> Tensor:
+    """Ids renumbered from 0 without gaps, background kept at 0."""
+    return torch.unique(torch.cat([maps.flatten(), maps.new_zeros(1)]), return_inverse=True)[1][:-1].view_as(maps)
+
+
+__all__ = ["EpisodeBatch", "EpisodeOptions", "Episodes", "Scene"]

@@ -1,0 +1,247 @@
+"""Few-shot segmentation of volumes: the support is encoded once, the scan once, and every target is cheap after that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from latentseg.backbones.base import Backbone
+from latentseg.errors import ModelError, UsageError
+from latentseg.fewshot.compat import Compat
+from latentseg.fewshot.components import large_in_volume, largest_per_slice
+from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, masked_features
+from latentseg.fewshot.context import SupportContext, SupportMode
+from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
+from latentseg.fewshot.network import FewShotUNet
+from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
+from latentseg.fewshot.support import Support
+from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
+from latentseg.results import Segmentation, Segmentations
+
+Progress = Callable[[int, int, str], None]
+SIGNATURE_GRID = 8
+PRESENCE_PIXELS = 40  # the target is as present as its 40 most probable pixels on one slice (of 65536)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How volumes are segmented.
+
+    Attributes:
+        compat: ``official`` reproduces the released code, ``fixed`` repairs it.
+        support_mode: ``nearest`` gives each query slice the most similar support slice, ``joint`` gives it all.
+        threshold: Probability above which a voxel belongs to the target (``fixed`` only).
+        min_presence: Presence below which the target is reported absent and its mask is empty.
+        slab: Slices that go through a network at a time; memory grows with it and not with the volume.
+    """
+
+    compat: Compat = "fixed"
+    support_mode: SupportMode = "nearest"
+    threshold: float = 0.5
+    min_presence: float = 0.5
+    slab: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class FewShotParts:
+    """The networks of SD-FSMIS on one backbone.
+
+    Attributes:
+        backbone: The frozen autoencoder.
+        network: The UNet with two entrances.
+        translator: From features to a condition token.
+        features: Frozen features the condition is made of.
+        mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one, masks
+            are decoded by the autoencoder, as published.
+        fingerprint: Identifies the weights in a saved support.
+    """
+
+    backbone: Backbone
+    network: FewShotUNet
+    translator: ConditionTranslator
+    features: FeatureSource
+    mask_head: Callable[[Tensor], Tensor] | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scan after the part of the work that does not depend on the target.
+
+    Attributes:
+        scan: The scan.
+        canonical: Its axial slices and the way back.
+        undo: From ``(S, 256, 256)`` to the slices' own size.
+        latents: ``(S, C, h, w)``.
+        signature: ``(S, D)``, see :class:`SupportContext`.
+    """
+
+    scan: Volume
+    canonical: Canonical
+    undo: Callable[[NDArray[Any]], NDArray[Any]]
+    latents: Tensor
+    signature: Tensor
+
+
+class FewShotSegmenter:
+    """SD-FSMIS as a segmenter: ``prepare`` a scan once, ``predict`` each target, or simply call it."""
+
+    def __init__(self, parts: FewShotParts, *, options: SegmentOptions | None = None) -> None:
+        self.parts = parts
+        self.options = options or SegmentOptions()
+
+    def __call__(
+        self,
+        scan: Volume,
+        targets: Sequence[Support | SupportContext],
+        *,
+        on_progress: Progress | None = None,
+    ) -> Segmentations:
+        """Segment every target; supports that come more than once should be encoded by the caller.
+
+        Args:
+            scan: Any volume; a picture is a volume of one slice.
+            targets: Supports, or contexts from :meth:`encode_support`.
+            on_progress: Called with ``(done, total, stage)``.
+
+        Raises:
+            UsageError: No target, or two of one name.
+            InputError: A scan that cannot be segmented.
+        """
+        names = [target.name for target in targets]
+        if not names or len(set(names)) != len(names):
+            raise UsageError(f"targets must have different names, got {names}", fix="name each target once")
+        report = on_progress or (lambda done, total, stage: None)
+        report(0, len(names) + 1, "reading the scan")
+        prepared = self.prepare(scan)
+        results = Segmentations()
+        for done, target in enumerate(targets, start=1):
+            report(done, len(names) + 1, target.name)
+            results[target.name] = self.predict(prepared, target)
+        report(len(names) + 1, len(names) + 1, "done")
+        return results
+
+    def prepare(self, scan: Volume) -> Prepared:
+        """Encode a scan: canonical slices, latents, signatures."""
+        canonical = to_canonical(scan)
+        values = normalize(canonical.slices, modality=scan.modality, where=str(scan.source or "the scan"))
+        size = self.parts.backbone.image_size
+        slices, undo = fit_square(values, size, pixel_mm=canonical.spacing_mm[1:])
+        images = torch.from_numpy(slices)[:, None]
+        return Prepared(scan, canonical, undo, self.encode_images(images), signatures(images))
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents ``(S, C, h, w)`` of slices ``(S, 1, H, W)`` in [-1, 1]."""
+        return torch.cat([self.parts.backbone.encode(slab) for slab in images.split(self.options.slab)])
+
+    @torch.no_grad()
+    def encode_support(self, support: Support) -> SupportContext:
+        """Encode a support, once for any number of scans."""
+        parts, compat, mode = self.parts, self.options.compat, self.options.support_mode
+        images = torch.from_numpy(support.images)[:, None]
+        masks = torch.from_numpy(support.masks.astype(np.float32))
+        shots = len(support) if mode == "joint" else 1
+        z_img, z_mask = self.encode_images(images), self.encode_images(mask_images(masks))
+        features = parts.features(images, compat=compat)
+        tokens = parts.translator(masked_features(features, masks, shots=shots, compat=compat))
+        cache = parts.network.encode_support(torch.cat([z_img, z_mask], 1), tokens, shots=shots)
+        fg, bg = prototypes(z_img, masks, compat=compat).over_shots(shots)
+        signature = signatures(images).unflatten(0, (-1, shots)).mean(1)
+        return SupportContext(support.name, cache, fg, bg, signature, mode, parts.fingerprint)
+
+    def predict(self, prepared: Prepared, target: Support | SupportContext) -> Segmentation:
+        """Segment one target in a prepared scan.
+
+        Raises:
+            ModelError: A saved support of other weights.
+        """
+        context = target if isinstance(target, SupportContext) else self.encode_support(target)
+        if context.model != self.parts.fingerprint:
+            raise ModelError(
+                f"the support {context.name!r} was encoded by other weights ({context.model})",
+                fix=f"encode it again with {self.parts.fingerprint}",
+            )
+        if self.options.compat == "official":
+            chance, mask = self.official_slices(prepared.latents, context)
+        else:
+            chance = self.probability_slices(prepared.latents, context, nearest(prepared.signature, context))
+            mask = None
+        return self._on_grid(prepared, context.name, chance, mask)
+
+    @torch.no_grad()
+    def mask_latents(self, latents: Tensor, context: SupportContext, group: Tensor | None) -> Tensor:
+        """``z_m``, one evaluation of the network for query latents ``(B, C, h, w)``."""
+        x = enhance(latents, *Prototypes(context.fg, context.bg), compat=self.options.compat, group=group)
+        return self.parts.network.segment(x, context.cache, group=group)
+
+    @torch.no_grad()
+    def probability_slices(
+        self, latents: Tensor, context: SupportContext, group: Tensor | None
+    ) -> NDArray[np.float32]:
+        """Probability ``(S, H, W)`` for query latents ``(S, C, h, w)``, slab by slab."""
+        out = []
+        for start in range(0, len(latents), self.options.slab):
+            at = slice(start, start + self.options.slab)
+            z_mask = self.mask_latents(latents[at], context, None if group is None else group[at])
+            head = self.parts.mask_head
+            chance = head(z_mask).sigmoid()[:, 0] if head else probabilities(self.parts.backbone.decode(z_mask))
+            out.append(chance.float().numpy())
+        return np.concatenate(out)
+
+    @torch.no_grad()
+    def official_slices(
+        self, latents: Tensor, context: SupportContext
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices given."""
+        group = None if len(context.fg) == 1 else torch.zeros(len(latents), dtype=torch.long)
+        slabs = latents.split(self.options.slab)
+        groups = [None] * len(slabs) if group is None else list(group.split(self.options.slab))
+        decoded = [
+            decoded_uint8(self.parts.backbone.decode_rgb(self.mask_latents(z, context, g)))
+            for z, g in zip(slabs, groups, strict=True)
+        ]
+        rgb = np.concatenate(decoded)
+        return rgb.mean(-1, dtype=np.float32) / 255, largest_per_slice(official_masks(rgb))
+
+    def _on_grid(
+        self, prepared: Prepared, name: str, chance: NDArray[np.float32], mask: NDArray[np.bool_] | None
+    ) -> Segmentation:
+        """Bring slices ``(S, 256, 256)`` to the scan's grid, and decide what is there."""
+        presence = presence_score(chance)
+        probability = prepared.undo(chance).clip(0, 1)
+        if mask is not None:
+            inside = prepared.undo(mask).astype(bool)
+        elif presence < self.options.min_presence:
+            inside = np.zeros(probability.shape, bool)
+        else:
+            inside = large_in_volume(probability >= self.options.threshold)
+        restore = prepared.canonical.restore
+        return Segmentation(name, prepared.scan, restore(inside), restore(probability), presence)
+
+
+def signatures(images: Tensor) -> Tensor:
+    """Layout of slices ``(S, 1, H, W)``: coarse grey values, centered and of unit length, ``(S, D)``."""
+    coarse = functional.adaptive_avg_pool2d(images, SIGNATURE_GRID).flatten(1)
+    return functional.normalize(coarse - coarse.mean(1, keepdim=True), dim=1)
+
+
+def nearest(signature: Tensor, context: SupportContext) -> Tensor | None:
+    """The support group ``(S,)`` most similar to each slice; ``None`` where there is only one."""
+    if len(context.signature) == 1:
+        return None
+    return (signature @ context.signature.T).argmax(1)
+
+
+def presence_score(chance: NDArray[np.float32]) -> float:
+    """Mean of the most probable pixels of the most probable slice of ``(S, H, W)``."""
+    flat = chance.reshape(len(chance), -1)
+    best = np.partition(flat, -PRESENCE_PIXELS, axis=1)[:, -PRESENCE_PIXELS:]
+    return float(best.mean(1).max())

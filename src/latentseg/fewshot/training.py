@@ -1,0 +1,146 @@
+"""Training SD-FSMIS on a frozen backbone: batched episodes, the paper's latent loss and a loss on the mask itself.
+
+The latent loss alone weighs all four channels of all cells alike and prefers nothing over a small organ (spec 5.6);
+cross-entropy and Dice on the mask, through the light mask head, make a small organ count as much as a large one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
+from latentseg.fewshot import checkpoint
+from latentseg.fewshot.condition import ConditionTranslator, masked_features
+from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
+from latentseg.fewshot.network import FewShotUNet
+from latentseg.fewshot.query_enhancement import enhance, prototypes
+from latentseg.training.loop import LoopOptions
+from latentseg.training.pack import Pack
+
+
+class FewShotOptions(BaseModel):
+    """A training of the few-shot network, as read from YAML.
+
+    Attributes:
+        latent: Weight of the paper's loss, the squared error of the mask latent.
+        mask: Weight of cross-entropy plus Dice of the mask.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loop: LoopOptions
+    episodes: EpisodeOptions = EpisodeOptions()
+    latent: float = 0.25
+    mask: float = 1.0
+
+
+class FewShotModel(nn.Module):
+    """Everything that is trained: the two-entrance UNet, the condition translator and the mask head."""
+
+    def __init__(self, head: MaskHead, *, condition_features: int) -> None:
+        super().__init__()
+        self.unet = FewShotUNet.from_denoiser(UNet2DConditionModel(**UNET_CONFIG))
+        self.translator = ConditionTranslator(condition_features, self.unet.condition_dim)
+        self.mask_head = MaskHead()
+        self.mask_head.load_state_dict(head.state_dict())
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Mask latents of all queries, ``(G * Q, C, h, w)``."""
+        group = torch.arange(len(inputs.support)).repeat_interleave(len(inputs.query) // len(inputs.support))
+        condition = self.translator(inputs.condition)
+        cache = self.unet.encode_support(torch.cat([inputs.support, inputs.support_mask], 1), condition)
+        return self.unet.segment(enhance(inputs.query, inputs.fg, inputs.bg, group=group), cache, group=group)
+
+
+class Inputs(NamedTuple):
+    """A batch in latent space: ``G`` supports and ``G * Q`` queries."""
+
+    support: Tensor  # (G, C, h, w)
+    support_mask: Tensor  # (G, C, h, w)
+    query: Tensor  # (G * Q, C, h, w)
+    fg: Tensor  # (G, C)
+    bg: Tensor  # (G, C)
+    condition: Tensor  # (G, 1, features)
+    query_mask: Tensor  # (G * Q, C, h, w)
+
+
+class FewShotTask:
+    """What the loop trains."""
+
+    def __init__(self, options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> None:
+        self.options, self.backbone = options, backbone
+        self.episodes = Episodes(packed, options.episodes)
+        self.model: nn.Module = FewShotModel(backbone.mask_head, condition_features=backbone.feature_dim)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:  # noqa: ARG002 - no curriculum
+        """Draw one batch of episodes."""
+        return self.episodes.draw(rng)
+
+    def loss(self, batch: EpisodeBatch) -> tuple[Tensor, dict[str, float]]:
+        """Latent and mask loss, and the Dice of targets that are there."""
+        inputs = self.encode(batch)
+        latents = self.model(inputs)
+        logits = self.model.mask_head(latents)[:, 0]
+        truth = batch.query_masks
+        latent = F.mse_loss(latents, inputs.query_mask)
+        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
+        overlap = soft_dice(logits.sigmoid(), truth)
+        present = (truth.sum((1, 2)) >= 20).float()
+        mask = (4 * entropy + present * (1 - overlap)).mean()
+        with torch.no_grad():
+            hard = soft_dice((logits > 0).float(), truth)
+            dice = float((hard * present).sum() / present.sum().clamp(min=1))
+        total = self.options.latent * latent + self.options.mask * mask
+        return total, {"latent": float(latent.detach()), "entropy": float(entropy.mean().detach()), "dice": dice}
+
+    @torch.no_grad()
+    def encode(self, batch: EpisodeBatch) -> Inputs:
+        """Frozen part of a step: latents, prototypes and condition features."""
+        targets = len(batch.support_masks) // len(batch.support_images)
+        queries = len(batch.query_images) // len(batch.support_images)
+        images = torch.cat([batch.support_images, batch.query_images])
+        latents, features = self.backbone.encode_with_features(images)
+        support, query = latents.split([len(batch.support_images), len(batch.query_images)])
+        support = support.repeat_interleave(targets, 0)
+        stage = features[: len(batch.support_images)].repeat_interleave(targets, 0)
+        masks = torch.cat([batch.support_masks, batch.query_masks])[:, None] * 2 - 1
+        mask_latents = self.backbone.encode(masks)
+        per_target = query.unflatten(0, (-1, 1, queries)).expand(-1, targets, -1, -1, -1, -1).flatten(0, 2)
+        fg, bg = prototypes(support, batch.support_masks)
+        return Inputs(
+            support,
+            mask_latents[: len(support)],
+            per_target,
+            fg,
+            bg,
+            masked_features(stage, batch.support_masks),
+            mask_latents[len(support) :],
+        )
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write ``fewshot.safetensors``."""
+        assert isinstance(model, FewShotModel)
+        weights = checkpoint.FewShotWeights(
+            model.unet, model.translator, {"backbone": self.backbone.name}, dict(model.mask_head.state_dict())
+        )
+        checkpoint.save(folder / "fewshot.safetensors", weights=weights)
+
+
+def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
+    """Dice of ``(B, H, W)`` maps, ``(B,)``; a few pixels of smoothing."""
+    both = (probability * truth).sum((1, 2))
+    return (2 * both + 1) / (probability.sum((1, 2)) + truth.sum((1, 2)) + 1)
+
+
+def build(options: FewShotOptions, packed: Pack, backbone: Any) -> FewShotTask:
+    """The task of a configuration; the seed of the loop also seeds the initial weights."""
+    torch.manual_seed(options.loop.seed)
+    return FewShotTask(options, packed, backbone)

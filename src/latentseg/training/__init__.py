@@ -1,0 +1,1 @@
+"""What every training of this project shares: packed slices, augmentation and a loop that survives a kill."""

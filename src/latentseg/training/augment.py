@@ -1,0 +1,112 @@
+"""Random geometry and contrast for batches of slices, on tensors, drawn from one generator.
+
+The two are independent on purpose: a support and a query of one episode share the anatomy and nothing of its look,
+which is what carries a model from CT to an MR sequence it never saw.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+CURVE_KNOTS = 9
+
+
+class Geometry(BaseModel):
+    """Ranges of a random affine and elastic deformation.
+
+    Attributes:
+        degrees: Largest rotation, either way.
+        zoom: Smallest and largest field of view relative to the slice (below 1 magnifies).
+        stretch: Largest relative difference between the two axes.
+        shift: Largest translation as a share of the slice.
+        elastic: Root mean square displacement of the smooth random field, as a share of the slice.
+        flip: Probability of a left-right flip.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    degrees: float = 10.0
+    zoom: tuple[float, float] = (0.8, 1.2)
+    stretch: float = 0.1
+    shift: float = 0.06
+    elastic: float = 0.012
+    flip: float = 0.0
+
+
+def sampling_grid(rng: np.random.Generator, n: int, size: int, geometry: Geometry) -> Tensor:
+    """Where each output pixel is read from, ``(n, size, size, 2)`` in [-1, 1], for ``grid_sample``."""
+    angle = np.deg2rad(rng.uniform(-geometry.degrees, geometry.degrees, n))
+    zoom = np.exp(rng.uniform(*np.log(geometry.zoom), n))
+    ratio = np.exp(rng.uniform(-geometry.stretch, geometry.stretch, n))
+    mirror = np.where(rng.random(n) < geometry.flip, -1.0, 1.0)
+    shift = rng.uniform(-2 * geometry.shift, 2 * geometry.shift, (n, 2))
+    cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
+    rows = [[cos * ratio * mirror, -sin, shift[:, 0]], [sin * mirror, cos / ratio, shift[:, 1]]]
+    theta = torch.tensor(np.stack([np.stack(row, -1) for row in rows], 1), dtype=torch.float32)
+    grid = F.affine_grid(theta, [n, 1, size, size], align_corners=False)
+    if geometry.elastic > 0:
+        coarse = torch.tensor(rng.normal(0, 2 * geometry.elastic, (n, 2, 7, 7)), dtype=torch.float32)
+        grid = grid + F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    return grid
+
+
+def warp(images: Tensor, grid: Tensor, *, nearest: bool = False) -> Tensor:
+    """Read images ``(n, C, H, W)`` at a grid; outside a slice is its darkest value (0 for masks)."""
+    low = images.amin((1, 2, 3), keepdim=True)
+    mode = "nearest" if nearest else "bilinear"
+    return F.grid_sample(images - low, grid, mode=mode, padding_mode="zeros", align_corners=False) + low
+
+
+def intensity_curves(rng: np.random.Generator, n: int) -> Tensor:
+    """Random look-up tables ``(n, 256)`` from and to [-1, 1].
+
+    A third of them rise (gamma-like), a third are inverted, a third wander; all are mixed with the identity.
+    """
+    knots = np.linspace(-1, 1, CURVE_KNOTS)
+    rising = np.cumsum(rng.dirichlet(np.full(CURVE_KNOTS - 1, 2.0), n), 1) * 2 - 1
+    rising = np.concatenate([np.full((n, 1), -1.0), rising], 1)
+    wander = rng.uniform(-1, 1, (n, CURVE_KNOTS))
+    kind = rng.integers(0, 3, n)[:, None]
+    curve = np.where(kind == 0, rising, np.where(kind == 1, -rising, wander))
+    keep = rng.uniform(0, 0.6, (n, 1)) * (kind != 1)
+    curve = keep * knots + (1 - keep) * curve
+    dark = rng.random(n) < 0.75  # air and background mostly stay dark, as in every scanner
+    curve[dark, 0] = -1
+    table = np.stack([np.interp(np.linspace(-1, 1, 256), knots, row) for row in curve])
+    low, high = table.min(1, keepdims=True), table.max(1, keepdims=True)
+    return torch.tensor((table - low) / np.maximum(high - low, 1e-3) * 2 - 1, dtype=torch.float32)
+
+
+def recolor(images: Tensor, rng: np.random.Generator, *, curve: float = 0.8) -> Tensor:
+    """Give every image ``(n, 1, H, W)`` in [-1, 1] its own contrast, bias field, noise and resolution.
+
+    Args:
+        images: Slices.
+        rng: Source of all draws.
+        curve: Probability that an image gets a random intensity curve.
+    """
+    n, _, height, width = images.shape
+    index = ((images + 1) * 127.5).round().clamp(0, 255).long().flatten(1)
+    curved = torch.gather(intensity_curves(rng, n), 1, index).view_as(images)
+    out = torch.where(_chance(rng, n, curve), curved, images)
+    field = torch.tensor(rng.normal(0, 0.25, (n, 1, 4, 4)), dtype=torch.float32)
+    bias = F.interpolate(field, size=(height, width), mode="bicubic", align_corners=True).exp()
+    out = torch.where(_chance(rng, n, 0.4), (out + 1) * bias - 1, out)
+    soft = F.interpolate(F.avg_pool2d(out, 2), size=(height, width), mode="bilinear")
+    out = torch.where(_chance(rng, n, 0.25), soft, out)
+    sigma = torch.tensor(rng.exponential(0.035, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.5), dtype=torch.float32)
+    return (out + sigma * noise(rng, out.shape)).clamp(-1, 1)
+
+
+def noise(rng: np.random.Generator, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """Standard normal noise that depends on the generator alone."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    return torch.randn(shape, generator=generator)
+
+
+def _chance(rng: np.random.Generator, n: int, probability: float) -> Tensor:
+    return torch.tensor(rng.random((n, 1, 1, 1)) < probability)

@@ -1,0 +1,312 @@
+"""Speed, memory and agreement of SD-FSMIS at the size of Stable Diffusion 1.5, random weights, on a CPU.
+
+Usage: ``python benchmarks/speed_sd15.py [--slices 24] [--threads 2] [--output FILE]``.
+
+Three supports and a volume of query slices go through
+
+* the released order of work: the support is encoded again for each of three chunks, queries go one at a time,
+  float32, cross-attention computed;
+* our path: the support is encoded once and cached, queries go in batches, channels-last, cross-attention
+  folded, the autoencoder in slabs; in float32 and in bfloat16.
+
+The speedup is that of the precision our path would choose on this CPU. Without bf16 units the other one is
+timed on two slices only, for the agreement of masks; peak memory is compared on twice the slices. Each run is
+a process of its own, so that its peak memory is its own, and measures the matmul peak before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from latentseg.backbones.diffusers_2d import Diffusers2D, RunOptions, fastest_dtype
+from latentseg.fewshot.cache import SupportCache
+from latentseg.fewshot.condition import ConditionTranslator, DinoFeatures, masked_features
+from latentseg.fewshot.mask_decoding import mask_images, probabilities
+from latentseg.fewshot.network import FewShotUNet
+from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
+
+SHOTS, CHUNKS, SIZE = 3, 3, 256
+Figures = dict[str, Any]
+# GFLOP (two per multiply-add) of one slice or shot at 256 pixels.
+ENCODE, DECODE, DINO, SUPPORT_PASS, QUERY_PASS, QUERY_PASS_FOLDED = 273.0, 622.0, 46.0, 176.0, 199.0, 193.0
+
+
+@dataclass
+class Models:
+    """The parts, with random weights."""
+
+    backbone: Diffusers2D
+    network: FewShotUNet
+    translator: ConditionTranslator
+    dino: DinoFeatures
+
+
+@dataclass
+class Clock:
+    """Seconds per stage, summed over the calls."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time until the context closes."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def random_weights(module: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
+    """Materialize a module built on the meta device; the draw is the same for every precision."""
+    module = nn.Module.to(module, dtype).to_empty(device="cpu").eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in module.named_parameters():
+        if p.ndim == 1:
+            p.fill_(float(name.endswith("weight")))
+        else:
+            bound = float(np.prod(p.shape[1:])) ** -0.5
+            p.copy_(torch.empty(p.shape).uniform_(-bound, bound, generator=generator))
+    return module
+
+
+def build(dtype: torch.dtype, *, channels_last: bool, slab: int, thin: int = 1) -> Models:
+    """SD 1.5, DINOv2-base and the translator; ``thin`` divides the widths, to try this script."""
+    options = RunOptions(dtype=dtype, channels_last=channels_last, slab=slab)
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            block_out_channels=[c // thin for c in (128, 256, 512, 512)],
+            layers_per_block=2,
+        )
+        widths = [32 * max(1, c // thin // 32) for c in (320, 640, 1280, 1280)]
+        unet = UNet2DConditionModel(
+            block_out_channels=widths, cross_attention_dim=768, attention_head_dim=8, in_channels=8
+        )
+        translator = ConditionTranslator(768, 768)
+        dino = Dinov2Model(Dinov2Config(image_size=224, patch_size=14))
+    vae, unet = (random_weights(m, seed=i, dtype=dtype) for i, m in enumerate((vae, unet)))
+    translator, dino = (
+        random_weights(m, seed=2 + i, dtype=torch.float32) for i, m in enumerate((translator, dino))
+    )
+    backbone = Diffusers2D(vae, unet, options=options)
+    return Models(backbone, FewShotUNet(unet), translator, DinoFeatures(dino))
+
+
+def scan(slices: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Smooth random images ``(S, 1, 256, 256)`` in [-1, 1] and disks as masks ``(S, 256, 256)``."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(slices, 1, 16, 16, generator=generator)
+    images = nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1) * 2 - 1
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    centers = torch.randint(80, 176, (slices, 2, 1, 1), generator=generator)
+    masks = ((y - centers[:, 0]) ** 2 + (x - centers[:, 1]) ** 2 < 30**2).float()
+    return images, masks
+
+
+def encode_support(models: Models, *, condition_tokens: int) -> tuple[SupportCache, Prototypes]:
+    """Latents, condition, keys and values of the supports."""
+    images, masks = scan(SHOTS, seed=0)
+    latents, mask_latents = models.backbone.encode(images), models.backbone.encode(mask_images(masks))
+    features = masked_features(models.dino(images, compat="official"), masks, shots=SHOTS, compat="official")
+    token = models.translator(features).expand(1, condition_tokens, -1)
+    cache = models.network.encode_support(torch.cat([latents, mask_latents], 1), token, shots=SHOTS)
+    return cache, prototypes(latents, masks, compat="official").over_shots(SHOTS)
+
+
+def released_order(models: Models, queries: Tensor, clock: Clock) -> Tensor:
+    """Support again for every chunk, one query at a time.
+
+    Two equal condition tokens give the same output as one, without folding: what the release computes.
+    """
+    decoded = []
+    for chunk in queries.chunk(CHUNKS):
+        with clock.stage("support"):
+            cache, (fg, bg) = encode_support(models, condition_tokens=2)
+        for query in chunk.split(1):
+            with clock.stage("encode"):
+                z = models.backbone.encode(query)
+            with clock.stage("unet"):
+                z = models.network.segment(enhance(z, fg, bg, compat="official"), cache)
+            with clock.stage("decode"):
+                decoded.append(models.backbone.decode(z))
+    return torch.cat(decoded)
+
+
+def our_path(models: Models, queries: Tensor, clock: Clock, *, batch: int = 8) -> Tensor:
+    """Support once, queries in batches, the autoencoder in slabs."""
+    with clock.stage("support"):
+        cache, (fg, bg) = encode_support(models, condition_tokens=1)
+    with clock.stage("encode"):
+        latents = models.backbone.encode(queries)
+    with clock.stage("unet"):
+        inputs = enhance(latents, fg, bg, compat="official")
+        mask_latents = torch.cat([models.network.segment(x, cache) for x in inputs.split(batch)])
+    with clock.stage("decode"):
+        return models.backbone.decode(mask_latents)
+
+
+def matmul_gflops(dtype: torch.dtype, *, n: int = 2048) -> float:
+    """Best rate of a few square products."""
+    a, b = torch.randn(2, n, n).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e9
+
+
+RUNS: dict[str, tuple[Callable[..., Tensor], torch.dtype, bool]] = {
+    "released fp32": (released_order, torch.float32, False),
+    "ours bf16": (our_path, torch.bfloat16, True),
+    "ours fp32": (our_path, torch.float32, True),
+}
+
+
+def gflop(name: str, slices: int) -> float:
+    """Arithmetic of a run."""
+    support = SHOTS * (2 * ENCODE + DINO + SUPPORT_PASS)
+    if name.startswith("released"):
+        return CHUNKS * support + slices * (ENCODE + QUERY_PASS + DECODE)
+    return support + slices * (ENCODE + QUERY_PASS_FOLDED + DECODE)
+
+
+@torch.no_grad()
+def child(name: str, *, slices: int, slab: int, thin: int, maps: Path) -> Figures:
+    """One run in this process; writes the decoded maps ``(S, 256, 256)`` and returns its figures."""
+    run, dtype, channels_last = RUNS[name]
+    models = build(dtype, channels_last=channels_last, slab=slab, thin=thin)
+    queries, _ = scan(slices, seed=1)
+    models.backbone.decode(models.backbone.encode(queries[:1]))  # kernels are prepared on the first call
+    before, clock, start = matmul_gflops(dtype), Clock(), time.perf_counter()
+    decoded = run(models, queries, clock)
+    seconds = time.perf_counter() - start
+    after = matmul_gflops(dtype)
+    np.save(maps, probabilities(decoded).numpy())
+    rate = gflop(name, slices) / seconds if thin == 1 else float("nan")
+    return {
+        "run": name,
+        "slices": slices,
+        "seconds": seconds,
+        "seconds_per_slice": seconds / slices,
+        "stages_seconds": clock.seconds,
+        "matmul_gflops_before": before,
+        "matmul_gflops_after": after,
+        "gflops": rate,
+        "fraction_of_matmul_peak": rate / max(before, after),
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two maps, each slice cut at the median of the first map: random weights draw no organ."""
+    cut = np.median(a, axis=(1, 2), keepdims=True)
+    p, q = a > cut, b > cut
+    return float(2 * (p & q).sum() / max(1, p.sum() + q.sum()))
+
+
+def spawn(name: str, slices: int, args: argparse.Namespace, maps: Path) -> Figures:
+    """Run one configuration in a fresh process."""
+    command = [sys.executable, __file__, "--run", name, "--slices", str(slices), "--maps", str(maps)]
+    command += ["--threads", str(args.threads), "--slab", str(args.slab), "--thin", str(args.thin)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this file
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{name:14} {slices:4} slices {figures['seconds']:8.1f} s {figures['seconds_per_slice']:7.2f} s/slice"
+        f" {100 * figures['fraction_of_matmul_peak']:5.0f} % of matmul peak"
+        f" ({figures['matmul_gflops_before']:.0f} before, {figures['matmul_gflops_after']:.0f} GFLOP/s after)"
+        f" {figures['peak_memory_gb']:5.2f} GB",
+        flush=True,
+    )
+    return figures
+
+
+def parent(args: argparse.Namespace) -> None:
+    """All runs, the comparison, the JSON file."""
+    ours, other = (
+        ("ours bf16", "ours fp32") if fastest_dtype() == torch.bfloat16 else ("ours fp32", "ours bf16")
+    )
+    few = args.slices if ours == "ours bf16" else min(2, args.slices)
+    runs = [("released fp32", args.slices), (ours, args.slices), (other, few)]
+    if not args.skip_double:
+        runs.append((ours, 2 * args.slices))
+    print(
+        f"torch {torch.__version__}, {args.threads} threads, {fastest_dtype()} is the fastest precision here"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.npy" for i in range(len(runs))]
+        figures = [spawn(*run, args, file) for run, file in zip(runs, files, strict=True)]
+        maps = [np.load(file) for file in files]
+    summary = summarize(figures, maps)
+    print(json.dumps(summary, indent=2))
+    content = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "options": {"threads": args.threads, "slab": args.slab, "shots": SHOTS, "thin": args.thin},
+        "summary": summary,
+        "runs": figures,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def summarize(figures: list[Figures], maps: list[np.ndarray]) -> Figures:
+    """Ratios of the runs: released, ours, our other precision and, if asked for, ours on twice the slices."""
+    released, ours, other, *double = figures
+    few = len(maps[2])
+    memory = double[0]["peak_memory_gb"] / ours["peak_memory_gb"] if double else None
+    full, half = (maps[1], maps[2]) if ours["run"] == "ours fp32" else (maps[2], maps[1])
+    return {
+        "our_precision": ours["run"],
+        "speedup": released["seconds"] / ours["seconds"],
+        "dice_bf16_fp32": dice(full[:few], half[:few]),
+        "dice_released_ours": dice(maps[0], maps[1]),
+        "dice_slices": few,
+        "dice_threshold": "median of the float32 map of each slice, because the weights are random",
+        "peak_memory_ratio_twice_the_slices": memory,
+        "other_precision_seconds_per_slice": other["seconds_per_slice"],
+    }
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--slices", type=int, default=24)
+    parser.add_argument("--slab", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--skip-double", action="store_true", help="leave out the run on twice the slices")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "speed_sd15.json")
+    parser.add_argument("--thin", type=int, default=1, help="divide the widths, to try the script")
+    parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
+    parser.add_argument("--maps", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.run:
+        figures = child(args.run, slices=args.slices, slab=args.slab, thin=args.thin, maps=args.maps)
+        print(json.dumps(figures))
+    else:
+        parent(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,8 @@
 
 The release has ``unet/`` (a UNet of ``2C`` input channels whose file also holds ``conv_in_ref.*``) and
 ``image_projector/`` (the translator's MLP). Our file holds the same tensors under ``unet.*`` and
-``condition.*`` (and ``mask_head.*`` where a light decoder was trained along), the configuration in its metadata.
+``condition.*``, those of a light decoder that was trained along under ``mask_head.*``, and the configuration
+in its metadata.
 """
 
 from __future__ import annotations

@@ -296,7 +296,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--skip-double", action="store_true", help="leave out the run on twice the slices")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "speed_sd15.json")
-    parser.add_argument("--thin", type=int, default=1, help="divide the widths, to try the script")
+    parser.add_argument(
+        "--thin", type=int, choices=(1, 2, 4), default=1, help="divide the widths, for a trial"
+    )
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--maps", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -22,7 +22,8 @@ from latentseg.errors import (
 
 if TYPE_CHECKING:
     from latentseg.api import load
-    from latentseg.fewshot.support import Support, SupportContext
+    from latentseg.fewshot.context import SupportContext
+    from latentseg.fewshot.support import Support
     from latentseg.imaging import Volume, read, read_labels
     from latentseg.results import Segmentation
 
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Segmentation": "latentseg.results",
     "Support": "latentseg.fewshot.support",
-    "SupportContext": "latentseg.fewshot.support",
+    "SupportContext": "latentseg.fewshot.context",
     "Volume": "latentseg.imaging",
     "load": "latentseg.api",
     "read": "latentseg.imaging",

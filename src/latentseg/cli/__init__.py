@@ -20,6 +20,11 @@ class Verb(NamedTuple):
 VERBS = {
     "inspect": Verb("latentseg.cli.inspect", "Show the grid, the modality and the intensities of an image."),
     "models": Verb("latentseg.cli.models", "List, pull and check the weights."),
+    "segment": Verb("latentseg.cli.segment", "Segment a scan from examples of what to find."),
+    "support": Verb("latentseg.cli.support", "Check or encode a folder of examples."),
+    "demo": Verb("latentseg.cli.demo", "Segment phantoms and, where they are, real scans; write a page."),
+    "evaluate": Verb("latentseg.cli.evaluate", "Run a few-shot protocol on a data set."),
+    "train": Verb("latentseg.cli.train", "Train the compact model: pack, supervoxels, autoencoder, fewshot."),
     "doctor": Verb(
         "latentseg.cli.doctor", "Check this machine: Python, torch, device, memory, disk, weights."
     ),

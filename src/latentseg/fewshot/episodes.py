@@ -36,6 +36,7 @@ class EpisodeOptions(BaseModel):
         reach_mm: Largest distance between support and query within a scan.
         min_area: Fewest pixels of a target in the support.
         merge: Probability that a supervoxel is merged with others of its slice that look like it.
+        shares: Share of scenes by data set; the others divide the rest by the root of their number of slices.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +49,8 @@ class EpisodeOptions(BaseModel):
     painted: float = 0.15
     reach_mm: float = 30.0
     min_area: int = 80
-    merge: float = 0.4
+    merge: float = 0.3
+    shares: dict[str, float] = {}
     geometry: Geometry = Geometry()
 
 
@@ -89,8 +91,11 @@ class Episodes:
         self.areas = {name: _areas(getattr(packed, name), packed.scans, options.min_area) for name in MAPS}
         self.partners = _partners(packed.scans, self.areas["labels"])
         self.scan_of = np.repeat(np.arange(len(packed.scans)), [scan.count for scan in packed.scans])
-        weight = np.array([1 / np.sqrt(scan.count) for scan in packed.scans])[self.scan_of]
-        self.chance = {name: _normalized(weight * [bool(ids) for ids in self.areas[name]]) for name in MAPS}
+        sources = np.array([scan.source for scan in packed.scans])[self.scan_of]
+        self.chance = {
+            name: slice_chances(sources, np.array([bool(ids) for ids in self.areas[name]]), options.shares)
+            for name in MAPS
+        }
 
     def draw(self, rng: np.random.Generator) -> EpisodeBatch:
         """One batch; a function of the generator alone."""
@@ -162,6 +167,22 @@ class Episodes:
         holds = [i for i in near if label in self.areas[name][i]]
         pool = holds if holds and rng.random() < 0.9 else near
         return [int(i) for i in rng.choice(pool, self.options.queries)]
+
+
+def slice_chances(
+    sources: NDArray[np.str_], usable: NDArray[np.bool_], shares: dict[str, float]
+) -> NDArray[np.floating]:
+    """Chance of each slice to be a support, from the data set it belongs to and whether it holds any target."""
+    names = [name for name in np.unique(sources) if usable[sources == name].any()]
+    given = {name: shares[name] for name in names if name in shares}
+    roots = {name: float(np.sqrt(usable[sources == name].sum())) for name in names if name not in shares}
+    rest = max(1 - sum(given.values()), 0.0) / max(sum(roots.values()), 1e-9)
+    total = given | {name: root * rest for name, root in roots.items()}
+    chance = np.zeros(len(sources))
+    for name in names:
+        here = usable & (sources == name)
+        chance[here] = total[name] / here.sum()
+    return _normalized(chance)
 
 
 def _areas(maps: NDArray[np.integer], scans: list[PackedScan], min_area: int) -> list[dict[int, int]]:

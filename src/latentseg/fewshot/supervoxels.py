@@ -8,6 +8,7 @@ voxels merge over their lightest edge.
 
 from __future__ import annotations
 
+import logging
 from itertools import product
 
 import numba
@@ -15,8 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from latentseg.training.pack import Pack, save_array
+
+log = logging.getLogger(__name__)
 OFFSETS = np.array([o for o in product((-1, 0, 1), repeat=3) if o > (0, 0, 0)], dtype=np.int64)
 INNER_SCALE = 1 / 255  # of the field's implementation, for grey values in 0..255
+VOLUME_SIZE, SLICE_SIZE = 5000, 400  # fewest voxels of a supervoxel: in an abdominal volume, per slice of a shallow one
+BODY_GREY = 10
 
 
 def supervoxels(
@@ -107,3 +113,18 @@ def body_mask(image: NDArray[np.generic], *, above: float) -> NDArray[np.bool_]:
             sizes[0] = 0
             out[index] = ndimage.binary_fill_holes(regions == sizes.argmax())
     return out
+
+
+def add_supervoxels(packed: Pack) -> None:
+    """Compute ``supervoxels.npy`` of a pack: the field's minimum size for volumes, less for single slices.
+
+    Ids start at 1; 0 is outside the body.
+    """
+    out = np.zeros(packed.images.shape, np.uint16)
+    for scan in packed.scans:
+        at = slice(scan.first, scan.first + scan.count)
+        image = packed.images[at]
+        ids = supervoxels(image, spacing_mm=scan.spacing_mm, min_size=min(SLICE_SIZE * scan.count, VOLUME_SIZE)) + 1
+        out[at] = np.where(body_mask(image, above=BODY_GREY), ids, 0)
+        log.info("%s %s: %d supervoxels", scan.source, scan.case, len(np.unique(out[at])) - 1)
+    save_array(packed.folder / "supervoxels.npy", out)

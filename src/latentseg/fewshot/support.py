@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,6 @@ class Support:
             np.concatenate([s.images for s in supports]),
             np.concatenate([s.masks for s in supports]),
             tuple(source for s in supports for source in s.sources),
-        )
-
-    def without(self, source: str) -> Support:
-        """The support less the slices of one scan."""
-        keep = [i for i, s in enumerate(self.sources) if s != source]
-        return replace(
-            self, images=self.images[keep], masks=self.masks[keep], sources=tuple(self.sources[i] for i in keep)
         )
 
 

@@ -20,6 +20,7 @@ from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
 from latentseg.fewshot import checkpoint
 from latentseg.fewshot.condition import ConditionTranslator, masked_features
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
+from latentseg.fewshot.mask_decoding import mask_images
 from latentseg.fewshot.network import FewShotUNet
 from latentseg.fewshot.query_enhancement import enhance, prototypes
 from latentseg.training.loop import LoopOptions
@@ -31,6 +32,7 @@ class FewShotOptions(BaseModel):
 
     Attributes:
         latent: Weight of the paper's loss, the squared error of the mask latent.
+        latent_every: The latent loss is taken on one query in this many; encoding true masks is a third of a step.
         mask: Weight of cross-entropy plus Dice of the mask.
     """
 
@@ -39,6 +41,7 @@ class FewShotOptions(BaseModel):
     loop: LoopOptions
     episodes: EpisodeOptions = EpisodeOptions()
     latent: float = 0.25
+    latent_every: int = 4
     mask: float = 1.0
 
 
@@ -69,7 +72,7 @@ class Inputs(NamedTuple):
     fg: Tensor  # (G, C)
     bg: Tensor  # (G, C)
     condition: Tensor  # (G, 1, features)
-    query_mask: Tensor  # (G * Q, C, h, w)
+    query_mask: Tensor  # (G * Q / latent_every, C, h, w)
 
 
 class FewShotTask:
@@ -90,7 +93,7 @@ class FewShotTask:
         latents = self.model(inputs)
         logits = self.model.mask_head(latents)[:, 0]
         truth = batch.query_masks
-        latent = F.mse_loss(latents, inputs.query_mask)
+        latent = F.mse_loss(latents[:: self.options.latent_every], inputs.query_mask)
         entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
         overlap = soft_dice(logits.sigmoid(), truth)
         present = (truth.sum((1, 2)) >= 20).float()
@@ -111,8 +114,8 @@ class FewShotTask:
         support, query = latents.split([len(batch.support_images), len(batch.query_images)])
         support = support.repeat_interleave(targets, 0)
         stage = features[: len(batch.support_images)].repeat_interleave(targets, 0)
-        masks = torch.cat([batch.support_masks, batch.query_masks])[:, None] * 2 - 1
-        mask_latents = self.backbone.encode(masks)
+        truth = batch.query_masks[:: self.options.latent_every]
+        mask_latents = self.backbone.encode(mask_images(torch.cat([batch.support_masks, truth])))
         per_target = query.unflatten(0, (-1, 1, queries)).expand(-1, targets, -1, -1, -1, -1).flatten(0, 2)
         fg, bg = prototypes(support, batch.support_masks)
         return Inputs(

@@ -1,0 +1,62 @@
+"""`latentseg support`: audit examples before a cohort depends on them, and encode them once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentseg.cli.output import AsJson, show_json, show_table
+from latentseg.cli.segment import read_modality, read_mode
+
+app = typer.Typer(no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="A folder of examples: images with masks.")]
+ModalityOption = Annotated[str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")]
+OrientationOption = Annotated[
+    str | None, typer.Option("--orientation", help="Axis codes such as LAS that overrule wrong affines.")
+]
+
+
+@app.command()
+def check(
+    folder: Folder,
+    modality: ModalityOption = None,
+    orientation: OrientationOption = None,
+    backbone: Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")] = "compact",
+    as_json: AsJson = False,
+) -> None:
+    """Audit grids and labels, and segment each example from the others (leave-one-out Dice)."""
+    import latentseg as ls
+    from latentseg.fewshot.audit import audit
+
+    rows = audit(folder, ls.load(backbone=backbone), modality=read_modality(modality), orientation=orientation)
+    if as_json:
+        show_json([row._asdict() for row in rows])
+        return
+    shown = [
+        (r.target, r.case, f"{r.volume_ml:.1f} ml", r.slices, "-" if r.dice is None else f"{r.dice:.3f}", r.remark)
+        for r in rows
+    ]
+    show_table(("target", "example", "volume", "slices", "Dice from the others", "remark"), shown)
+
+
+@app.command()
+def encode(
+    folder: Folder,
+    target: Annotated[str, typer.Option("--target", "-t", help="Which target of the folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    modality: ModalityOption = None,
+    orientation: OrientationOption = None,
+    support_mode: Annotated[str, typer.Option(help="nearest or joint.")] = "nearest",
+    backbone: Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")] = "compact",
+) -> None:
+    """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
+    import latentseg as ls
+    from latentseg.fewshot.segmenter import SegmentOptions
+
+    support = ls.Support.from_folder(
+        folder, target=target, modality=read_modality(modality), orientation=orientation
+    )
+    segmenter = ls.load(backbone=backbone, options=SegmentOptions(support_mode=read_mode(support_mode)))
+    typer.echo(str(segmenter.encode_support(support).save(out)))

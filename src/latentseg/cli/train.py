@@ -1,0 +1,84 @@
+"""`latentseg train`: from scans to weights, each step resumable."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+Config = Annotated[Path, typer.Argument(help="YAML file, see configs/.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, log, loss plot, weights.")]
+Packed = Annotated[Path, typer.Option("--pack", help="Folder made by `latentseg train pack`.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder, if there is one.")]
+
+
+@app.command("pack")
+def pack_scans(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
+    ] = None,
+) -> None:
+    """Pack scans into memory-mapped slices, once."""
+    from latentseg.training.config import read_config
+    from latentseg.training.pack import PackOptions, pack
+
+    _log_to_terminal()
+    root = data or Path(os.environ.get("LATENTSEG_DATA", "../shared/data"))
+    packed = pack(read_config(config, PackOptions), data=root, folder=out)
+    typer.echo(f"{len(packed.images)} slices of {len(packed.scans)} scans in {out}")
+
+
+@app.command()
+def supervoxels(folder: Annotated[Path, typer.Argument(help="Folder made by `latentseg train pack`.")]) -> None:
+    """Compute the pseudo-labels of a pack (3-D graph segmentation)."""
+    from latentseg.fewshot.supervoxels import add_supervoxels
+    from latentseg.training.pack import Pack
+
+    _log_to_terminal()
+    add_supervoxels(Pack(folder))
+
+
+@app.command()
+def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
+    """Train the compact autoencoder and its mask head."""
+    from latentseg.backbones.autoencoder_training import AutoencoderOptions, build
+    from latentseg.training.config import read_config
+    from latentseg.training.loop import Loop
+    from latentseg.training.pack import Pack
+
+    _log_to_terminal()
+    options = read_config(config, AutoencoderOptions)
+    Loop(build(options, Pack(pack)), options.loop, out).run(resume=resume)
+
+
+@app.command()
+def fewshot(
+    config: Config,
+    pack: Packed,
+    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")],
+    out: Out,
+    resume: Resume = False,
+) -> None:
+    """Train the few-shot network on a frozen compact backbone."""
+    from latentseg.backbones.compact import CompactBackbone
+    from latentseg.backbones.registry import resolve
+    from latentseg.fewshot.training import FewShotOptions, build
+    from latentseg.training.config import read_config
+    from latentseg.training.loop import Loop
+    from latentseg.training.pack import Pack
+
+    _log_to_terminal()
+    options = read_config(config, FewShotOptions)
+    task = build(options, Pack(pack), CompactBackbone.from_folder(resolve(backbone)))
+    Loop(task, options.loop, out).run(resume=resume)
+
+
+def _log_to_terminal() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")

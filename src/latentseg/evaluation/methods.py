@@ -1,0 +1,81 @@
+"""The few-shot segmenter as a method of the protocols, which hand over slices rather than scans."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.evaluation.protocols import SupportSlices
+from latentseg.fewshot.support import Support
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from latentseg.fewshot.context import SupportContext
+    from latentseg.fewshot.segmenter import FewShotSegmenter
+
+KEPT = 4  # encoded chunks and supports: a protocol asks for the same slices once per organ
+
+
+class FewShotMethod:
+    """SD-FSMIS on slices. Encoded queries and supports are kept for a while, as a scan comes once per organ.
+
+    Attributes:
+        name: Name in tables.
+    """
+
+    def __init__(self, segmenter: FewShotSegmenter, *, name: str = "SD-FSMIS (compact)") -> None:
+        self.name = name
+        self.segmenter = segmenter
+        self._latents: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._contexts: OrderedDict[bytes, SupportContext] = OrderedDict()
+
+    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability ``(S, H, W)`` for slices ``(S, H, W)``."""
+        from latentseg.fewshot.segmenter import nearest, signatures
+
+        context = self._context(support)
+        images = _tensor(query_slices)
+        chosen = nearest(signatures(images), context)
+        return self.segmenter.probability_slices(self._encoded(images), context, chosen)
+
+    def _context(self, support: SupportSlices) -> SupportContext:
+        key = _key(support.images) + _key(support.masks)
+        if key not in self._contexts:
+            example = Support("target", support.images, support.masks, ("",) * len(support.images))
+            self._contexts[key] = self.segmenter.encode_support(example)
+        return _kept(self._contexts, key, 12 * KEPT)
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        """Latents slice by slice, each slice encoded once: chunks of different organs overlap."""
+        import torch
+
+        keys = [_key(image.numpy()) for image in images]
+        new = [i for i, key in enumerate(keys) if key not in self._latents]
+        if new:
+            self._latents.update(zip([keys[i] for i in new], self.segmenter.encode_images(images[new]), strict=True))
+        out = torch.stack([self._latents[key] for key in keys])
+        while len(self._latents) > 400 * KEPT:
+            self._latents.popitem(last=False)
+        return out
+
+
+def _tensor(slices: NDArray[np.float32]) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None]
+
+
+def _key(array: NDArray[np.generic]) -> bytes:
+    return blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()
+
+
+def _kept(store: OrderedDict[bytes, SupportContext], key: bytes, most: int) -> SupportContext:
+    store.move_to_end(key)
+    while len(store) > most:
+        store.popitem(last=False)
+    return store[key]

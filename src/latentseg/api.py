@@ -31,8 +31,9 @@ def load(
     Args:
         method: ``"fewshot"``, segmentation from examples (SD-FSMIS).
         backbone: A name of ``latentseg models list``, or a folder in that model's layout.
-        weights: Trained few-shot weights where the backbone brings none: for Stable Diffusion a checkpoint folder in
-            the released layout (``unet/`` and ``image_projector/``), or a file that ``latentseg train`` wrote.
+        weights: Trained few-shot weights where the backbone brings none: for Stable Diffusion a checkpoint
+            folder in the released layout (``unet/`` and ``image_projector/``), or a file that
+            ``latentseg train`` wrote.
         options: See :class:`latentseg.fewshot.segmenter.SegmentOptions`.
         precision: Of Stable Diffusion: ``auto`` takes bf16 where the processor computes it in hardware.
         offline: Only changes the advice of the error when weights are missing.
@@ -93,13 +94,14 @@ def diffusers_parts(
     path = Path(weights)
     trained = checkpoint.load_released(path) if path.is_dir() else checkpoint.load(path)
     network = place(trained.network, run)
-    dino = path / "dinov2" if (path / "dinov2").is_dir() else registry.resolve("dinov2-base", offline=offline)
+    beside = path / "dinov2"
+    dino = beside if beside.is_dir() else registry.resolve("dinov2-base", offline=offline)
     features = DinoFeatures.from_folder(dino)
     return FewShotParts(backbone, network, trained.translator, features, None, fingerprint([path, folder]))
 
 
 def pick_dtype(precision: Precision) -> torch.dtype:
-    """The type to compute in; emulated bf16 is several times slower than fp32, so ``auto`` asks the processor.
+    """The type to compute in; emulated bf16 is several times slower than fp32, so ``auto`` asks the CPU.
 
     Raises:
         UsageError: An unknown precision.
@@ -108,12 +110,12 @@ def pick_dtype(precision: Precision) -> torch.dtype:
 
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"unknown precision {precision!r}", fix="choose auto, fp32 or bf16")
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
 
 
 def fingerprint(paths: list[Path]) -> str:
-    """Twelve hexadecimal digits that change with the weights: of sizes and of the first megabyte of every file."""
+    """Twelve hexadecimal digits that change with the weights: sizes and first megabyte of every file."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:

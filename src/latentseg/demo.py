@@ -1,4 +1,4 @@
-"""What `latentseg demo` shows: an organ marked in one scan, found in another; on phantoms, and on real scans if any."""
+"""What `latentseg demo` shows: an organ marked in one scan is found in others, phantom or real."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 import latentseg
-from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
-from latentseg.evaluation.metrics import dice
-from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
-from latentseg.evaluation.protocols import EP1, Outcome, run_ep1
+from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
+from latentseg.evaluation.methods import FewShotMethod
+from latentseg.evaluation.metrics import dice
+from latentseg.evaluation.protocols import EP1, Outcome, SliceMethod, run_ep1
 from latentseg.evaluation.tables import Row, summarize, table_cells
 from latentseg.fewshot.segmenter import FewShotSegmenter
 from latentseg.fewshot.support import Support
@@ -62,13 +65,14 @@ def run(segmenter: FewShotSegmenter, options: DemoOptions, *, say: Say) -> tuple
         say("no real scans here: set LATENTSEG_DATA to a folder with sabs/ and chaos_t2/ to see them too")
     page = Page(
         "Show it once, find it everywhere",
-        "An organ is marked in a few slices of one scan and found in other scans. No test patient, and none of the four "
-        "benchmark organs' labels, was used in training.",
+        "An organ is marked in a few slices of one scan and found in other scans. No test patient, and none "
+        "of the four benchmark organs' labels, was used in training.",
         run_card=run_card(segmenter, options),
         tables=tables,
         sections=sections,
         notes=[
-            "SABS: Landman et al., MICCAI 2015 BTCV challenge. CHAOS: Kavur et al., Medical Image Analysis 2021.",
+            "SABS: Landman et al., MICCAI 2015 BTCV challenge.",
+            "CHAOS: Kavur et al., Medical Image Analysis 2021.",
             "Method: SD-FSMIS (arXiv 2604.03134), on the compact backbone of this package.",
         ],
     )
@@ -91,7 +95,9 @@ def phantom_section(segmenter: FewShotSegmenter, options: DemoOptions) -> tuple[
     contexts = [segmenter.encode_support(phantom_support(shown, name)) for name in PHANTOM_TARGETS]
     cases, rows = [], []
     for number, modality in enumerate(("CT", "MR"), start=1):
-        query = abdomen(seed=options.seed + number, modality="MR" if modality == "MR" else "CT", shape=PHANTOM_SHAPE)
+        query = abdomen(
+            seed=options.seed + number, modality="MR" if modality == "MR" else "CT", shape=PHANTOM_SHAPE
+        )
         results = segmenter(query.image, contexts)
         results.save(options.out / f"phantom-{modality.lower()}")
         for name, result in results.items():
@@ -124,18 +130,23 @@ def phantom_panel(phantom: Phantom, name: str) -> Panel:
     return Panel("Support", overlay(support.images[middle], layers=[layer]), "one of its slices")
 
 
-def volume_panels(result: Segmentation, truth: object) -> list[Panel]:
+def volume_panels(result: Segmentation, truth: NDArray[np.bool_]) -> list[Panel]:
     """Slices of a scan with what was found and the truth, and one probability map."""
     canonical = to_canonical(result.scan)
     values = normalize(canonical.slices, modality=result.scan.modality)
-    found, real, chance = (canonical.apply(a) for a in (result.mask, truth, result.probability))  # type: ignore[arg-type]
+    found, real, chance = map(canonical.apply, (result.mask, truth, result.probability))
     canvas = Canvas(spacing_mm=canonical.spacing_mm[1:])
     panels = [
-        Panel(f"Slice {k}", overlay(values[k], layers=[Layer(real[k], TRUTH), Layer(found[k])], canvas=canvas))
+        Panel(
+            f"Slice {k}", overlay(values[k], layers=[Layer(real[k], TRUTH), Layer(found[k])], canvas=canvas)
+        )
         for k in key_slices(real, count=2)
     ]
     k = key_slices(real, count=1)[0]
-    return [*panels, Panel("Probability", heatmap(values[k], probability=chance[k], canvas=canvas), f"slice {k}")]
+    return [
+        *panels,
+        Panel("Probability", heatmap(values[k], probability=chance[k], canvas=canvas), f"slice {k}"),
+    ]
 
 
 def real_protocols() -> list[tuple[str, EP1]]:
@@ -160,7 +171,7 @@ def _has_fold(dataset: Dataset) -> bool:
 def real_outcomes(segmenter: FewShotSegmenter, protocol: EP1, *, queries: int) -> Iterator[Outcome]:
     """The first scans of a fold, by the segmenter and by both baselines."""
     backbone = segmenter.parts.backbone
-    methods = [FewShotMethod(segmenter), PrototypeMatching(backbone), MaskCopy()]
+    methods: list[SliceMethod] = [FewShotMethod(segmenter), PrototypeMatching(backbone), MaskCopy()]
     seen: list[str] = []
     for outcome in run_ep1(protocol, methods=methods):
         if outcome.row.case not in seen:
@@ -173,7 +184,9 @@ def real_outcomes(segmenter: FewShotSegmenter, protocol: EP1, *, queries: int) -
 def real_section(name: str, outcomes: Sequence[Outcome]) -> Section:
     """Pictures of the segmenter's results in one setting."""
     ours = [outcome for outcome in outcomes if outcome.row.method.startswith("SD-FSMIS")]
-    return Section(name, [real_case(outcome) for outcome in islice(ours, 8)], "EP1: slices that hold the organ.", LEGEND)
+    return Section(
+        name, [real_case(outcome) for outcome in islice(ours, 8)], "EP1: slices that hold the organ.", LEGEND
+    )
 
 
 def real_case(outcome: Outcome) -> Case:
@@ -181,12 +194,16 @@ def real_case(outcome: Outcome) -> Case:
     row, query = outcome.row, outcome.query
     middle = len(outcome.support.images) // 2
     shown = Layer(outcome.support.masks[middle], SUPPORT, "both")
-    panels = [Panel("Support", overlay(outcome.support.images[middle], layers=[shown]), f"scan {row.support_case}")]
+    panels = [
+        Panel("Support", overlay(outcome.support.images[middle], layers=[shown]), f"scan {row.support_case}")
+    ]
     for k in key_slices(outcome.truth, count=3):
         layers = [Layer(outcome.truth[k], TRUTH), Layer(outcome.probability[k], PREDICTION)]
         panels.append(Panel(f"Slice {k}", overlay(query.images[k], layers=layers)))
     k = key_slices(outcome.truth, count=1)[0]
-    panels.append(Panel("Probability", heatmap(query.images[k], probability=outcome.probability[k]), f"slice {k}"))
+    panels.append(
+        Panel("Probability", heatmap(query.images[k], probability=outcome.probability[k]), f"slice {k}")
+    )
     facts = [("Dice", f"{row.dice:.2f}"), ("volume", f"{row.volume_ml:.0f} of {row.truth_volume_ml:.0f} ml")]
     return Case(f"{row.dataset} {row.case}, {row.organ.replace('_', ' ')}", panels, facts=facts)
 
@@ -196,7 +213,7 @@ def dice_table(rows: Sequence[Row]) -> Table:
     header, body = table_cells(summarize(rows))
     strong = [i for i, cells in enumerate(body) if cells[2].startswith("SD-FSMIS")]
     note = (
-        "EP1, per-patient mean Dice in percent, first scans of fold 0 only: a demonstration, not a benchmark. "
-        "The whole protocol is `latentseg evaluate fewshot`."
+        "EP1, per-patient mean Dice in percent, first scans of fold 0 only: a demonstration, not a benchmark."
+        " The whole protocol is `latentseg evaluate fewshot`."
     )
     return Table("Real scans", header, body, strong=strong, note=note)

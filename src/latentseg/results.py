@@ -29,7 +29,8 @@ class Segmentation:
         scan: The scan; all arrays share its grid.
         mask: ``(I, J, K)`` bool.
         probability: ``(I, J, K)`` float32 in [0, 1].
-        presence: Score in [0, 1] that the target is in the scan at all; the mask is empty where it is called absent.
+        presence: Score in [0, 1] that the target is in the scan at all; the mask is empty where it is called
+            absent.
     """
 
     target: str
@@ -56,7 +57,7 @@ class Segmentation:
         return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
 
     def stats(self) -> dict[str, Any]:
-        """Presence, volume, components, centroid (RAS mm) and whether the mask touches the border of the grid."""
+        """Presence, volume, components, centroid (RAS mm), and whether the mask touches the grid's border."""
         index = np.argwhere(self.mask)
         centroid = None
         if len(index):
@@ -80,7 +81,9 @@ class Segmentation:
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
         canvas = Canvas(height=320, spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
-        pictures = [overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown]
+        pictures = [
+            overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown
+        ]
         return montage(pictures, columns=len(pictures))
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
@@ -100,13 +103,15 @@ class Segmentation:
         what = tuple(what)
         unknown = set(what) - set(SAVED)
         if unknown:
-            raise UsageError(f"unknown output {sorted(unknown)[0]!r}", fix=f"choose from {', '.join(SAVED)}")
+            raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(SAVED)}")
         case, suffix = self.scan.name, default_suffix(self.scan)
         soft = suffix if suffix in (".nii.gz", ".nrrd", ".mha", ".tif") else ".tif"
         base = Path(folder) / case
         written = []
         if "mask" in what:
-            written.append(write_like(self.mask, like=self.scan, path=base / f"{case}_seg-{self.target}{suffix}"))
+            written.append(
+                write_like(self.mask, like=self.scan, path=base / f"{case}_seg-{self.target}{suffix}")
+            )
         if "prob" in what:
             path = base / f"{case}_prob-{self.target}{soft}"
             written.append(write_like(self.probability, like=self.scan, path=path, kind="probability"))

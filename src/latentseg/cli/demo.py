@@ -15,14 +15,18 @@ app = typer.Typer()
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")] = Path("out/demo"),
-    queries: Annotated[int, typer.Option(min=1, help="Real scans to segment per setting, where data are there.")] = 2,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Real scans to segment per setting, where data are there.")
+    ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
 ) -> None:
     """Segment phantoms, and real scans where they are; print Dice and write one HTML page."""
     import latentseg as ls
     from latentseg.demo import DemoOptions, run
 
-    page, tables = run(ls.load("fewshot"), DemoOptions(out, queries, seed), say=lambda text: typer.echo(text, err=True))
+    page, tables = run(
+        ls.load("fewshot"), DemoOptions(out, queries, seed), say=lambda text: typer.echo(text, err=True)
+    )
     for table in tables:
         typer.echo(f"\n{table.title}")
         show_table(table.columns, table.rows)

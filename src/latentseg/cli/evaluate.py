@@ -26,12 +26,16 @@ def fewshot(
         str | None, typer.Option(help="Data set of the support; default: that of the queries.")
     ] = None,
     support_index: Annotated[int, typer.Option(help="Position of the support scan in its fold.")] = 2,
-    backbone: Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")] = "compact",
-    weights: Annotated[Path | None, typer.Option(help="Few-shot weights other than the backbone's own.")] = None,
+    backbone: Annotated[
+        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
+    ] = "compact",
+    weights: Annotated[
+        Path | None, typer.Option(help="Few-shot weights other than the backbone's own.")
+    ] = None,
     baselines: Annotated[bool, typer.Option(help="Run the two baselines on the same slices.")] = True,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for table.md, cases.csv, results.json.")] = Path(
-        "evaluation"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for table.md, cases.csv, results.json.")
+    ] = Path("evaluation"),
 ) -> None:
     """EP1, the few-shot field's protocol: per-patient Dice of four organs, beside two baselines."""
     import latentseg as ls
@@ -52,7 +56,10 @@ def fewshot(
         protocol = EP1(queries, fold=fold, support_index=support_index, support_dataset=source)
         for outcome in run_ep1(protocol, methods=methods):
             rows.append(outcome.row)
-            typer.echo(f"{outcome.row.patient} {outcome.row.organ} {outcome.row.method}: {outcome.row.dice:.3f}", err=True)
+            typer.echo(
+                f"{outcome.row.patient} {outcome.row.organ} {outcome.row.method}: {outcome.row.dice:.3f}",
+                err=True,
+            )
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "version": ls.__version__,

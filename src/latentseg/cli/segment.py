@@ -22,27 +22,40 @@ app = typer.Typer()
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, or a folder of slices.")],
+    image: Annotated[
+        Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, or a folder of slices.")
+    ],
     support: Annotated[
         list[Path],
-        typer.Option("--support", "-s", help="A folder of examples, one IMAGE,MASK pair, or a .safetensors context."),
+        typer.Option(
+            "--support", "-s", help="A folder of examples, one IMAGE,MASK pair, or a .safetensors context."
+        ),
     ],
     target: Annotated[
-        list[str] | None, typer.Option("--target", "-t", help="What to segment; default: all the support names.")
+        list[str] | None,
+        typer.Option("--target", "-t", help="What to segment; default: all the support names."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
     save: Annotated[str, typer.Option(help="What to write: any of mask,prob,preview.")] = "mask,prob,preview",
     label: Annotated[int | None, typer.Option(help="Label id of the target in IMAGE,MASK pairs.")] = None,
     combined: Annotated[
-        str | None, typer.Option(help="Also write one label map; targets in order of priority, comma-separated.")
+        str | None,
+        typer.Option(help="Also write one label map; targets in order of priority, comma-separated."),
     ] = None,
     modality: Annotated[str | None, typer.Option(help="CT or MR, where the files do not tell.")] = None,
     orientation: Annotated[
-        str | None, typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support.")
+        str | None,
+        typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support."),
     ] = None,
-    support_mode: Annotated[str, typer.Option(help="nearest or joint: how several support slices are used.")] = "nearest",
-    backbone: Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")] = "compact",
-    weights: Annotated[Path | None, typer.Option(help="Few-shot weights for a backbone that brings none.")] = None,
+    support_mode: Annotated[
+        str, typer.Option(help="nearest or joint: how several support slices are used.")
+    ] = "nearest",
+    backbone: Annotated[
+        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
+    ] = "compact",
+    weights: Annotated[
+        Path | None, typer.Option(help="Few-shot weights for a backbone that brings none.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
     """Segment a scan from examples; masks are written on exactly the scan's grid."""
@@ -65,7 +78,12 @@ def segment(
     if combined:
         write_combined(results, [name.strip() for name in combined.split(",")], out)
     rows = [
-        (s["target"], "absent" if s["absent"] else f"{s['volume_ml']:.1f} ml", f"{s['presence']:.2f}", s["components"])
+        (
+            s["target"],
+            "absent" if s["absent"] else f"{s['volume_ml']:.1f} ml",
+            f"{s['presence']:.2f}",
+            s["components"],
+        )
         for s in (result.stats() for result in results.values())
     ]
     show_table(("target", "volume", "presence", "parts"), rows)
@@ -103,7 +121,9 @@ def read_targets(
         else:
             wanted = [n for n in names or [] if n not in found] or list(SupportFolder(path).names)
             for name in wanted or [path.name]:
-                found[name] = Support.from_folder(path, target=name, modality=modality, orientation=orientation)
+                found[name] = Support.from_folder(
+                    path, target=name, modality=modality, orientation=orientation
+                )
     missing = [name for name in names or [] if name not in found]
     if missing:
         raise UsageError(f"no support shows {missing[0]!r}", fix=f"choose from {', '.join(found)}")
@@ -146,7 +166,9 @@ def read_mode(text: str) -> SupportMode:
         UsageError: Anything else.
     """
     if text not in ("nearest", "joint"):
-        raise UsageError(f"unknown support mode {text!r}", where="--support-mode", fix="give nearest or joint")
+        raise UsageError(
+            f"unknown support mode {text!r}", where="--support-mode", fix="give nearest or joint"
+        )
     return "nearest" if text == "nearest" else "joint"
 
 

@@ -12,7 +12,9 @@ from latentseg.cli.segment import read_modality, read_mode
 
 app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="A folder of examples: images with masks.")]
-ModalityOption = Annotated[str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")]
+ModalityOption = Annotated[
+    str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")
+]
 OrientationOption = Annotated[
     str | None, typer.Option("--orientation", help="Axis codes such as LAS that overrule wrong affines.")
 ]
@@ -23,19 +25,30 @@ def check(
     folder: Folder,
     modality: ModalityOption = None,
     orientation: OrientationOption = None,
-    backbone: Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")] = "compact",
+    backbone: Annotated[
+        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
+    ] = "compact",
     as_json: AsJson = False,
 ) -> None:
     """Audit grids and labels, and segment each example from the others (leave-one-out Dice)."""
     import latentseg as ls
     from latentseg.fewshot.audit import audit
 
-    rows = audit(folder, ls.load(backbone=backbone), modality=read_modality(modality), orientation=orientation)
+    rows = audit(
+        folder, ls.load(backbone=backbone), modality=read_modality(modality), orientation=orientation
+    )
     if as_json:
         show_json([row._asdict() for row in rows])
         return
     shown = [
-        (r.target, r.case, f"{r.volume_ml:.1f} ml", r.slices, "-" if r.dice is None else f"{r.dice:.3f}", r.remark)
+        (
+            r.target,
+            r.case,
+            f"{r.volume_ml:.1f} ml",
+            r.slices,
+            "-" if r.dice is None else f"{r.dice:.3f}",
+            r.remark,
+        )
         for r in rows
     ]
     show_table(("target", "example", "volume", "slices", "Dice from the others", "remark"), shown)
@@ -49,7 +62,9 @@ def encode(
     modality: ModalityOption = None,
     orientation: OrientationOption = None,
     support_mode: Annotated[str, typer.Option(help="nearest or joint.")] = "nearest",
-    backbone: Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")] = "compact",
+    backbone: Annotated[
+        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
+    ] = "compact",
 ) -> None:
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls

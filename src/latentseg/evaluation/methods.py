@@ -57,7 +57,9 @@ class FewShotMethod:
         keys = [_key(image.numpy()) for image in images]
         new = [i for i, key in enumerate(keys) if key not in self._latents]
         if new:
-            self._latents.update(zip([keys[i] for i in new], self.segmenter.encode_images(images[new]), strict=True))
+            self._latents.update(
+                zip([keys[i] for i in new], self.segmenter.encode_images(images[new]), strict=True)
+            )
         out = torch.stack([self._latents[key] for key in keys])
         while len(self._latents) > 400 * KEPT:
             self._latents.popitem(last=False)

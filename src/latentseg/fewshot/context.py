@@ -23,10 +23,12 @@ class SupportContext:
 
     Attributes:
         name: Name of the target.
-        cache: Keys, values and condition of each layer; one group per shot (``nearest``) or one for all (``joint``).
+        cache: Keys, values and condition of each layer; one group per shot (``nearest``) or one for all
+            (``joint``).
         fg: Foreground prototypes ``(G, C)``.
         bg: Background prototypes ``(G, C)``.
-        signature: What each group looks like as a whole, ``(G, D)``, to find the one nearest to a query slice.
+        signature: What each group looks like as a whole, ``(G, D)``, to find the one nearest to a query
+            slice.
         mode: How several support slices are used.
         model: Fingerprint of the weights that encoded it.
     """
@@ -65,7 +67,7 @@ class SupportContext:
                 about = json.loads((file.metadata() or {})["latentseg"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if about.pop("format") != FORMAT:
-                raise KeyError("format")  # noqa: TRY301 - one message for all that is not a support
+                raise KeyError("format")  # one message for all that is not a support
             cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
             rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
         except Exception as error:  # safetensors, JSON and key errors alike

@@ -1,4 +1,4 @@
-"""Few-shot segmentation of volumes: the support is encoded once, the scan once, and every target is cheap after that."""
+"""Few-shot segmentation of volumes: support and scan are encoded once, then every target is cheap."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class SegmentOptions:
 
     Attributes:
         compat: ``official`` reproduces the released code, ``fixed`` repairs it.
-        support_mode: ``nearest`` gives each query slice the most similar support slice, ``joint`` gives it all.
+        support_mode: ``nearest`` gives each query slice the most similar support slice, ``joint`` gives it
+            all.
         threshold: Probability above which a voxel belongs to the target (``fixed`` only).
         min_presence: Presence below which the target is reported absent and its mask is empty.
         slab: Slices that go through a network at a time; memory grows with it and not with the volume.
@@ -58,8 +59,8 @@ class FewShotParts:
         network: The UNet with two entrances.
         translator: From features to a condition token.
         features: Frozen features the condition is made of.
-        mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one, masks
-            are decoded by the autoencoder, as published.
+        mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one,
+            masks are decoded by the autoencoder, as published.
         fingerprint: Identifies the weights in a saved support.
     """
 
@@ -118,7 +119,7 @@ class FewShotSegmenter:
         names = [target.name for target in targets]
         if not names or len(set(names)) != len(names):
             raise UsageError(f"targets must have different names, got {names}", fix="name each target once")
-        report = on_progress or (lambda done, total, stage: None)
+        report = on_progress or (lambda *_: None)
         report(0, len(names) + 1, "reading the scan")
         prepared = self.prepare(scan)
         results = Segmentations()
@@ -192,7 +193,9 @@ class FewShotSegmenter:
             at = slice(start, start + self.options.slab)
             z_mask = self.mask_latents(latents[at], context, None if group is None else group[at])
             head = self.parts.mask_head
-            chance = head(z_mask).sigmoid()[:, 0] if head else probabilities(self.parts.backbone.decode(z_mask))
+            chance = (
+                head(z_mask).sigmoid()[:, 0] if head else probabilities(self.parts.backbone.decode(z_mask))
+            )
             out.append(chance.float().numpy())
         return np.concatenate(out)
 
@@ -200,7 +203,7 @@ class FewShotSegmenter:
     def official_slices(
         self, latents: Tensor, context: SupportContext
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices given."""
+        """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices."""
         group = None if len(context.fg) == 1 else torch.zeros(len(latents), dtype=torch.long)
         slabs = latents.split(self.options.slab)
         groups = [None] * len(slabs) if group is None else list(group.split(self.options.slab))

@@ -1,4 +1,4 @@
-"""Supports: the examples that show what to segment, as canonical slices with masks. No network is needed for them."""
+"""Supports: the examples that show what to segment, as canonical slices with masks. They need no network."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ class Support:
             UsageError: No pairs, or a mask with several labels and none chosen.
         """
         if not pairs:
-            raise UsageError(f"no example was given for {name!r}", fix="give at least one image with its mask")
+            raise UsageError(
+                f"no example was given for {name!r}", fix="give at least one image with its mask"
+            )
         shown = []
         for image_path, mask_path in pairs:
             image = read(image_path, modality=modality, orientation=orientation)
@@ -99,7 +101,9 @@ class Support:
         keep = masks.any((1, 2))
         if not keep.any():
             raise InputError(
-                f"the target covers less than one pixel at {SIZE} pixels", where=where, fix="give a larger example"
+                f"the target covers less than one pixel at {SIZE} pixels",
+                where=where,
+                fix="give a larger example",
             )
         return cls(name, images[keep], masks[keep].astype(bool), (image.name,) * int(keep.sum()))
 
@@ -147,9 +151,10 @@ class Support:
 class SupportFolder:
     """A folder of examples.
 
-    Images and masks lie side by side (``a.nii.gz`` with ``a_mask.nii.gz``, ``_label`` or ``_seg``) or in two folders
-    (``images/`` with ``labels/`` or ``masks/``, equal names; nnU-Net's ``_0000`` is understood). ``labels.json``, or
-    nnU-Net's ``dataset.json``, names the label ids: ``{"spleen": 1, "liver": 6}``. Without it a mask holds one target.
+    Images and masks lie side by side (``a.nii.gz`` with ``a_mask.nii.gz``, ``_label`` or ``_seg``) or in two
+    folders (``images/`` with ``labels/`` or ``masks/``, equal names; nnU-Net's ``_0000`` is understood).
+    ``labels.json``, or nnU-Net's ``dataset.json``, names the label ids: ``{"spleen": 1, "liver": 6}``.
+    Without it a mask holds one target.
 
     Attributes:
         pairs: Image and mask of each example, by name.
@@ -184,7 +189,9 @@ class SupportFolder:
             close = difflib.get_close_matches(target, self.names, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise UsageError(
-                f"unknown target {target!r}", where=str(self.folder), fix=f"{hint}choose from {', '.join(self.names)}"
+                f"unknown target {target!r}",
+                where=str(self.folder),
+                fix=f"{hint}choose from {', '.join(self.names)}",
             )
         return self.names[target]
 
@@ -215,21 +222,27 @@ def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
     """
     present = [int(v) for v in np.unique(labels) if v != 0]
     if not present:
-        raise InputError("the support mask is empty", where=where, fix="give a mask in which the target is marked")
+        raise InputError(
+            "the support mask is empty", where=where, fix="give a mask in which the target is marked"
+        )
     if label is None and len(present) > 1:
         raise UsageError(
-            f"the mask holds {len(present)} labels ({_listing(present)})", where=where, fix="say which with --label"
+            f"the mask holds {len(present)} labels ({_listing(present)})",
+            where=where,
+            fix="say which with --label",
         )
     chosen = present[0] if label is None else label
     if chosen not in present:
         raise InputError(
-            f"label {chosen} is not in the mask (it holds {_listing(present)})", where=where, fix="choose one of those"
+            f"label {chosen} is not in the mask (it holds {_listing(present)})",
+            where=where,
+            fix="choose one of those",
         )
     return chosen
 
 
 def support_positions(inside: NDArray[np.bool_], slices: int) -> list[int]:
-    """Slices of a mask ``(S, H, W)`` at the centers of ``slices`` equal parts of its own slices, without repeats.
+    """Slices of a mask ``(S, H, W)`` at the centers of ``slices`` equal parts of its own, without repeats.
 
     For three slices these are 1/6, 1/2 and 5/6 of the extent (spec 1.11).
     """
@@ -253,7 +266,9 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and any(p.name.lower().endswith(s) for s in SUFFIXES))
+    return sorted(
+        p for p in folder.iterdir() if p.is_file() and any(p.name.lower().endswith(s) for s in SUFFIXES)
+    )
 
 
 def _names(folder: Path) -> dict[str, int]:
@@ -267,7 +282,9 @@ def _names(folder: Path) -> dict[str, int]:
             return {str(key): int(value) for key, value in table.items() if int(value) != 0}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"the label names cannot be read ({error})", where=str(path), fix='write {"spleen": 1, "liver": 6}'
+                f"the label names cannot be read ({error})",
+                where=str(path),
+                fix='write {"spleen": 1, "liver": 6}',
             ) from error
     return {}
 

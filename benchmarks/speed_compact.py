@@ -1,0 +1,117 @@
+"""Speed and memory of `latentseg segment` on the compact backbone, whole processes from start to written files.
+
+Usage: ``python benchmarks/speed_compact.py [--slices 100] [--threads 2] [--output FILE]``.
+
+A phantom of that many slices is searched for 1, 2 and 4 targets, and a phantom of half as many slices for 4: so the
+table says what a further target costs, and whether time is linear in slices. The matmul peak of the machine is
+measured before and after; compare ratios, not seconds, across machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from latentseg.imaging import write_like
+from latentseg.imaging.phantom import LABELS, abdomen
+
+TARGETS = ("liver", "spleen", "kidney_left", "kidney_right")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: wall and processor seconds, and the peak of its resident memory."""
+
+    slices: int
+    targets: int
+    wall_s: float
+    cpu_s: float
+    peak_gb: float
+
+
+def make_inputs(folder: Path, slices: int) -> None:
+    """A phantom per number of slices, and one support phantom with its labels."""
+    for count in (slices, slices // 2):
+        scan = abdomen(seed=1, modality="CT", shape=(256, 256, count)).image
+        write_like(scan.array, like=scan, path=folder / f"scan{count}.nii.gz", kind="image")
+    shown = abdomen(seed=2, modality="CT", shape=(256, 256, 32))
+    support = folder / "support"
+    support.mkdir()
+    write_like(shown.image.array, like=shown.image, path=support / "a.nii.gz", kind="image")
+    write_like(shown.labels.array, like=shown.image, path=support / "a_mask.nii.gz")
+    names = {name: label for label, name in shown.names.items() if name in LABELS}
+    (support / "labels.json").write_text(json.dumps(names))
+
+
+def run(folder: Path, *, slices: int, targets: int, threads: int) -> Run:
+    """Time one `latentseg segment` as a process of its own."""
+    command = [sys.executable, "-m", "latentseg", "segment", str(folder / f"scan{slices}.nii.gz")]
+    command += ["--support", str(folder / "support"), "--out", str(folder / f"out{slices}-{targets}")]
+    for name in TARGETS[:targets]:
+        command += ["--target", name]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"latentseg segment failed with exit code {process.returncode}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(slices, targets, round(wall, 2), round(cpu, 2), round(usage.ru_maxrss / 1e6, 2))
+
+
+def matmul_gflops(threads: int) -> float:
+    """Rate of a float32 matrix product, the best of five."""
+    import torch
+
+    torch.set_num_threads(threads)
+    a = torch.randn(2048, 2048)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return round(2 * 2048**3 / best / 1e9, 1)
+
+
+def main() -> None:
+    """Run, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_compact.json"))
+    options = parser.parse_args()
+    before = matmul_gflops(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_inputs(folder, options.slices)
+        plan = [(options.slices, 1), (options.slices, 2), (options.slices, 4), (options.slices // 2, 4)]
+        run(folder, slices=options.slices // 2, targets=1, threads=options.threads)  # warms the disk cache
+        runs = [run(folder, slices=s, targets=t, threads=options.threads) for s, t in plan]
+    one, two, four, half = runs
+    figures = {
+        "further_target_of_first": round((four.wall_s - one.wall_s) / 3 / one.wall_s, 3),
+        "half_the_slices_of_all": round(half.wall_s / four.wall_s, 3),
+        "matmul_gflops_before_after": [before, matmul_gflops(options.threads)],
+        "threads": options.threads,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    sys.stdout.write("| slices | targets | wall s | cpu s | peak GB |\n|---:|---:|---:|---:|---:|\n")
+    for row in runs:
+        sys.stdout.write(f"| {row.slices} | {row.targets} | {row.wall_s} | {row.cpu_s} | {row.peak_gb} |\n")
+    sys.stdout.write(f"{json.dumps(figures, indent=1)}\n")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"runs": [asdict(row) for row in runs], **figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

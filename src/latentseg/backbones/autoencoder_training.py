@@ -1,22 +1,22 @@
 """Training the compact autoencoder: real slices, painted anatomy and masks, one network for all.
 
-SD-FSMIS codes masks with the autoencoder that codes images, so masks are a fifth of what it sees. Beside the decoder a
-small mask head learns to read mask latents at a thirtieth of the decoder's price.
+SD-FSMIS codes masks with the autoencoder that codes images, so masks are a quarter of what it sees. Beside
+the decoder a small mask head learns to read mask latents at a thirtieth of the decoder's price.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentseg.backbones.compact import CompactAutoencoder, save_autoencoder
-from latentseg.training.augment import Geometry, noise, recolor, sampling_grid, warp
+from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.training.painting import blobs, paint
@@ -56,7 +56,7 @@ class AutoencoderTask:
 
     def __init__(self, options: AutoencoderOptions, packed: Pack) -> None:
         self.options, self.packed = options, packed
-        self.model: CompactAutoencoder = CompactAutoencoder()
+        self.model = CompactAutoencoder()
         # every scan counts by the root of its slices, so that long scans do not drown short ones
         counts = np.array([scan.count for scan in packed.scans])
         self.chance = np.repeat(1 / np.sqrt(counts), counts)
@@ -75,7 +75,8 @@ class AutoencoderTask:
         images = warp(images, sampling_grid(rng, real, size, geometry))
         images = torch.where(torch.tensor(rng.random((real, 1, 1, 1)) < 0.5), recolor(images, rng), images)
         maps = self._maps(rng, painted + masks)
-        maps = warp(maps[:, None].float(), sampling_grid(rng, len(maps), size, geometry), nearest=True)[:, 0].long()
+        grid = sampling_grid(rng, len(maps), size, geometry)
+        maps = warp(maps[:, None].float(), grid, nearest=True)[:, 0].long()
         colored = paint(maps[:painted], rng)
         binary = random_masks(maps[painted:], rng)
         return Batch(torch.cat([images, colored, binary]), masks)
@@ -97,7 +98,7 @@ class AutoencoderTask:
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """L1 + gradient L1 + KL for all, and cross-entropy of the mask head for the masks."""
-        model: Any = self.model
+        model = self.model
         posterior = model.vae.encode(batch.images).latent_dist
         latents = posterior.sample()
         output = model.vae.decode(latents).sample
@@ -113,9 +114,8 @@ class AutoencoderTask:
         figures = {"l1": pixel, "edges": edges, "kl": kl, "mask_head": head}
         return total, {name: float(value.detach()) for name, value in figures.items()}
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: CompactAutoencoder, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
-        assert isinstance(model, CompactAutoencoder)
         save_autoencoder(model, folder)
 
 
@@ -143,6 +143,3 @@ def build(options: AutoencoderOptions, packed: Pack) -> AutoencoderTask:
     """The task of a configuration; the seed of the loop also seeds the initial weights."""
     torch.manual_seed(options.loop.seed)
     return AutoencoderTask(options, packed)
-
-
-__all__ = ["AutoencoderOptions", "AutoencoderTask", "build", "gradient_difference", "noise", "random_masks"]

@@ -1,22 +1,22 @@
-"""The embedded backbone: the classes of Stable Diffusion with a configuration of 2.9 M parameters, one channel.
+"""The embedded backbone: the classes of Stable Diffusion, with a small configuration and one channel.
 
-Everything that runs on Stable Diffusion runs on it unchanged, which is what makes it a test bed as well as a default.
+Everything that runs on Stable Diffusion runs on it unchanged, which makes it a test bed as well as a default.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentseg.backbones.diffusers_2d import captured
+from latentseg.backbones.weights import read_weights, reason, write_weights
 from latentseg.errors import ModelError
+from latentseg.imaging.files import written_whole
 
 AUTOENCODER_CONFIG: dict[str, Any] = {
     "in_channels": 1,
@@ -47,7 +47,7 @@ UNET_CONFIG: dict[str, Any] = {
 
 
 class MaskHead(nn.Sequential):
-    """Reads a mask latent ``(B, 4, h, w)`` as logits ``(B, 1, 8h, 8w)``, at a thirtieth of the decoder's price."""
+    """Reads mask latents ``(B, 4, h, w)`` as logits ``(B, 1, 8h, 8w)``; a thirtieth of the decoder's work."""
 
     def __init__(self, latent_channels: int = 4, width: int = 96, downscale: int = 8) -> None:
         super().__init__(
@@ -67,7 +67,10 @@ class CompactAutoencoder(nn.Module):
 
     Attributes:
         scaling: Factor that brings latents to unit standard deviation.
+        latent_variance: Running second moment of the latents, a scalar.
     """
+
+    latent_variance: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,19 +81,15 @@ class CompactAutoencoder(nn.Module):
     @property
     def scaling(self) -> Tensor:
         """One over the standard deviation of the latents seen in training."""
-        variance = self.latent_variance
-        assert isinstance(variance, Tensor)
-        return variance.rsqrt()
+        return self.latent_variance.rsqrt()
 
     def track(self, latents: Tensor) -> None:
         """Follow the second moment of latents ``(B, C, h, w)``."""
-        variance = self.latent_variance
-        assert isinstance(variance, Tensor)
-        variance.lerp_(latents.square().mean(), 0.01)
+        self.latent_variance.lerp_(latents.square().mean(), 0.01)
 
 
 class CompactBackbone:
-    """The compact autoencoder behind the backbone protocol; one grey channel in, one out.
+    """The compact autoencoder as a :class:`~latentseg.backbones.base.Backbone`; one grey channel in, one out.
 
     Attributes:
         mask_head: The light decoder of mask latents.
@@ -150,18 +149,21 @@ class CompactBackbone:
         Raises:
             ModelError: Always.
         """
+        del latents, timestep, condition
         raise ModelError(
-            "the compact backbone carries an autoencoder and no denoiser yet", fix="use stable-diffusion-1.5 for denoising"
+            "the compact backbone carries an autoencoder and no denoiser yet",
+            fix="use stable-diffusion-1.5 for denoising",
         )
 
 
 def save_autoencoder(model: CompactAutoencoder, folder: Path) -> None:
-    """Write ``autoencoder.safetensors`` (fp16) and ``autoencoder.json``; the head belongs to the same file."""
+    """Write ``autoencoder.safetensors`` (fp16, with the mask head) and ``autoencoder.json``."""
     tensors = {f"vae.{name}": t for name, t in model.vae.state_dict().items()}
     tensors |= {f"mask_head.{name}": t for name, t in model.mask_head.state_dict().items()}
     config = {**AUTOENCODER_CONFIG, "scaling_factor": round(float(model.scaling), 6)}
     write_weights(folder / "autoencoder.safetensors", tensors)
-    write_json(folder / "autoencoder.json", config)
+    with written_whole(folder / "autoencoder.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
@@ -175,35 +177,13 @@ def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
         vae = AutoencoderKL(**json.loads((folder / "autoencoder.json").read_text()))
         head = MaskHead()
         for prefix, module in (("vae.", vae), ("mask_head.", head)):
-            module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            module.load_state_dict(
+                {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ModelError(f"the autoencoder does not fit its configuration ({error})", where=str(folder)) from error
-    return vae.eval().requires_grad_(False), head.eval().requires_grad_(False)
-
-
-def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as fp16 safetensors, under a temporary name and then renamed."""
-    temporary = path.with_suffix(".tmp")
-    save_file({name: t.detach().half().contiguous() for name, t in tensors.items()}, temporary)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON, under a temporary name and then renamed."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read safetensors as float32.
-
-    Raises:
-        ModelError: When the file is missing or damaged.
-    """
-    try:
-        return {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
-    except Exception as error:
         raise ModelError(
-            f"the weights cannot be read ({error})", where=str(path), fix="reinstall latentseg or pull the model again"
+            f"the autoencoder does not fit its configuration ({reason(error)})",
+            where=str(folder),
+            fix="train or pull the model again, or reinstall latentseg",
         ) from error
+    return vae.eval().requires_grad_(False), head.eval().requires_grad_(False)

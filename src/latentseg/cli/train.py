@@ -12,9 +12,13 @@ import typer
 app = typer.Typer(no_args_is_help=True)
 
 Config = Annotated[Path, typer.Argument(help="YAML file, see configs/.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, log, loss plot, weights.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, log, loss plot, weights.")
+]
 Packed = Annotated[Path, typer.Option("--pack", help="Folder made by `latentseg train pack`.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder, if there is one.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoint in the folder, if there is one.")
+]
 
 
 @app.command("pack")
@@ -36,7 +40,9 @@ def pack_scans(
 
 
 @app.command()
-def supervoxels(folder: Annotated[Path, typer.Argument(help="Folder made by `latentseg train pack`.")]) -> None:
+def supervoxels(
+    folder: Annotated[Path, typer.Argument(help="Folder made by `latentseg train pack`.")],
+) -> None:
     """Compute the pseudo-labels of a pack (3-D graph segmentation)."""
     from latentseg.fewshot.supervoxels import add_supervoxels
     from latentseg.training.pack import Pack

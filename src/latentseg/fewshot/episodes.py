@@ -1,8 +1,8 @@
 """Episodes: two targets shown in one slice and asked for in others, from packed scans.
 
-A target is a supervoxel (self-supervision; spec 3.2) or, where a pack allows it, a labelled structure. Support and
-queries are adjacent slices of one scan, the same slice, or, for labels, slices of two patients. Their geometry and their
-contrast are drawn independently; without that nothing carries over from CT to MR.
+A target is a supervoxel (self-supervision; spec 3.2) or, where a pack allows it, a labelled structure.
+Support and queries are adjacent slices of one scan, the same slice, or, for labels, slices of two patients.
+Their geometry and their contrast are drawn independently; without that nothing carries over from CT to MR.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EpisodeBatch(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Slices of one scene, the support first: images, id maps, the ids asked for, and whether to paint them."""
+    """Slices of one scene, the support first: images, id maps, the ids asked for, whether to paint them."""
 
     images: NDArray[np.uint8]
     maps: NDArray[np.int64]
@@ -80,12 +80,18 @@ class Scene(NamedTuple):
 
 
 class Episodes:
-    """Draws batches of episodes from a pack."""
+    """Draws batches of episodes from a pack.
+
+    Raises:
+        InputError: The pack has no supervoxels, or nothing large enough of a kind that is asked for.
+    """
 
     def __init__(self, packed: Pack, options: EpisodeOptions) -> None:
         if packed.supervoxels is None:
             raise InputError(
-                "the pack has no supervoxels", where=str(packed.folder), fix="run `latentseg train supervoxels` first"
+                "the pack has no supervoxels",
+                where=str(packed.folder),
+                fix="run `latentseg train supervoxels` first",
             )
         self.packed, self.options = packed, options
         self.areas = {name: _areas(getattr(packed, name), packed.scans, options.min_area) for name in MAPS}
@@ -96,12 +102,21 @@ class Episodes:
             name: slice_chances(sources, np.array([bool(ids) for ids in self.areas[name]]), options.shares)
             for name in MAPS
         }
+        for name, share in (("labels", options.labelled), ("supervoxels", 1 - options.labelled)):
+            if share > 0 and not self.chance[name].any():
+                raise InputError(
+                    f"no slice has {name} of {options.min_area} pixels or more",
+                    where=str(packed.folder),
+                    fix="change `labelled` or `min_area` of the episodes, or pack other scans",
+                )
 
     def draw(self, rng: np.random.Generator) -> EpisodeBatch:
         """One batch; a function of the generator alone."""
         scenes = [self._scene(rng) for _ in range(self.options.scenes)]
         slices = len(scenes[0].images)
-        images = torch.tensor(np.concatenate([scene.images for scene in scenes]), dtype=torch.float32)[:, None]
+        images = torch.tensor(np.concatenate([scene.images for scene in scenes]), dtype=torch.float32)[
+            :, None
+        ]
         maps = torch.tensor(np.concatenate([scene.maps for scene in scenes]))
         images = images / 127.5 - 1
         painted = torch.tensor([scene.painted for scene in scenes]).repeat_interleave(slices)
@@ -133,7 +148,9 @@ class Episodes:
         name = "labels" if rng.random() < options.labelled else "supervoxels"
         support = int(rng.choice(len(self.scan_of), p=self.chance[name]))
         present = self.areas[name][support]
-        ids = rng.choice(list(present), options.targets, p=_normalized(np.array(list(present.values())) ** -0.25))
+        ids = rng.choice(
+            list(present), options.targets, p=_normalized(np.array(list(present.values())) ** -0.25)
+        )
         queries = self._queries(rng, support, name, int(ids[0]))
         index = np.array([support, *queries])
         maps = getattr(self.packed, name)[np.sort(index)][np.argsort(np.argsort(index))].astype(np.int64)
@@ -143,20 +160,25 @@ class Episodes:
         return Scene(images, maps, targets, merge and rng.random() < options.painted)
 
     def _target(
-        self, rng: np.random.Generator, label: int, image: NDArray[np.uint8], ids: NDArray[np.int64], merge: bool
+        self,
+        rng: np.random.Generator,
+        label: int,
+        image: NDArray[np.uint8],
+        ids: NDArray[np.int64],
+        merge: bool,
     ) -> NDArray[np.int64]:
-        """The ids of one target: a supervoxel alone, or with neighbors of a like mean, as an organ may be split."""
+        """The ids of one target: a supervoxel alone, or with neighbors of a like mean (organs get split)."""
         if not merge or rng.random() >= self.options.merge:
             return np.array([label])
         counts = np.bincount(ids.ravel())
         mean = np.bincount(ids.ravel(), image.ravel().astype(float)) / np.maximum(counts, 1)
         alike = np.flatnonzero((counts > 0) & (np.abs(mean - mean[label]) < rng.uniform(5, 25)))
-        rows, columns = np.nonzero(ids == label)
-        near = [i for i in alike if i > 0 and (i == label or _near(ids == i, rows.mean(), columns.mean(), 60))]
-        return np.array(near if near else [label])
+        row, column = (axis.mean() for axis in np.nonzero(ids == label))
+        near = [int(i) for i in alike if i > 0 and (i == label or _near(ids == i, row, column, 60))]
+        return np.array(near or [label], np.int64)
 
     def _queries(self, rng: np.random.Generator, support: int, name: str, label: int) -> list[int]:
-        """Slices to ask in: near ones of the same scan, or ones of another patient that hold the first target."""
+        """Slices to ask in: near ones of the same scan, or another patient's that hold the first target."""
         scan = self.packed.scans[self.scan_of[support]]
         partners = self.partners.get((scan.source, label), []) if name == "labels" else []
         others = [i for i in partners if self.scan_of[i] != self.scan_of[support]]
@@ -172,7 +194,10 @@ class Episodes:
 def slice_chances(
     sources: NDArray[np.str_], usable: NDArray[np.bool_], shares: dict[str, float]
 ) -> NDArray[np.floating]:
-    """Chance of each slice to be a support, from the data set it belongs to and whether it holds any target."""
+    """Chance of each slice to be a support, from its data set and whether it holds any target.
+
+    All are 0 where no slice holds any.
+    """
     names = [name for name in np.unique(sources) if usable[sources == name].any()]
     given = {name: shares[name] for name in names if name in shares}
     roots = {name: float(np.sqrt(usable[sources == name].sum())) for name in names if name not in shares}
@@ -207,7 +232,8 @@ def _partners(scans: list[PackedScan], areas: list[dict[int, int]]) -> dict[tupl
 
 
 def _normalized(weight: NDArray[np.floating]) -> NDArray[np.floating]:
-    return weight / weight.sum()
+    total = float(weight.sum())
+    return np.asarray(weight / total if total > 0 else weight)
 
 
 def _near(mask: NDArray[np.bool_], row: float, column: float, pixels: float) -> bool:
@@ -217,7 +243,9 @@ def _near(mask: NDArray[np.bool_], row: float, column: float, pixels: float) -> 
 
 def _compact(maps: Tensor) -> Tensor:
     """Ids renumbered from 0 without gaps, background kept at 0."""
-    return torch.unique(torch.cat([maps.flatten(), maps.new_zeros(1)]), return_inverse=True)[1][:-1].view_as(maps)
+    ids = torch.cat([maps.flatten(), maps.new_zeros(1)])
+    index: Tensor = torch.unique(ids, return_inverse=True)[1]
+    return index[:-1].view_as(maps)
 
 
 __all__ = ["EpisodeBatch", "EpisodeOptions", "Episodes", "Scene"]

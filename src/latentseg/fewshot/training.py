@@ -1,13 +1,14 @@
-"""Training SD-FSMIS on a frozen backbone: batched episodes, the paper's latent loss and a loss on the mask itself.
+"""Training SD-FSMIS on a frozen backbone: batched episodes, the paper's latent loss and a loss on the mask.
 
-The latent loss alone weighs all four channels of all cells alike and prefers nothing over a small organ (spec 5.6);
-cross-entropy and Dice on the mask, through the light mask head, make a small organ count as much as a large one.
+The latent loss alone weighs all four channels of all cells alike and prefers nothing over a small organ (spec
+5.6); cross-entropy and Dice on the mask, through the light mask head, make a small organ count as much as a
+large one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +33,11 @@ class FewShotOptions(BaseModel):
 
     Attributes:
         latent: Weight of the paper's loss, the squared error of the mask latent.
-        latent_every: The latent loss is taken on one query in this many; encoding true masks is a third of a step.
+        latent_every: The latent loss is taken on one query in this many; encoding true masks is a third of
+            the time of a step.
         mask: Weight of cross-entropy plus Dice of the mask.
+        foreground: How much more a pixel of the target weighs in the cross-entropy than one beside it;
+            without it the first thing that is learned is to answer nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +47,7 @@ class FewShotOptions(BaseModel):
     latent: float = 0.25
     latent_every: int = 4
     mask: float = 1.0
+    foreground: float = 6.0
 
 
 class FewShotModel(nn.Module):
@@ -81,10 +86,11 @@ class FewShotTask:
     def __init__(self, options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> None:
         self.options, self.backbone = options, backbone
         self.episodes = Episodes(packed, options.episodes)
-        self.model: nn.Module = FewShotModel(backbone.mask_head, condition_features=backbone.feature_dim)
+        self.model = FewShotModel(backbone.mask_head, condition_features=backbone.feature_dim)
 
-    def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:  # noqa: ARG002 - no curriculum
-        """Draw one batch of episodes."""
+    def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
+        """Draw one batch of episodes; they are as hard at the start as at the end."""
+        del progress
         return self.episodes.draw(rng)
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, dict[str, float]]:
@@ -94,15 +100,22 @@ class FewShotTask:
         logits = self.model.mask_head(latents)[:, 0]
         truth = batch.query_masks
         latent = F.mse_loss(latents[:: self.options.latent_every], inputs.query_mask)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2))
+        weight = torch.full((), self.options.foreground)
+        entropy = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight, reduction="none").mean(
+            (1, 2)
+        )
         overlap = soft_dice(logits.sigmoid(), truth)
         present = (truth.sum((1, 2)) >= 20).float()
-        mask = (4 * entropy + present * (1 - overlap)).mean()
+        mask = (2 * entropy + present * (1 - overlap)).mean()
         with torch.no_grad():
             hard = soft_dice((logits > 0).float(), truth)
             dice = float((hard * present).sum() / present.sum().clamp(min=1))
         total = self.options.latent * latent + self.options.mask * mask
-        return total, {"latent": float(latent.detach()), "entropy": float(entropy.mean().detach()), "dice": dice}
+        return total, {
+            "latent": float(latent.detach()),
+            "entropy": float(entropy.mean().detach()),
+            "dice": dice,
+        }
 
     @torch.no_grad()
     def encode(self, batch: EpisodeBatch) -> Inputs:
@@ -128,9 +141,8 @@ class FewShotTask:
             mask_latents[len(support) :],
         )
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: FewShotModel, folder: Path) -> None:
         """Write ``fewshot.safetensors``."""
-        assert isinstance(model, FewShotModel)
         weights = checkpoint.FewShotWeights(
             model.unet, model.translator, {"backbone": self.backbone.name}, dict(model.mask_head.state_dict())
         )
@@ -143,7 +155,7 @@ def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
     return (2 * both + 1) / (probability.sum((1, 2)) + truth.sum((1, 2)) + 1)
 
 
-def build(options: FewShotOptions, packed: Pack, backbone: Any) -> FewShotTask:
+def build(options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> FewShotTask:
     """The task of a configuration; the seed of the loop also seeds the initial weights."""
     torch.manual_seed(options.loop.seed)
     return FewShotTask(options, packed, backbone)

@@ -1,7 +1,7 @@
 """Random geometry and contrast for batches of slices, on tensors, drawn from one generator.
 
-The two are independent on purpose: a support and a query of one episode share the anatomy and nothing of its look,
-which is what carries a model from CT to an MR sequence it never saw.
+The two are independent on purpose: a support and a query of one episode share the anatomy and nothing of its
+look, which is what carries a model from CT to an MR sequence it never saw.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Geometry(BaseModel):
 def sampling_grid(rng: np.random.Generator, n: int, size: int, geometry: Geometry) -> Tensor:
     """Where each output pixel is read from, ``(n, size, size, 2)`` in [-1, 1], for ``grid_sample``."""
     angle = np.deg2rad(rng.uniform(-geometry.degrees, geometry.degrees, n))
-    zoom = np.exp(rng.uniform(*np.log(geometry.zoom), n))
+    low, high = np.log(geometry.zoom)
+    zoom = np.exp(rng.uniform(low, high, n))
     ratio = np.exp(rng.uniform(-geometry.stretch, geometry.stretch, n))
     mirror = np.where(rng.random(n) < geometry.flip, -1.0, 1.0)
     shift = rng.uniform(-2 * geometry.shift, 2 * geometry.shift, (n, 2))
@@ -50,7 +51,8 @@ def sampling_grid(rng: np.random.Generator, n: int, size: int, geometry: Geometr
     grid = F.affine_grid(theta, [n, 1, size, size], align_corners=False)
     if geometry.elastic > 0:
         coarse = torch.tensor(rng.normal(0, 2 * geometry.elastic, (n, 2, 7, 7)), dtype=torch.float32)
-        grid = grid + F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+        field = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
+        grid = grid + field.permute(0, 2, 3, 1)
     return grid
 
 
@@ -98,7 +100,8 @@ def recolor(images: Tensor, rng: np.random.Generator, *, curve: float = 0.8) -> 
     out = torch.where(_chance(rng, n, 0.4), (out + 1) * bias - 1, out)
     soft = F.interpolate(F.avg_pool2d(out, 2), size=(height, width), mode="bilinear")
     out = torch.where(_chance(rng, n, 0.25), soft, out)
-    sigma = torch.tensor(rng.exponential(0.035, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.5), dtype=torch.float32)
+    spread = rng.exponential(0.035, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.5)
+    sigma = torch.tensor(spread, dtype=torch.float32)
     return (out + sigma * noise(rng, out.shape)).clamp(-1, 1)
 
 

@@ -23,9 +23,11 @@ def read_config(path: Path, kind: type[Options]) -> Options:
         return kind.model_validate(yaml.safe_load(path.read_text()) or {})
     except OSError as error:
         raise UsageError(f"cannot read the configuration ({error.strerror})", where=str(path)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"the configuration is no YAML ({error})", where=str(path)) from error
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"{name}: {first['msg']}", where=str(path), fix="see configs/ for examples") from error
+        raise UsageError(
+            f"{name}: {first['msg']}", where=str(path), fix="see configs/ for examples"
+        ) from error

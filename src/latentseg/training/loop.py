@@ -1,7 +1,7 @@
-"""A training loop that survives: EMA, checkpoints by time, a JSONL log, a loss plot, bit-exact data on resume.
+"""A training loop that survives: EMA, checkpoints by time, a JSONL log, a loss plot, the same data on resume.
 
-The batch of step ``i`` is a function of (seed, i) alone, so a run that was killed and resumed sees the batches that an
-undisturbed run would have seen.
+The batch of step ``i`` is a function of (seed, i) alone, so a run that was killed and resumed sees the
+batches that an undisturbed run would have seen.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import copy
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
+from latentseg.imaging.files import written_whole
+from latentseg.training.extras import require
 
+Model = TypeVar("Model", bound=nn.Module)
 log = logging.getLogger(__name__)
 
 
@@ -50,10 +54,13 @@ class LoopOptions(BaseModel):
     threads: int = 0
 
 
-class Task(Protocol):
+class Task(Protocol[Model]):
     """What is trained: a model, its batches and its loss."""
 
-    model: nn.Module
+    @property
+    def model(self) -> Model:
+        """The model; parameters that require no gradient stay as they are."""
+        ...
 
     def batch(self, rng: np.random.Generator, progress: float) -> Any:
         """Draw one batch; ``progress`` is the share of the schedule that is done, in [0, 1)."""
@@ -63,7 +70,7 @@ class Task(Protocol):
         """Scalar loss of the current model, and figures for the log."""
         ...
 
-    def export(self, model: nn.Module, folder: Path) -> None:
+    def export(self, model: Model, folder: Path) -> None:
         """Write the weights that users load, from the averaged model."""
         ...
 
@@ -76,14 +83,16 @@ def rate_at(step: int, options: LoopOptions) -> float:
     return options.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-class Loop:
+class Loop(Generic[Model]):
     """One training run in one folder (``checkpoint.pt``, ``log.jsonl``, ``loss.png``, exported weights)."""
 
-    def __init__(self, task: Task, options: LoopOptions, folder: Path) -> None:
+    def __init__(self, task: Task[Model], options: LoopOptions, folder: Path) -> None:
         self.task, self.options, self.folder = task, options, folder
-        self.average = copy.deepcopy(task.model).requires_grad_(False)
+        self.average: Model = copy.deepcopy(task.model).requires_grad_(False)
         trained = [p for p in task.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=options.learning_rate, weight_decay=options.weight_decay
+        )
         self.step = 0
         self.seconds = 0.0
 
@@ -97,7 +106,9 @@ class Loop:
 
         Raises:
             ModelError: When the folder holds a run and ``resume`` is not set, or its checkpoint does not fit.
+            UsageError: The package matplotlib is not installed.
         """
+        require("matplotlib", purpose="the loss plot of a training")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._restore(resume)
@@ -145,13 +156,17 @@ class Loop:
                 mean.copy_(new)
 
     def _write_log(self, figures: dict[str, float]) -> None:
-        row = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 5) for k, v in figures.items()}}
+        row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 1),
+            **{k: round(v, 5) for k, v in figures.items()},
+        }
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         log.info("%s", row)
 
     def save(self) -> None:
-        """Write the checkpoint (temporary name, then renamed), the exported weights and the loss plot."""
+        """Write the checkpoint (whole or not at all), the exported weights and the loss plot."""
         state = {
             "model": self.task.model.state_dict(),
             "average": self.average.state_dict(),
@@ -159,37 +174,45 @@ class Loop:
             "step": self.step,
             "seconds": self.seconds,
         }
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        with written_whole(self.checkpoint) as temporary:
+            torch.save(state, temporary)
         self.task.export(self.average, self.folder)
         plot_log(self.folder / "log.jsonl")
 
     def _restore(self, resume: bool) -> None:
         if not resume:
             raise ModelError(
-                "a training run is there already", where=str(self.folder), fix="pass --resume or another folder"
+                "a training run is there already",
+                where=str(self.folder),
+                fix="pass --resume or another folder",
             )
         try:
-            state = torch.load(self.checkpoint, weights_only=True)
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             self.task.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except Exception as error:
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        except Exception as error:  # zip, pickle, key and shape errors alike
             raise ModelError(
-                f"the checkpoint does not fit this configuration or is damaged ({error})",
+                f"the checkpoint does not fit this configuration or is damaged ({reason(error)})",
                 where=str(self.checkpoint),
                 fix="start a new run in another folder",
             ) from error
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a JSONL log in order of steps; of rows written twice around a kill, the later ones."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
+    """The rows of a JSONL log in order of steps; of rows written twice around a kill, the later ones.
+
+    A line that a kill cut short is left out.
+    """
+    rows: dict[float, dict[str, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            rows[row["step"]] = row
+        except (ValueError, KeyError, TypeError):
+            log.debug("left out a damaged line of %s", path)
+    return [row for _, row in sorted(rows.items())]
 
 
 def plot_log(path: Path, *, window: int = 15) -> None:
@@ -197,24 +220,26 @@ def plot_log(path: Path, *, window: int = 15) -> None:
     rows = read_log(path)
     if len(rows) < 2:
         return
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     names = [name for name in rows[-1] if name not in ("step", "seconds")]
-    figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names), 2.8), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        steps, values = (np.asarray(column) for column in zip(*points, strict=True))
-        width = min(window, len(values))
-        mean = np.convolve(values, np.ones(width) / width, mode="valid")
-        axis.plot(steps, values, color="0.8", linewidth=0.8)
-        axis.plot(steps[width - 1 :], mean, color="tab:blue")
-        axis.set_ylim(0, max(float(np.percentile(values, 97)), 1e-6) * 1.1)
+    figure = Figure(figsize=(3.2 * len(names), 2.8), layout="tight")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        points = [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
-    figure.tight_layout()
-    figure.savefig(path.with_name("loss.png"), dpi=110)
-    plt.close(figure)
+        if points:
+            _curve(axis, np.array(points), window)
+    with written_whole(path.with_name("loss.png")) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _curve(axis: Any, points: NDArray[np.float64], window: int) -> None:
+    """Draw points ``(n, 2)`` and their running mean; a few outliers may leave the frame."""
+    steps, values = points.T
+    width = min(window, len(values))
+    mean = np.convolve(values, np.ones(width) / width, mode="valid")
+    axis.plot(steps, values, color="0.8", linewidth=0.8)
+    axis.plot(steps[width - 1 :], mean, color="tab:blue")
+    axis.set_ylim(0, max(float(np.percentile(values, 97)), 1e-6) * 1.1)

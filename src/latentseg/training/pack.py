@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from latentseg.errors import InputError, LatentsegWarning
-from latentseg.imaging import fit_square, normalize, read, read_labels, to_canonical
+from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, to_canonical
+from latentseg.imaging.files import written_whole
 from latentseg.imaging.intensity import Modality
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ class Source(BaseModel):
     Attributes:
         name: Name of the data set; labels mean the same thing within one.
         images: Glob relative to the data folder.
-        labels: ``(old, new)``: replacing ``old`` by ``new`` in an image's path gives its label map.
+        labels: ``(old, new)``: replacing ``old`` by ``new`` in an image's path below the data folder gives
+            its label map.
         keep_labels: Label ids that may be used, with their names; all others are dropped.
         exclude: File names of scans that must never be trained on.
         orientation: Axis codes of the voxels where the files' affines are known to be wrong.
@@ -77,17 +78,29 @@ class Pack:
         images: ``(N, size, size)`` uint8, [-1, 1] mapped to 0..255.
         labels: ``(N, size, size)`` uint8, 0 where unlabelled.
         supervoxels: ``(N, size, size)`` uint16, ids unique within a scan; ``None`` before they are computed.
+
+    Raises:
+        InputError: There is no pack in the folder, or it is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "pack.json").exists():
-            raise InputError("no packed slices are here", where=str(folder), fix="run `latentseg train pack` first")
+            raise InputError(
+                "no packed slices are here", where=str(folder), fix="run `latentseg train pack` first"
+            )
         self.folder = folder
-        self.scans = [PackedScan(**row) for row in json.loads((folder / "pack.json").read_text())]
-        self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r")
-        self.labels: NDArray[np.uint8] = np.load(folder / "labels.npy", mmap_mode="r")
-        path = folder / "supervoxels.npy"
-        self.supervoxels: NDArray[np.uint16] | None = np.load(path, mmap_mode="r") if path.exists() else None
+        self.images: NDArray[np.uint8]
+        self.labels: NDArray[np.uint8]
+        self.supervoxels: NDArray[np.uint16] | None = None
+        try:
+            self.scans = [PackedScan(**row) for row in json.loads((folder / "pack.json").read_text())]
+            self.images = np.load(folder / "images.npy", mmap_mode="r")
+            self.labels = np.load(folder / "labels.npy", mmap_mode="r")
+            if (folder / "supervoxels.npy").exists():
+                self.supervoxels = np.load(folder / "supervoxels.npy", mmap_mode="r")
+        except (OSError, ValueError, TypeError) as error:
+            fix = "remove the folder and run `latentseg train pack` again"
+            raise InputError(f"the pack is damaged ({error})", where=str(folder), fix=fix) from error
 
 
 def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
@@ -103,7 +116,9 @@ def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
         if not paths:
             raise InputError(f"source {source.name!r} matches no file", where=str(data / source.images))
         for path in paths:
-            image, label, spacing = _slices(path, source, options.size)
+            volume = read(path, modality=source.modality, orientation=source.orientation)
+            truth = _labels(volume, source, below=data)
+            image, label, spacing = _slices(volume, truth, window=source.window, size=options.size)
             scans.append(
                 PackedScan(
                     source=source.name,
@@ -123,38 +138,42 @@ def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
     return Pack(folder)
 
 
-def _slices(path: Path, source: Source, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[float, ...]]:
-    """Normalised canonical slices of one scan with its labels, near-empty slices at both ends left out."""
-    volume = read(path, modality=source.modality, orientation=source.orientation)
+def _labels(volume: Volume, source: Source, *, below: Path) -> NDArray[np.uint8]:
+    """Labels ``(I, J, K)`` of a scan that may be used; no others leave this function."""
+    if source.labels is None or volume.source is None:
+        return np.zeros(volume.shape, np.uint8)
+    name = str(volume.source.relative_to(below)).replace(*source.labels)
+    truth = read_labels(below / name, like=volume).array
+    return np.where(np.isin(truth, list(source.keep_labels)), truth, 0).astype(np.uint8)
+
+
+def _slices(
+    volume: Volume, labels: NDArray[np.uint8], *, window: tuple[float, float], size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[float, float, float]]:
+    """Normalized canonical slices of one scan with its labels, near-empty slices at both ends left out."""
     canonical = to_canonical(volume)
     pixel_mm = canonical.spacing_mm[1:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LatentsegWarning)
-        values = normalize(canonical.slices, modality=source.modality, window=source.window)
+        values = normalize(canonical.slices, modality=volume.modality, window=window)
     image, _ = fit_square(values, size, pixel_mm=pixel_mm)
-    label = np.zeros(image.shape, np.uint8)
-    if source.labels is not None:
-        old, new = source.labels
-        truth = read_labels(str(path).replace(old, new), like=volume)
-        kept = np.where(np.isin(truth.array, list(source.keep_labels)), truth.array, 0).astype(np.uint8)
-        label, _ = fit_square(canonical.apply(kept), size, kind="mask", pixel_mm=pixel_mm)
+    label, _ = fit_square(canonical.apply(labels), size, kind="mask", pixel_mm=pixel_mm)
     body = (image > -0.9).mean((1, 2)) > MINIMUM_BODY
     inside = slice(int(body.argmax()), len(body) - int(body[::-1].argmax()))
     packed = np.clip((image + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
-    return packed[inside], label[inside], canonical.spacing_mm
+    return packed[inside], label[inside].astype(np.uint8), canonical.spacing_mm
 
 
-def _write(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], scans: list[PackedScan]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(
+    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], scans: list[PackedScan]
+) -> None:
     save_array(folder / "images.npy", images)
     save_array(folder / "labels.npy", labels)
-    temporary = folder / "pack.json.tmp"
-    temporary.write_text(json.dumps([scan.model_dump(mode="json") for scan in scans], indent=1))
-    os.replace(temporary, folder / "pack.json")
+    with written_whole(folder / "pack.json") as temporary:
+        temporary.write_text(json.dumps([scan.model_dump(mode="json") for scan in scans], indent=1))
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an ``.npy`` under a temporary name, then rename it."""
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, array)
-    os.replace(temporary, path)
+    """Write an ``.npy``, whole or not at all."""
+    with written_whole(path) as temporary:
+        np.save(temporary, array)

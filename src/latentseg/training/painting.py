@@ -36,7 +36,9 @@ def blobs(rng: np.random.Generator, n: int, size: int) -> Tensor:
     """Maps ``(n, size, size)`` of a few smooth random regions, for anatomy-free shapes and masks."""
     cells = int(rng.choice([4, 6, 9, 14]))
     regions = int(rng.integers(3, 9))
-    fields = F.interpolate(noise(rng, (n, regions, cells, cells)), size=(size, size), mode="bicubic", align_corners=True)
+    fields = F.interpolate(
+        noise(rng, (n, regions, cells, cells)), size=(size, size), mode="bicubic", align_corners=True
+    )
     return fields.argmax(1)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from latentseg.imaging.phantom import Phantom
 
 hypothesis.settings.register_profile("latentseg", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("latentseg")
@@ -36,3 +40,88 @@ def phantom_files(tmp_path: Path) -> Path:
             mask = phantom.labels.array == liver
             write_like(mask, like=phantom.image, path=tmp_path / "support_mask.nii.gz")
     return tmp_path
+
+
+TINY_AUTOENCODER = {
+    "in_channels": 1,
+    "out_channels": 1,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [4, 4, 8, 8],
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "sample_size": 256,
+    "mid_block_add_attention": False,
+    "scaling_factor": 1.0,
+}
+TINY_UNET = {
+    "sample_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [8, 8],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 8,
+    "attention_head_dim": 2,
+}
+
+
+def save_tiny_model(folder: Path, *, seed: int) -> Path:
+    """Write a model folder in the layout of ``compact``, with random weights a thousandth of its size."""
+    import json
+
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors.torch import save_file
+
+    from latentseg.backbones.compact import MaskHead
+    from latentseg.fewshot import checkpoint
+    from latentseg.fewshot.condition import ConditionTranslator
+    from latentseg.fewshot.network import FewShotUNet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae, head = AutoencoderKL(**TINY_AUTOENCODER), MaskHead()
+        network = FewShotUNet.from_denoiser(UNet2DConditionModel(**TINY_UNET))
+        translator = ConditionTranslator(8, 8)
+        for name, weight in head.named_parameters():
+            weight.data.mul_(8.0 if name.endswith("weight") else 1.0)  # so that probabilities differ
+    (folder / "autoencoder.json").write_text(json.dumps(TINY_AUTOENCODER))
+    tensors = {f"vae.{name}": t for name, t in vae.state_dict().items()}
+    tensors |= {f"mask_head.{name}": t for name, t in head.state_dict().items()}
+    save_file(tensors, folder / "autoencoder.safetensors")
+    weights = checkpoint.FewShotWeights(network, translator, {"backbone": "compact"}, dict(head.state_dict()))
+    checkpoint.save(folder / "fewshot.safetensors", weights=weights, dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``latentseg.load(backbone=folder)``: random weights, fast, meaningless masks."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny_model"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same networks with other weights."""
+    return save_tiny_model(tmp_path_factory.mktemp("other_tiny_model"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def shown() -> Phantom:
+    """A small CT phantom to take supports from: label 1 is the liver, 4 the spleen."""
+    from latentseg.imaging.phantom import abdomen
+
+    return abdomen(seed=0, shape=(64, 64, 8))
+
+
+@pytest.fixture(scope="session")
+def searched() -> Phantom:
+    """Another small CT phantom, to be segmented."""
+    from latentseg.imaging.phantom import abdomen
+
+    return abdomen(seed=1, shape=(60, 64, 6))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from latentseg.fewshot.segmenter import FewShotParts, FewShotSegmenter, SegmentOptions
 
 Precision = Literal["auto", "fp32", "bf16"]
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+PRECISIONS = ("auto", "fp32", "bf16")
 METHODS = ("fewshot",)
 
 
@@ -39,17 +41,22 @@ def load(
         offline: Only changes the advice of the error when weights are missing.
 
     Raises:
-        UsageError: An unknown method.
+        UsageError: An unknown method or precision.
         ModelError: Unknown backbone, or weights that are missing, corrupt or do not fit.
     """
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}", fix=f"choose from {', '.join(METHODS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}")
     from latentseg.backbones import registry
     from latentseg.fewshot.segmenter import FewShotSegmenter
 
     folder = registry.resolve(backbone, offline=offline)
     if (folder / "autoencoder.json").exists():
         parts = compact_parts(folder, weights)
+    elif not (folder / "vae").is_dir():
+        fix = "give a folder with autoencoder.json, or with the vae/ of Stable Diffusion"
+        raise ModelError("not a folder of a model that is known here", where=str(folder), fix=fix)
     else:
         parts = diffusers_parts(folder, weights, precision=precision, offline=offline)
     return FewShotSegmenter(parts, options=options)
@@ -101,15 +108,9 @@ def diffusers_parts(
 
 
 def pick_dtype(precision: Precision) -> torch.dtype:
-    """The type to compute in; emulated bf16 is several times slower than fp32, so ``auto`` asks the CPU.
-
-    Raises:
-        UsageError: An unknown precision.
-    """
+    """The type to compute in; emulated bf16 is several times slower than fp32, so ``auto`` asks the CPU."""
     import torch
 
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"unknown precision {precision!r}", fix="choose auto, fp32 or bf16")
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
 
@@ -118,7 +119,8 @@ def fingerprint(paths: list[Path]) -> str:
     """Twelve hexadecimal digits that change with the weights: sizes and first megabyte of every file."""
     digest = hashlib.sha256()
     for path in paths:
-        for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+        inside = (p for p in sorted(path.rglob("*")) if p.suffix in WEIGHTS) if path.is_dir() else [path]
+        for file in inside:
             with file.open("rb") as stream:
                 digest.update(file.name.encode() + str(file.stat().st_size).encode() + stream.read(1 << 20))
     return digest.hexdigest()[:12]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import UsageError
-from latentseg.imaging import Volume, default_suffix, normalize, to_canonical, write_like
+from latentseg.errors import InputError, LatentsegWarning, UsageError
+from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
 from latentseg.imaging.files import written_whole
 from latentseg.report.previews import Canvas, Layer, key_slices, montage, overlay
 
 SAVED = ("mask", "prob", "preview")
+PREVIEW = 320  # pixels of the longer side of a slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +62,9 @@ class Segmentation:
 
     def stats(self) -> dict[str, Any]:
         """Presence, volume, components, centroid (RAS mm), and whether the mask touches the grid's border."""
-        index = np.argwhere(self.mask)
         centroid = None
-        if len(index):
-            world = self.scan.affine_ras_mm @ [*index.mean(0), 1.0]
+        if not self.absent:
+            world = self.scan.affine_ras_mm @ [*_center(self.mask), 1.0]
             centroid = [round(float(v), 2) for v in world[:3]]
         edges = [np.take(self.mask, [0, -1], axis).any() for axis in range(3)]
         return {
@@ -77,10 +80,12 @@ class Segmentation:
     def preview(self, *, slices: int = 3) -> bytes:
         """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty."""
         canonical = to_canonical(self.scan)
-        values = normalize(canonical.slices, modality=self.scan.modality)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LatentsegWarning)  # was said when the scan was segmented
+            values = normalize(canonical.slices, modality=self.scan.modality)
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
-        canvas = Canvas(height=320, spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
+        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
         pictures = [
             overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown
         ]
@@ -100,23 +105,18 @@ class Segmentation:
             UsageError: Something else is asked for.
             InputError: A file cannot be written.
         """
-        what = tuple(what)
-        unknown = set(what) - set(SAVED)
-        if unknown:
-            raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(SAVED)}")
+        what = check_outputs(what)
         case, suffix = self.scan.name, default_suffix(self.scan)
         soft = suffix if suffix in (".nii.gz", ".nrrd", ".mha", ".tif") else ".tif"
-        base = Path(folder) / case
+        base, target = Path(folder) / case, file_name(self.target)
         written = []
         if "mask" in what:
-            written.append(
-                write_like(self.mask, like=self.scan, path=base / f"{case}_seg-{self.target}{suffix}")
-            )
+            written.append(write_like(self.mask, like=self.scan, path=base / f"{case}_seg-{target}{suffix}"))
         if "prob" in what:
-            path = base / f"{case}_prob-{self.target}{soft}"
+            path = base / f"{case}_prob-{target}{soft}"
             written.append(write_like(self.probability, like=self.scan, path=path, kind="probability"))
         if "preview" in what:
-            written.append(write_bytes(base / f"{case}_preview-{self.target}.png", self.preview()))
+            written.append(write_bytes(base / f"{case}_preview-{target}.png", self.preview()))
         return written
 
 
@@ -125,7 +125,8 @@ class Segmentations(dict[str, Segmentation]):
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
         """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`."""
-        what = tuple(what)
+        what = check_outputs(what)
+        check_names(list(self))
         written = [path for result in self.values() for path in result.save(folder, what=what)]
         if self:
             case = next(iter(self.values())).scan.name
@@ -142,14 +143,84 @@ class Segmentations(dict[str, Segmentation]):
         Raises:
             UsageError: ``priority`` does not name each target once.
         """
-        if sorted(priority) != sorted(self):
-            raise UsageError(
-                f"the priority {list(priority)} does not name each target once",
-                fix=f"order all of {', '.join(self)}",
-            )
+        check_priority(priority, list(self))
         masks = np.stack([self[name].mask for name in priority])
         labels = np.where(masks.any(0), masks.argmax(0) + 1, 0).astype(np.uint16)
         return labels, int((masks.sum(0) > 1).sum())
+
+
+def file_name(target: str) -> str:
+    """The part of a file name that stands for a target: what is no letter, digit, ``.+-_`` becomes ``_``."""
+    return re.sub(r"[^\w.+-]+", "_", target)
+
+
+def check_names(targets: Sequence[str]) -> None:
+    """Require targets that can be told apart, as keys and as files.
+
+    Raises:
+        UsageError: No target, one without a name, or two whose files would have one name.
+    """
+    if not targets:
+        raise UsageError("no target to segment", fix="give at least one support")
+    seen: dict[str, str] = {}
+    for target in targets:
+        if not target.strip():
+            raise UsageError("a target has no name", fix="give every support a name")
+        key = file_name(target).casefold()
+        if key in seen:
+            what = f"the targets {seen[key]!r} and {target!r} would share one file name"
+            raise UsageError(what, fix="give each target a name of its own")
+        seen[key] = target
+
+
+def check_outputs(what: Iterable[str]) -> tuple[str, ...]:
+    """The outputs asked for, each one known.
+
+    Raises:
+        UsageError: An output that is none of :data:`SAVED`.
+    """
+    asked = tuple(what)
+    unknown = set(asked) - set(SAVED)
+    if unknown:
+        raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(SAVED)}")
+    return asked
+
+
+def check_priority(priority: Sequence[str], targets: Sequence[str]) -> None:
+    """Require an order of all targets.
+
+    Raises:
+        UsageError: ``priority`` does not name each target once.
+    """
+    if sorted(priority) != sorted(targets):
+        what = f"the priority {', '.join(priority) or '(empty)'} does not name each target once"
+        raise UsageError(what, where="combined", fix=f"order all of {', '.join(targets)}")
+
+
+def check_writable(folder: Path) -> None:
+    """Notice before the work, and not after it, that results cannot be written.
+
+    Raises:
+        InputError: The folder, or the nearest one above it that exists, is a file or may not be written.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError("a file is in the way of the output", where=str(there), fix="choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        fix = "choose a folder you may write to"
+        raise InputError("no permission to write the output", where=str(there), fix=fix)
+
+
+def _height(canonical: Canonical) -> int:
+    """Height of a picture whose longer side has 320 pixels."""
+    tall, wide = (n * mm for n, mm in zip(canonical.slices.shape[1:], canonical.spacing_mm[1:], strict=True))
+    return max(8, round(PREVIEW * tall / max(tall, wide)))
+
+
+def _center(mask: NDArray[np.bool_]) -> list[float]:
+    """Mean voxel index, from the counts along each axis: a list of all voxels would be large."""
+    counts = [mask.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    return [float(np.average(np.arange(len(c)), weights=c)) for c in counts]
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

@@ -28,8 +28,8 @@ class FewShotMethod:
         name: Name in tables.
     """
 
-    def __init__(self, segmenter: FewShotSegmenter, *, name: str = "SD-FSMIS (compact)") -> None:
-        self.name = name
+    def __init__(self, segmenter: FewShotSegmenter, *, name: str = "") -> None:
+        self.name = name or f"SD-FSMIS ({segmenter.parts.backbone.name})"
         self.segmenter = segmenter
         self._latents: OrderedDict[bytes, Tensor] = OrderedDict()
         self._contexts: OrderedDict[bytes, SupportContext] = OrderedDict()

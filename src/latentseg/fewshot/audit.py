@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latentseg.evaluation.metrics import dice
-from latentseg.fewshot.segmenter import FewShotSegmenter
+from latentseg.fewshot.segmenter import FewShotSegmenter, Prepared
 from latentseg.fewshot.support import Support, SupportFolder, choose_label, read_mask
 from latentseg.imaging import Volume, read, to_canonical
 from latentseg.imaging.intensity import Modality
@@ -48,12 +48,27 @@ def audit(
     for image_path, mask_path in examples.pairs:
         image = read(image_path, modality=modality, orientation=orientation)
         scans.append((image, read_mask(mask_path, like=image)))
-    targets: dict[str, int | None] = dict(examples.names) or {folder.name: None}
-    return [row for name, label in targets.items() for row in _audit_target(name, label, scans, segmenter)]
+    targets: dict[str, int | None] = dict(examples.names) or {folder.resolve().name: None}
+    prepared = Preparations(segmenter)
+    rows = [row for name, label in targets.items() for row in _audit_target(name, label, scans, prepared)]
+    return rows + (_unnamed(examples.names, scans) if examples.names else [])
+
+
+class Preparations:
+    """Scans encoded once, when first asked for: every target of the folder is searched in the same ones."""
+
+    def __init__(self, segmenter: FewShotSegmenter) -> None:
+        self.segmenter = segmenter
+        self._kept: dict[str, Prepared] = {}
+
+    def __getitem__(self, scan: Volume) -> Prepared:
+        if scan.name not in self._kept:
+            self._kept[scan.name] = self.segmenter.prepare(scan)
+        return self._kept[scan.name]
 
 
 def _audit_target(
-    name: str, label: int | None, scans: list[tuple[Volume, Volume]], segmenter: FewShotSegmenter
+    name: str, label: int | None, scans: list[tuple[Volume, Volume]], prepared: Preparations
 ) -> list[AuditRow]:
     shown: dict[str, Support] = {}
     truths = {}
@@ -68,12 +83,24 @@ def _audit_target(
         others = [support for other, support in shown.items() if other != case]
         score = None
         if others:
-            found = segmenter(image, [Support.join(others)])[name]
+            found = prepared.segmenter.predict(prepared[image], Support.join(others))
             score = dice(found.mask, truth)
         held = int(to_canonical(image).apply(truth).any((1, 2)).sum())
         volume = float(np.count_nonzero(truth)) * image.voxel_volume_ml
         rows.append(AuditRow(name, case, volume, held, score, ""))
-    return _remark(rows)
+    return _remark(rows) or [AuditRow(name, "-", 0.0, 0, None, f"no example holds label {label}")]
+
+
+def _unnamed(names: dict[str, int], scans: list[tuple[Volume, Volume]]) -> list[AuditRow]:
+    """Labels that masks hold and the folder does not name."""
+    rows = []
+    for image, mask in scans:
+        for value in sorted(set(np.unique(mask.array).tolist()) - {0, *names.values()}):
+            inside = mask.array == value
+            held = int(to_canonical(image).apply(inside).any((1, 2)).sum())
+            volume = float(np.count_nonzero(inside)) * image.voxel_volume_ml
+            rows.append(AuditRow(f"label {value}", image.name, volume, held, None, "this label has no name"))
+    return rows
 
 
 def _remark(rows: list[AuditRow]) -> list[AuditRow]:

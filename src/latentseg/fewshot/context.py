@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentseg.errors import ModelError
 from latentseg.fewshot.cache import SupportCache
+from latentseg.fewshot.compat import Compat
 from latentseg.imaging.files import written_whole
 
 SupportMode = Literal["nearest", "joint"]
@@ -31,6 +32,8 @@ class SupportContext:
             slice.
         mode: How several support slices are used.
         model: Fingerprint of the weights that encoded it.
+        flat: Whether the target was shown in 2-D images alone.
+        compat: The rules it was encoded by.
     """
 
     name: str
@@ -40,6 +43,8 @@ class SupportContext:
     signature: Tensor
     mode: SupportMode
     model: str
+    flat: bool = False
+    compat: Compat = "fixed"
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all."""
@@ -47,7 +52,9 @@ class SupportContext:
 
         tensors = {f"cache/{name}": t for name, t in self.cache.tensors().items()}
         tensors |= {"fg": self.fg, "bg": self.bg, "signature": self.signature}
-        about = {"format": FORMAT, "name": self.name, "mode": self.mode, "model": self.model}
+        about = {n: getattr(self, n) for n in ("name", "mode", "model", "flat", "compat")} | {
+            "format": FORMAT
+        }
         with written_whole(Path(path)) as temporary:
             contiguous = {name: t.contiguous() for name, t in tensors.items()}
             save_file(contiguous, temporary, {"latentseg": json.dumps(about)})
@@ -70,8 +77,8 @@ class SupportContext:
                 raise KeyError("format")  # one message for all that is not a support
             cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
             rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
+            return cls(cache=SupportCache.from_tensors(cache), **rest, **about)
         except Exception as error:  # safetensors, JSON and key errors alike
             raise ModelError(
                 f"not a readable support context ({error})", where=str(path), fix="encode the support again"
             ) from error
-        return cls(cache=SupportCache.from_tensors(cache), **rest, **about)

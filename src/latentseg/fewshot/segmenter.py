@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latentseg.backbones.base import Backbone
-from latentseg.errors import ModelError, UsageError
+from latentseg.errors import GeometryError, ModelError, UsageError
 from latentseg.fewshot.compat import Compat
 from latentseg.fewshot.components import large_in_volume, largest_per_slice
 from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, masked_features
@@ -21,9 +21,9 @@ from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.network import FewShotUNet
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
-from latentseg.fewshot.support import Support
+from latentseg.fewshot.support import Support, check_slices, is_flat
 from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
-from latentseg.results import Segmentation, Segmentations
+from latentseg.results import Segmentation, Segmentations, check_names
 
 Progress = Callable[[int, int, str], None]
 SIGNATURE_GRID = 8
@@ -115,10 +115,12 @@ class FewShotSegmenter:
         Raises:
             UsageError: No target, or two of one name.
             InputError: A scan that cannot be segmented.
+            GeometryError: A 2-D image, and a target that was shown in volumes.
         """
         names = [target.name for target in targets]
-        if not names or len(set(names)) != len(names):
-            raise UsageError(f"targets must have different names, got {names}", fix="name each target once")
+        check_names(names)
+        for target in targets:
+            check_dimensions(scan, target)
         report = on_progress or (lambda *_: None)
         report(0, len(names) + 1, "reading the scan")
         prepared = self.prepare(scan)
@@ -130,8 +132,14 @@ class FewShotSegmenter:
         return results
 
     def prepare(self, scan: Volume) -> Prepared:
-        """Encode a scan: canonical slices, latents, signatures."""
+        """Encode a scan: canonical slices, latents, signatures.
+
+        Raises:
+            InputError: A constant scan, or one with values that are no numbers.
+            GeometryError: Axial slices too narrow to be segmented.
+        """
         canonical = to_canonical(scan)
+        check_slices(canonical, where=str(scan.source or "the scan"))
         values = normalize(canonical.slices, modality=scan.modality, where=str(scan.source or "the scan"))
         size = self.parts.backbone.image_size
         slices, undo = fit_square(values, size, pixel_mm=canonical.spacing_mm[1:])
@@ -156,13 +164,15 @@ class FewShotSegmenter:
         cache = parts.network.encode_support(torch.cat([z_img, z_mask], 1), tokens, shots=shots)
         fg, bg = prototypes(z_img, masks, compat=compat).over_shots(shots)
         signature = signatures(images).unflatten(0, (-1, shots)).mean(1)
-        return SupportContext(support.name, cache, fg, bg, signature, mode, parts.fingerprint)
+        about = (support.name, cache, fg, bg, signature, mode, parts.fingerprint)
+        return SupportContext(*about, flat=support.flat, compat=compat)
 
     def predict(self, prepared: Prepared, target: Support | SupportContext) -> Segmentation:
         """Segment one target in a prepared scan.
 
         Raises:
             ModelError: A saved support of other weights.
+            UsageError: A saved support of the other ``compat``.
         """
         context = target if isinstance(target, SupportContext) else self.encode_support(target)
         if context.model != self.parts.fingerprint:
@@ -170,11 +180,14 @@ class FewShotSegmenter:
                 f"the support {context.name!r} was encoded by other weights ({context.model})",
                 fix=f"encode it again with {self.parts.fingerprint}",
             )
+        if context.compat != self.options.compat:
+            what = f"the support {context.name!r} was encoded with compat={context.compat!r}"
+            raise UsageError(what, fix=f"encode it again with compat={self.options.compat!r}")
+        group, mask = nearest(prepared.signature, context), None
         if self.options.compat == "official":
-            chance, mask = self.official_slices(prepared.latents, context)
+            chance, mask = self.official_slices(prepared.latents, context, group)
         else:
-            chance = self.probability_slices(prepared.latents, context, nearest(prepared.signature, context))
-            mask = None
+            chance = self.probability_slices(prepared.latents, context, group)
         return self._on_grid(prepared, context.name, chance, mask)
 
     @torch.no_grad()
@@ -201,10 +214,9 @@ class FewShotSegmenter:
 
     @torch.no_grad()
     def official_slices(
-        self, latents: Tensor, context: SupportContext
+        self, latents: Tensor, context: SupportContext, group: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices."""
-        group = None if len(context.fg) == 1 else torch.zeros(len(latents), dtype=torch.long)
         slabs = latents.split(self.options.slab)
         groups = [None] * len(slabs) if group is None else list(group.split(self.options.slab))
         decoded = [
@@ -228,6 +240,20 @@ class FewShotSegmenter:
             inside = large_in_volume(probability >= self.options.threshold)
         restore = prepared.canonical.restore
         return Segmentation(name, prepared.scan, restore(inside), restore(probability), presence)
+
+
+def check_dimensions(scan: Volume, target: Support | SupportContext) -> None:
+    """Refuse a 2-D image, which knows neither its plane nor its scale, for a target shown in volumes.
+
+    Raises:
+        GeometryError: The scan is a 2-D image, the support is not.
+    """
+    if is_flat(scan) and not target.flat:
+        raise GeometryError(
+            f"the scan is a 2-D image and the support {target.name!r} was shown in volumes",
+            where=str(scan.source or "the scan"),
+            fix="give a support drawn on 2-D images, or save the image as a volume of one slice",
+        )
 
 
 def signatures(images: Tensor) -> Tensor:

@@ -13,12 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, UsageError
-from latentseg.imaging import Volume, check_same_grid, fit_square, normalize, read, read_labels, to_canonical
-from latentseg.imaging.files import SUFFIXES, case_name
+from latentseg.imaging import (
+    Canonical,
+    Volume,
+    check_same_grid,
+    fit_square,
+    normalize,
+    read,
+    read_labels,
+    to_canonical,
+)
+from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, case_name, suffix_of
 from latentseg.imaging.intensity import Modality
 
 SIZE = 256
 THIRDS = 3
+NARROWEST = 64  # a slice this many times longer than wide would be less than four pixels wide
 MASK_ENDINGS = ("_mask", "_label", "_seg")
 NAMES_FILE = "labels.json"
 
@@ -34,12 +44,14 @@ class Support:
         images: ``(n, 256, 256)`` float32 in [-1, 1], canonical axial slices.
         masks: ``(n, 256, 256)`` bool.
         sources: For each slice, the scan it was taken from.
+        flat: Whether all of them are 2-D images.
     """
 
     name: str
     images: NDArray[np.float32]
     masks: NDArray[np.bool_]
     sources: tuple[str, ...]
+    flat: bool = False
 
     def __len__(self) -> int:
         """``n``, the number of shots."""
@@ -88,24 +100,20 @@ class Support:
         cls, image: Volume, mask: Volume, *, name: str, label: int | None = None, slices: int = THIRDS
     ) -> Support:
         """Take the support slices of one scan; the parameters are those of :meth:`from_files`."""
+        if slices < 1:
+            raise UsageError(f"{slices} support slices were asked for", fix="take at least one")
         check_same_grid(image, mask)
         where = str(mask.source or image.source or "")
         chosen = choose_label(mask.array, label=label, where=where)
         canonical = to_canonical(image)
+        check_slices(canonical, where=str(image.source or "image"))
         inside = canonical.apply(mask.array == chosen)
         pixel_mm = canonical.spacing_mm[1:]
         values = normalize(canonical.slices, modality=image.modality, where=str(image.source or "image"))
         at = support_positions(inside, slices)
         images, _ = fit_square(values[at], SIZE, pixel_mm=pixel_mm)
-        masks, _ = fit_square(inside[at], SIZE, kind="mask", pixel_mm=pixel_mm)
-        keep = masks.any((1, 2))
-        if not keep.any():
-            raise InputError(
-                f"the target covers less than one pixel at {SIZE} pixels",
-                where=where,
-                fix="give a larger example",
-            )
-        return cls(name, images[keep], masks[keep].astype(bool), (image.name,) * int(keep.sum()))
+        masks = fit_masks(inside[at], pixel_mm=pixel_mm)
+        return cls(name, images, masks, (image.name,) * len(at), is_flat(image))
 
     @classmethod
     def from_folder(
@@ -113,18 +121,27 @@ class Support:
         folder: str | Path,
         *,
         target: str,
+        label: int | None = None,
         slices: int = THIRDS,
         modality: Modality | None = None,
         orientation: str | None = None,
     ) -> Support:
         """Read a folder of examples (see :class:`SupportFolder` for its layout).
 
+        Args:
+            folder: The folder.
+            target: What to show; one of the folder's names, where it has any.
+            label: Label id of the target, where the folder does not name its labels.
+            slices: As in :meth:`from_files`.
+            modality: As there.
+            orientation: As there.
+
         Raises:
             UsageError: The folder does not name the target; the message says what it holds.
             InputError: No pairs, or a pair that cannot be used.
         """
         examples = SupportFolder(folder)
-        label = examples.label(target)
+        label = examples.label(target) if label is None else label
         shown = []
         for image_path, mask_path in examples.pairs:
             image = read(image_path, modality=modality, orientation=orientation)
@@ -133,7 +150,9 @@ class Support:
                 shown.append(cls.from_volumes(image, mask, name=target, label=label, slices=slices))
         if not shown:
             raise InputError(
-                f"no example holds {target!r} (label {label})", where=str(folder), fix="check the label ids"
+                f"no example holds {target!r} (label {label})",
+                where=str(folder),
+                fix="check the label ids, or choose other targets",
             )
         return cls.join(shown)
 
@@ -145,6 +164,7 @@ class Support:
             np.concatenate([s.images for s in supports]),
             np.concatenate([s.masks for s in supports]),
             tuple(source for s in supports for source in s.sources),
+            all(s.flat for s in supports),
         )
 
 
@@ -202,7 +222,7 @@ def read_mask(path: str | Path, *, like: Volume) -> Volume:
     Raises:
         GeometryError: The mask is on another grid than the scan.
     """
-    mask = read_labels(path)
+    mask = read_labels(path, orientation=like.orientation)
     if (mask.shape[2] == 1) != (like.shape[2] == 1):
         flat, deep = ("image", "mask") if like.shape[2] == 1 else ("mask", "image")
         raise GeometryError(
@@ -210,7 +230,8 @@ def read_mask(path: str | Path, *, like: Volume) -> Volume:
             where=f"{like.source} and {path}",
             fix="give an image and a mask of the same slices",
         )
-    return read_labels(path, like=like)
+    check_same_grid(like, mask)
+    return mask
 
 
 def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
@@ -229,7 +250,7 @@ def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
         raise UsageError(
             f"the mask holds {len(present)} labels ({_listing(present)})",
             where=where,
-            fix="say which with --label",
+            fix="say which with label (--label), or name them in labels.json",
         )
     chosen = present[0] if label is None else label
     if chosen not in present:
@@ -239,6 +260,42 @@ def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
             fix="choose one of those",
         )
     return chosen
+
+
+def is_flat(volume: Volume) -> bool:
+    """Whether a volume was read from a 2-D image: one picture, or a file whose header has two axes."""
+    if volume.source is None or volume.shape[2] != 1:
+        return False
+    if SUFFIXES.get(suffix_of(volume.source)) in RASTER_FORMATS or volume.source.is_dir():
+        return True
+    header = volume.header
+    return header is not None and int(getattr(header, "dimensions", 0) or header["dim"][0]) < 3
+
+
+def check_slices(canonical: Canonical, *, where: str) -> None:
+    """Refuse slices too narrow to be seen, such as those of a single sagittal slice or of a damaged header.
+
+    Raises:
+        GeometryError: Height and width differ more than 64 times.
+    """
+    _, height, width = canonical.slices.shape
+    sides_mm = height * canonical.spacing_mm[1], width * canonical.spacing_mm[2]
+    if max(sides_mm) > NARROWEST * min(sides_mm):
+        raise GeometryError(
+            f"the axial slices measure {sides_mm[0]:.4g} x {sides_mm[1]:.4g} mm, too narrow to segment",
+            where=where,
+            fix="check the spacing and the orientation in the header",
+        )
+
+
+def fit_masks(inside: NDArray[np.bool_], *, pixel_mm: tuple[float, float]) -> NDArray[np.bool_]:
+    """Masks ``(n, H, W)`` as ``(n, 256, 256)``; one too small for any keeps the pixel it lies in most."""
+    masks = fit_square(inside, SIZE, kind="mask", pixel_mm=pixel_mm)[0].astype(bool)
+    lost = ~masks.any((1, 2))
+    if lost.any():
+        cover = fit_square(inside[lost], SIZE, kind="soft", pixel_mm=pixel_mm)[0]
+        masks[lost] = cover >= cover.max((1, 2), keepdims=True)
+    return masks
 
 
 def support_positions(inside: NDArray[np.bool_], slices: int) -> list[int]:
@@ -279,6 +336,8 @@ def _names(folder: Path) -> dict[str, int]:
         try:
             content = json.loads(path.read_text())
             table = content["labels"] if name == "dataset.json" else content
+            if all(key.isdigit() for key in table):  # the first version of nnU-Net's: {"1": "spleen"}
+                table = {value: key for key, value in table.items()}
             return {str(key): int(value) for key, value in table.items() if int(value) != 0}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(

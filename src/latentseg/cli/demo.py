@@ -23,6 +23,9 @@ def demo(
     """Segment phantoms, and real scans where they are; print Dice and write one HTML page."""
     import latentseg as ls
     from latentseg.demo import DemoOptions, run
+    from latentseg.results import check_writable
+
+    check_writable(out)
 
     page, tables = run(
         ls.load("fewshot"), DemoOptions(out, queries, seed), say=lambda text: typer.echo(text, err=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from latentseg.cli.output import show_table
+from latentseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,16 +45,23 @@ def fewshot(
     from latentseg.evaluation.methods import FewShotMethod
     from latentseg.evaluation.protocols import EP1, SliceMethod, run_ep1
     from latentseg.evaluation.tables import summarize, table_cells, write_tables
+    from latentseg.results import check_writable
 
+    check_writable(out)
+    queries = get_dataset(dataset)
+    source = get_dataset(support_dataset) if support_dataset else None
+    runs = [
+        EP1(queries, fold=fold, support_index=support_index, support_dataset=source)
+        for fold in read_folds(folds)
+    ]
+    for protocol in runs:
+        protocol.cases()  # what is missing is said before the work
     segmenter = ls.load(backbone=backbone, weights=weights)
     methods: list[SliceMethod] = [FewShotMethod(segmenter)]
     if baselines:
         methods += [PrototypeMatching(segmenter.parts.backbone), MaskCopy()]
-    queries = get_dataset(dataset)
-    source = get_dataset(support_dataset) if support_dataset else None
     rows = []
-    for fold in (int(part) for part in folds.split(",")):
-        protocol = EP1(queries, fold=fold, support_index=support_index, support_dataset=source)
+    for protocol in runs:
         for outcome in run_ep1(protocol, methods=methods):
             rows.append(outcome.row)
             typer.echo(
@@ -68,3 +76,15 @@ def fewshot(
     write_tables(rows, folder=out, about=about)
     header, body = table_cells(summarize(rows))
     show_table(header, body)
+
+
+def read_folds(text: str) -> list[int]:
+    """Fold numbers such as `0,1`.
+
+    Raises:
+        UsageError: Something that is no number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"unknown folds {text!r}", where="--folds", fix="give numbers such as 0,1")
+    return [int(part) for part in parts]

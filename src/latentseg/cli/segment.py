@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from latentseg.cli.output import show_table
 from latentseg.errors import UsageError
+from latentseg.imaging.files import case_name
 
 if TYPE_CHECKING:
     from latentseg.api import Precision
@@ -37,7 +42,9 @@ def segment(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
     save: Annotated[str, typer.Option(help="What to write: any of mask,prob,preview.")] = "mask,prob,preview",
-    label: Annotated[int | None, typer.Option(help="Label id of the target in IMAGE,MASK pairs.")] = None,
+    label: Annotated[
+        int | None, typer.Option(help="Label id of the target, where masks hold several without names.")
+    ] = None,
     combined: Annotated[
         str | None,
         typer.Option(help="Also write one label map; targets in order of priority, comma-separated."),
@@ -61,10 +68,14 @@ def segment(
     """Segment a scan from examples; masks are written on exactly the scan's grid."""
     import latentseg as ls
     from latentseg.fewshot.segmenter import SegmentOptions
+    from latentseg.results import check_outputs, check_priority, check_writable
 
-    kind = read_modality(modality)
-    mode = read_mode(support_mode)
+    kind, mode, priority = read_modality(modality), read_mode(support_mode), split_names(combined)
+    what = check_outputs(split_names(save) or [])
+    check_writable(out)
     targets = read_targets(support, target, label=label, modality=kind, orientation=orientation)
+    if priority is not None:
+        check_priority(priority, [shown.name for shown in targets])
     scan = ls.read(image, modality=kind, orientation=orientation)
     segmenter = ls.load(
         "fewshot",
@@ -74,9 +85,9 @@ def segment(
         precision=cast("Precision", precision),
     )
     results = segmenter(scan, targets, on_progress=show_progress)
-    results.save(out, what=[part.strip() for part in save.split(",") if part.strip()])
-    if combined:
-        write_combined(results, [name.strip() for name in combined.split(",")], out)
+    results.save(out, what=what)
+    if priority is not None:
+        write_combined(results, priority, out)
     rows = [
         (
             s["target"],
@@ -98,36 +109,74 @@ def read_targets(
     modality: Modality | None = None,
     orientation: str | None = None,
 ) -> list[Support | SupportContext]:
-    """The targets of the `--support` and `--target` options.
+    """The targets of the `--support` and `--target` options; supports of one name are joined.
 
     Raises:
-        UsageError: A pair without a name, or a target that no support knows.
+        UsageError: A target that no support knows, or one shown twice of which one is encoded.
         InputError: A support that cannot be used.
+    """
+    from latentseg.fewshot.support import Support
+
+    found: dict[str, list[Support | SupportContext]] = {}
+    known: list[str] = []
+    for path in supports:
+        for name, read in offers(path, names, label=label, modality=modality, orientation=orientation):
+            known.append(name)
+            if not names or name in names:
+                found.setdefault(name, []).append(read())
+    for name in names or []:
+        if name not in found:
+            raise unknown_target(name, known)
+    joined: list[Support | SupportContext] = []
+    for name in dict.fromkeys(names or found):
+        shown = [one for one in found[name] if isinstance(one, Support)]
+        if len(found[name]) > 1 and len(shown) < len(found[name]):
+            what = f"{name!r} is shown more than once, and an encoded support cannot be joined"
+            raise UsageError(what, where="--support", fix="encode all examples together")
+        joined.append(Support.join(shown) if shown else found[name][0])
+    return joined
+
+
+def offers(
+    path: Path, names: list[str] | None, *, label: int | None = None, **options: Any
+) -> list[tuple[str, Callable[[], Support | SupportContext]]]:
+    """Names of the targets that one `--support` shows, each with how to read it.
+
+    Raises:
+        UsageError: An image without its mask.
+        InputError: No such folder.
+        ModelError: A damaged context.
     """
     from latentseg.fewshot.context import SupportContext
     from latentseg.fewshot.support import Support, SupportFolder
 
-    found: dict[str, Support | SupportContext] = {}
-    for path in supports:
-        if path.suffix == ".safetensors":
-            context = SupportContext.load(path)
-            found[context.name] = context
-        elif "," in str(path):
-            image, mask = str(path).split(",", 1)
-            name = names[0] if names and len(names) == 1 else Path(mask).name.split(".")[0]
-            found[name] = Support.from_files(
-                [(image, mask)], name=name, label=label, modality=modality, orientation=orientation
-            )
-        else:
-            wanted = [n for n in names or [] if n not in found] or list(SupportFolder(path).names)
-            for name in wanted or [path.name]:
-                found[name] = Support.from_folder(
-                    path, target=name, modality=modality, orientation=orientation
-                )
-    missing = [name for name in names or [] if name not in found]
-    if missing:
-        raise UsageError(f"no support shows {missing[0]!r}", fix=f"choose from {', '.join(found)}")
-    return [found[name] for name in names or found]
+    only = names[0] if names and len(names) == 1 else ""
+    if path.suffix == ".safetensors":
+        context = SupportContext.load(path)
+        return [(context.name, lambda: context)]
+    if "," in str(path) and not path.exists():
+        pair = split_pair(str(path))
+        name = only or case_name(Path(pair[1]))
+        return [(name, lambda: Support.from_files([pair], name=name, label=label, **options))]
+    if path.is_file():
+        raise UsageError("a support image needs its mask", where=str(path), fix="give IMAGE,MASK")
+    listed = list(SupportFolder(path).names) or [only or path.resolve().name]
+    read = partial(Support.from_folder, path, label=label, **options)
+    return [(name, partial(read, target=name)) for name in listed]
+
+
+def unknown_target(name: str, known: list[str]) -> UsageError:
+    """The error for a target that no support shows."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    fix = f"{hint}choose from {', '.join(dict.fromkeys(known))}"
+    return UsageError(f"no support shows {name!r}", where="--target", fix=fix)
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """`IMAGE,MASK` at the comma that leaves two files, should there be several commas."""
+    cuts = [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == ","]
+    return next((cut for cut in cuts if Path(cut[0]).exists() and Path(cut[1]).exists()), cuts[0])
 
 
 def write_combined(results: Segmentations, priority: list[str], out: Path) -> None:
@@ -144,6 +193,11 @@ def write_combined(results: Segmentations, priority: list[str], out: Path) -> No
     names = {name: number for number, name in enumerate(priority, start=1)}
     write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
     typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """The parts of a comma-separated option; `None` where it was not given."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_modality(text: str | None) -> Modality | None:
@@ -173,5 +227,6 @@ def read_mode(text: str) -> SupportMode:
 
 
 def show_progress(done: int, total: int, stage: str) -> None:
-    """One line per stage on standard error."""
-    typer.echo(f"[{done}/{total}] {stage}", err=True)
+    """One line per stage, for people: without a terminal, standard error holds errors and warnings alone."""
+    if sys.stderr.isatty():
+        typer.echo(f"[{done}/{total}] {stage}", err=True)

@@ -9,6 +9,7 @@ import typer
 
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.segment import read_modality, read_mode
+from latentseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="A folder of examples: images with masks.")]
@@ -59,6 +60,9 @@ def encode(
     folder: Folder,
     target: Annotated[str, typer.Option("--target", "-t", help="Which target of the folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
+    label: Annotated[
+        int | None, typer.Option(help="Label id of the target, where the folder does not name it.")
+    ] = None,
     modality: ModalityOption = None,
     orientation: OrientationOption = None,
     support_mode: Annotated[str, typer.Option(help="nearest or joint.")] = "nearest",
@@ -69,9 +73,16 @@ def encode(
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls
     from latentseg.fewshot.segmenter import SegmentOptions
+    from latentseg.results import check_writable
 
+    if out.suffix != ".safetensors":
+        raise UsageError(
+            f"a support is not written as '{out.name}'", where="--out", fix="end it in .safetensors"
+        )
+    options = SegmentOptions(support_mode=read_mode(support_mode))
+    check_writable(out.parent)
     support = ls.Support.from_folder(
-        folder, target=target, modality=read_modality(modality), orientation=orientation
+        folder, target=target, label=label, modality=read_modality(modality), orientation=orientation
     )
-    segmenter = ls.load(backbone=backbone, options=SegmentOptions(support_mode=read_mode(support_mode)))
+    segmenter = ls.load(backbone=backbone, options=options)
     typer.echo(str(segmenter.encode_support(support).save(out)))

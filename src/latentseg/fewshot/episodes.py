@@ -33,6 +33,7 @@ class EpisodeOptions(BaseModel):
         labelled: Share of scenes whose targets are labelled structures.
         other_patient: Share of labelled scenes whose queries come from another patient.
         painted: Share of supervoxel scenes whose images are painted instead of taken from the scan.
+        one_look: Share of scenes whose slices all have one intensity curve, as within one modality.
         reach_mm: Largest distance between support and query within a scan.
         min_area: Fewest pixels of a target in the support.
         merge: Probability that a supervoxel is merged with others of its slice that look like it.
@@ -47,6 +48,7 @@ class EpisodeOptions(BaseModel):
     labelled: float = 0.35
     other_patient: float = 0.7
     painted: float = 0.15
+    one_look: float = 0.5
     reach_mm: float = 30.0
     min_area: int = 80
     merge: float = 0.3
@@ -110,9 +112,15 @@ class Episodes:
                     fix="change `labelled` or `min_area` of the episodes, or pack other scans",
                 )
 
-    def draw(self, rng: np.random.Generator) -> EpisodeBatch:
-        """One batch; a function of the generator alone."""
-        scenes = [self._scene(rng) for _ in range(self.options.scenes)]
+    def draw(self, rng: np.random.Generator, *, ease: float = 0.0) -> EpisodeBatch:
+        """One batch; a function of the arguments alone.
+
+        Args:
+            rng: Source of all draws.
+            ease: In [0, 1]; at 1 all queries are the support's own slice in the support's own contrast, which is
+                how attention first learns to look for what is marked.
+        """
+        scenes = [self._scene(rng, ease) for _ in range(self.options.scenes)]
         slices = len(scenes[0].images)
         images = torch.tensor(np.concatenate([scene.images for scene in scenes]), dtype=torch.float32)[
             :, None
@@ -123,7 +131,10 @@ class Episodes:
         if bool(painted.any()):
             images[painted] = paint(_compact(maps[painted]), rng)
         grid = sampling_grid(rng, len(images), images.shape[-1], self.options.geometry)
-        images = recolor(warp(images, grid), rng)
+        looks = torch.arange(len(images)).unflatten(0, (-1, slices))
+        alike = torch.tensor(rng.random(len(scenes)) < max(self.options.one_look, ease))
+        looks[alike] = looks[alike][:, :1]
+        images = recolor(warp(images, grid), rng, looks=looks.flatten())
         masks = self._masks(maps, scenes)
         masks = (warp(masks, grid) > 0.5).float()
         images, masks = images.unflatten(0, (-1, slices)), masks.unflatten(0, (-1, slices))
@@ -143,15 +154,13 @@ class Episodes:
         ]
         return torch.cat(rows).float()
 
-    def _scene(self, rng: np.random.Generator) -> Scene:
+    def _scene(self, rng: np.random.Generator, ease: float) -> Scene:
         options = self.options
         name = "labels" if rng.random() < options.labelled else "supervoxels"
         support = int(rng.choice(len(self.scan_of), p=self.chance[name]))
         present = self.areas[name][support]
-        ids = rng.choice(
-            list(present), options.targets, p=_normalized(np.array(list(present.values())) ** -0.25)
-        )
-        queries = self._queries(rng, support, name, int(ids[0]))
+        ids = rng.choice(list(present), options.targets)
+        queries = self._queries(rng, support, name, int(ids[0]), ease)
         index = np.array([support, *queries])
         maps = getattr(self.packed, name)[np.sort(index)][np.argsort(np.argsort(index))].astype(np.int64)
         images = self.packed.images[np.sort(index)][np.argsort(np.argsort(index))]
@@ -177,14 +186,16 @@ class Episodes:
         near = [int(i) for i in alike if i > 0 and (i == label or _near(ids == i, row, column, 60))]
         return np.array(near or [label], np.int64)
 
-    def _queries(self, rng: np.random.Generator, support: int, name: str, label: int) -> list[int]:
+    def _queries(
+        self, rng: np.random.Generator, support: int, name: str, label: int, ease: float
+    ) -> list[int]:
         """Slices to ask in: near ones of the same scan, or another patient's that hold the first target."""
         scan = self.packed.scans[self.scan_of[support]]
         partners = self.partners.get((scan.source, label), []) if name == "labels" else []
         others = [i for i in partners if self.scan_of[i] != self.scan_of[support]]
-        if others and rng.random() < self.options.other_patient:
+        if others and rng.random() < self.options.other_patient * (1 - ease):
             return [int(i) for i in rng.choice(others, self.options.queries)]
-        reach = min(int(self.options.reach_mm / scan.spacing_mm[0]), 10)
+        reach = min(int((1 - ease) * self.options.reach_mm / scan.spacing_mm[0]), 10)
         near = np.arange(max(support - reach, scan.first), min(support + reach + 1, scan.first + scan.count))
         holds = [i for i in near if label in self.areas[name][i]]
         pool = holds if holds and rng.random() < 0.9 else near

@@ -83,18 +83,23 @@ def intensity_curves(rng: np.random.Generator, n: int) -> Tensor:
     return torch.tensor((table - low) / np.maximum(high - low, 1e-3) * 2 - 1, dtype=torch.float32)
 
 
-def recolor(images: Tensor, rng: np.random.Generator, *, curve: float = 0.8) -> Tensor:
-    """Give every image ``(n, 1, H, W)`` in [-1, 1] its own contrast, bias field, noise and resolution.
+def recolor(
+    images: Tensor, rng: np.random.Generator, *, curve: float = 0.8, looks: Tensor | None = None
+) -> Tensor:
+    """Give images ``(n, 1, H, W)`` in [-1, 1] another contrast, bias field, noise and resolution.
 
     Args:
         images: Slices.
         rng: Source of all draws.
-        curve: Probability that an image gets a random intensity curve.
+        curve: Probability that a look has a random intensity curve.
+        looks: ``(n,)`` long in [0, n), which look each image has; images of one look share their curve
+            and nothing else. Each image has its own when left out.
     """
     n, _, height, width = images.shape
+    looks = torch.arange(n) if looks is None else looks
     index = ((images + 1) * 127.5).round().clamp(0, 255).long().flatten(1)
-    curved = torch.gather(intensity_curves(rng, n), 1, index).view_as(images)
-    out = torch.where(_chance(rng, n, curve), curved, images)
+    curved = torch.gather(intensity_curves(rng, n)[looks], 1, index).view_as(images)
+    out = torch.where(_chance(rng, n, curve)[looks], curved, images)
     field = torch.tensor(rng.normal(0, 0.25, (n, 1, 4, 4)), dtype=torch.float32)
     bias = F.interpolate(field, size=(height, width), mode="bicubic", align_corners=True).exp()
     out = torch.where(_chance(rng, n, 0.4), (out + 1) * bias - 1, out)

@@ -21,5 +21,5 @@ def require(package: str, *, purpose: str) -> None:
         import_module(package)
     except ImportError as error:
         raise UsageError(
-            f"{purpose} needs the package {package} ({error})", fix="pip install 'latentseg[train]'"
+            f"{purpose} needs the package {package} ({error})", fix="run `pip install 'latentseg[train]'`"
         ) from error

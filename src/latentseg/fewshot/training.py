@@ -32,22 +32,22 @@ class FewShotOptions(BaseModel):
     """A training of the few-shot network, as read from YAML.
 
     Attributes:
-        latent: Weight of the paper's loss, the squared error of the mask latent.
-        latent_every: The latent loss is taken on one query in this many; encoding true masks is a third of
-            the time of a step.
+        latent: Weight of the paper's loss, the squared error of the mask latent; cells that the target touches
+            weigh ``foreground`` times as much as others.
         mask: Weight of cross-entropy plus Dice of the mask.
-        foreground: How much more a pixel of the target weighs in the cross-entropy than one beside it;
-            without it the first thing that is learned is to answer nothing.
+        foreground: How much more the target weighs than what is beside it, in both losses; without it the first
+            thing that is learned is to answer nothing.
+        easy: Share of the steps over which episodes grow from the support's own slice to full difficulty.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     episodes: EpisodeOptions = EpisodeOptions()
-    latent: float = 0.25
-    latent_every: int = 4
-    mask: float = 1.0
+    latent: float = 1.0
+    mask: float = 0.5
     foreground: float = 6.0
+    easy: float = 0.25
 
 
 class FewShotModel(nn.Module):
@@ -77,7 +77,7 @@ class Inputs(NamedTuple):
     fg: Tensor  # (G, C)
     bg: Tensor  # (G, C)
     condition: Tensor  # (G, 1, features)
-    query_mask: Tensor  # (G * Q / latent_every, C, h, w)
+    query_mask: Tensor  # (G * Q, C, h, w)
 
 
 class FewShotTask:
@@ -89,9 +89,8 @@ class FewShotTask:
         self.model = FewShotModel(backbone.mask_head, condition_features=backbone.feature_dim)
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
-        """Draw one batch of episodes; they are as hard at the start as at the end."""
-        del progress
-        return self.episodes.draw(rng)
+        """Draw one batch of episodes."""
+        return self.episodes.draw(rng, ease=max(0.0, 1 - progress / self.options.easy))
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, dict[str, float]]:
         """Latent and mask loss, and the Dice of targets that are there."""
@@ -99,7 +98,9 @@ class FewShotTask:
         latents = self.model(inputs)
         logits = self.model.mask_head(latents)[:, 0]
         truth = batch.query_masks
-        latent = F.mse_loss(latents[:: self.options.latent_every], inputs.query_mask)
+        cells = F.adaptive_max_pool2d(truth[:, None], latents.shape[-2:])
+        error = (latents - inputs.query_mask).square() * (1 + (self.options.foreground - 1) * cells)
+        latent = error.mean()
         weight = torch.full((), self.options.foreground)
         entropy = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight, reduction="none").mean(
             (1, 2)
@@ -127,8 +128,7 @@ class FewShotTask:
         support, query = latents.split([len(batch.support_images), len(batch.query_images)])
         support = support.repeat_interleave(targets, 0)
         stage = features[: len(batch.support_images)].repeat_interleave(targets, 0)
-        truth = batch.query_masks[:: self.options.latent_every]
-        mask_latents = self.backbone.encode(mask_images(torch.cat([batch.support_masks, truth])))
+        mask_latents = self.backbone.encode(mask_images(torch.cat([batch.support_masks, batch.query_masks])))
         per_target = query.unflatten(0, (-1, 1, queries)).expand(-1, targets, -1, -1, -1, -1).flatten(0, 2)
         fg, bg = prototypes(support, batch.support_masks)
         return Inputs(

@@ -183,7 +183,7 @@ def test_official_contexts_stay_official(
     load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
 ) -> None:
     context = load(compat="official").encode_support(liver)
-    with pytest.raises(UsageError, match="'liver' was encoded with compat='official'"):
+    with pytest.raises(UsageError, match=r"'liver' was encoded with compat='official'"):
         load()(searched.image, [context])
 
 
@@ -269,7 +269,7 @@ def test_a_picture_needs_pictures(
     mask = (searched.labels.array[:, :, 3].T == 1).astype(np.uint8)
     Image.fromarray(mask).save(tmp_path / "slice_mask.png")
     picture = read(tmp_path / "slice.png")
-    with pytest.raises(GeometryError, match="2-D image and the support 'liver'.*slice.png"):
+    with pytest.raises(GeometryError, match=r"2-D image and the support 'liver'.*slice.png"):
         load()(picture, [liver])
     flat = Support.from_folder(tmp_path, target="liver")
     segmenter = load()

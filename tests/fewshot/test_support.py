@@ -126,16 +126,16 @@ def test_named_labels(name: str, content: dict[str, object], shown: Phantom, tmp
     assert SupportFolder(tmp_path).names == {"liver": LIVER, "spleen": SPLEEN}
     assert set(Support.from_folder(tmp_path, target="spleen").sources) == {"a"}
     assert set(Support.from_folder(tmp_path, target="liver").sources) == {"a", "b"}
-    with pytest.raises(UsageError, match="unknown target 'livr'.*Did you mean 'liver'"):
+    with pytest.raises(UsageError, match=r"unknown target 'livr'.*Did you mean 'liver'"):
         Support.from_folder(tmp_path, target="livr")
 
 
 def test_labels_without_names_need_a_label(shown: Phantom, tmp_path: Path) -> None:
     save_pair(shown, tmp_path / "a.nii.gz", tmp_path / "a_mask.nii.gz")
-    with pytest.raises(UsageError, match="a_mask.*--label"):
+    with pytest.raises(UsageError, match=r"a_mask.*--label"):
         Support.from_folder(tmp_path, target="liver")
     assert Support.from_folder(tmp_path, target="liver", label=LIVER).masks.any()
-    with pytest.raises(InputError, match="no example holds 'liver' .label 99."):
+    with pytest.raises(InputError, match=r"no example holds 'liver' .label 99."):
         Support.from_folder(tmp_path, target="liver", label=99)
 
 
@@ -189,7 +189,7 @@ def narrow(image: Volume) -> Volume:
 
 def test_slices_too_narrow_are_refused(shown: Phantom) -> None:
     image, labels = narrow(shown.image), narrow(shown.labels)
-    with pytest.raises(GeometryError, match="too narrow.*Check the spacing"):
+    with pytest.raises(GeometryError, match=r"too narrow.*Check the spacing"):
         Support.from_volumes(image, labels, name="x", label=LIVER)
 
 
@@ -241,11 +241,11 @@ def test_bad_folders(
 
 
 def test_bad_arguments(shown: Phantom, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no example was given for 'x'"):
+    with pytest.raises(UsageError, match=r"no example was given for 'x'"):
         Support.from_files([], name="x")
-    with pytest.raises(UsageError, match="0 support slices"):
+    with pytest.raises(UsageError, match=r"0 support slices"):
         Support.from_volumes(shown.image, shown.labels, name="x", label=LIVER, slices=0)
     with pytest.raises(InputError, match=r"label 99 is not in the mask.*m\.nii.*Choose one of those"):
         choose_label(shown.labels.array, label=99, where="m.nii")
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(InputError, match=r"not a folder"):
         SupportFolder(tmp_path / "nowhere")

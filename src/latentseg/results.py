@@ -214,7 +214,7 @@ def check_writable(folder: Path) -> None:
 def _height(canonical: Canonical) -> int:
     """Height of a picture whose longer side has 320 pixels."""
     tall, wide = (n * mm for n, mm in zip(canonical.slices.shape[1:], canonical.spacing_mm[1:], strict=True))
-    return max(4, round(PREVIEW * tall / max(tall, wide)))
+    return int(max(4, round(PREVIEW * tall / max(tall, wide))))
 
 
 def _center(mask: NDArray[np.bool_]) -> list[float]:

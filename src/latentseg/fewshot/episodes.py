@@ -117,8 +117,8 @@ class Episodes:
 
         Args:
             rng: Source of all draws.
-            ease: In [0, 1]; at 1 all queries are the support's own slice in the support's own contrast, which is
-                how attention first learns to look for what is marked.
+            ease: In [0, 1]; at 1 all queries are the support's own slice in the support's own contrast, which
+                is how attention first learns to look for what is marked.
         """
         scenes = [self._scene(rng, ease) for _ in range(self.options.scenes)]
         slices = len(scenes[0].images)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from latentseg.cli.output import show_table
+from latentseg.cli.segment import BackboneOption, Weights
 from latentseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)
@@ -27,12 +28,8 @@ def fewshot(
         str | None, typer.Option(help="Data set of the support; default: that of the queries.")
     ] = None,
     support_index: Annotated[int, typer.Option(help="Position of the support scan in its fold.")] = 2,
-    backbone: Annotated[
-        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
-    ] = "compact",
-    weights: Annotated[
-        Path | None, typer.Option(help="Few-shot weights other than the backbone's own.")
-    ] = None,
+    backbone: BackboneOption = "compact",
+    weights: Weights = None,
     baselines: Annotated[bool, typer.Option(help="Run the two baselines on the same slices.")] = True,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for table.md, cases.csv, results.json.")

@@ -24,45 +24,51 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+Image = Annotated[Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, or a folder of slices.")]
+Supports = Annotated[
+    list[Path],
+    typer.Option(
+        "--support", "-s", help="A folder of examples, one IMAGE,MASK pair, or a .safetensors context."
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", "-t", help="What to segment; default: all the support names."),
+]
+Label = Annotated[
+    int | None, typer.Option(help="Label id of the target, where masks hold several without names.")
+]
+Combined = Annotated[
+    str | None,
+    typer.Option(help="Also write one label map; targets in order of priority, comma-separated."),
+]
+ModalityOption = Annotated[
+    str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")
+]
+Orientation = Annotated[
+    str | None, typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support.")
+]
+Mode = Annotated[str, typer.Option(help="nearest or joint: how several support slices are used.")]
+BackboneOption = Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Few-shot weights other than the backbone's own, or where it brings none.")
+]
+
 
 @app.command()
 def segment(
-    image: Annotated[
-        Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, or a folder of slices.")
-    ],
-    support: Annotated[
-        list[Path],
-        typer.Option(
-            "--support", "-s", help="A folder of examples, one IMAGE,MASK pair, or a .safetensors context."
-        ),
-    ],
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", "-t", help="What to segment; default: all the support names."),
-    ] = None,
+    image: Image,
+    support: Supports,
+    target: Targets = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
     save: Annotated[str, typer.Option(help="What to write: any of mask,prob,preview.")] = "mask,prob,preview",
-    label: Annotated[
-        int | None, typer.Option(help="Label id of the target, where masks hold several without names.")
-    ] = None,
-    combined: Annotated[
-        str | None,
-        typer.Option(help="Also write one label map; targets in order of priority, comma-separated."),
-    ] = None,
-    modality: Annotated[str | None, typer.Option(help="CT or MR, where the files do not tell.")] = None,
-    orientation: Annotated[
-        str | None,
-        typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support."),
-    ] = None,
-    support_mode: Annotated[
-        str, typer.Option(help="nearest or joint: how several support slices are used.")
-    ] = "nearest",
-    backbone: Annotated[
-        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
-    ] = "compact",
-    weights: Annotated[
-        Path | None, typer.Option(help="Few-shot weights for a backbone that brings none.")
-    ] = None,
+    label: Label = None,
+    combined: Combined = None,
+    modality: ModalityOption = None,
+    orientation: Orientation = None,
+    support_mode: Mode = "nearest",
+    backbone: BackboneOption = "compact",
+    weights: Weights = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
     """Segment a scan from examples; masks are written on exactly the scan's grid."""
@@ -88,6 +94,12 @@ def segment(
     results.save(out, what=what)
     if priority is not None:
         write_combined(results, priority, out)
+    show_results(results)
+    typer.echo(f"written to {out / scan.name}")
+
+
+def show_results(results: Segmentations) -> None:
+    """One line per target."""
     rows = [
         (
             s["target"],
@@ -98,7 +110,6 @@ def segment(
         for s in (result.stats() for result in results.values())
     ]
     show_table(("target", "volume", "presence", "parts"), rows)
-    typer.echo(f"written to {out / scan.name}")
 
 
 def read_targets(

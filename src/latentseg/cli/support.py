@@ -8,27 +8,27 @@ from typing import Annotated
 import typer
 
 from latentseg.cli.output import AsJson, show_json, show_table
-from latentseg.cli.segment import read_modality, read_mode
+from latentseg.cli.segment import (
+    BackboneOption,
+    Label,
+    ModalityOption,
+    Mode,
+    Orientation,
+    read_modality,
+    read_mode,
+)
 from latentseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="A folder of examples: images with masks.")]
-ModalityOption = Annotated[
-    str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")
-]
-OrientationOption = Annotated[
-    str | None, typer.Option("--orientation", help="Axis codes such as LAS that overrule wrong affines.")
-]
 
 
 @app.command()
 def check(
     folder: Folder,
     modality: ModalityOption = None,
-    orientation: OrientationOption = None,
-    backbone: Annotated[
-        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
-    ] = "compact",
+    orientation: Orientation = None,
+    backbone: BackboneOption = "compact",
     as_json: AsJson = False,
 ) -> None:
     """Audit grids and labels, and segment each example from the others (leave-one-out Dice)."""
@@ -60,15 +60,11 @@ def encode(
     folder: Folder,
     target: Annotated[str, typer.Option("--target", "-t", help="Which target of the folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
-    label: Annotated[
-        int | None, typer.Option(help="Label id of the target, where the folder does not name it.")
-    ] = None,
+    label: Label = None,
     modality: ModalityOption = None,
-    orientation: OrientationOption = None,
-    support_mode: Annotated[str, typer.Option(help="nearest or joint.")] = "nearest",
-    backbone: Annotated[
-        str, typer.Option(help="A model of `latentseg models list`, or its folder.")
-    ] = "compact",
+    orientation: Orientation = None,
+    support_mode: Mode = "nearest",
+    backbone: BackboneOption = "compact",
 ) -> None:
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls

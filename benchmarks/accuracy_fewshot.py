@@ -1,11 +1,11 @@
 """Few-shot accuracy: EP1 on SABS and CHAOS, in one modality and across, beside two baselines in the same run.
 
-Usage: ``python benchmarks/accuracy_fewshot.py [--output FOLDER] [--backbone compact] [--quick]``; the data are found
-through ``LATENTSEG_DATA`` (default ``../shared/data``). Prints the table of ``docs/models/compact.md`` and writes
-``table.md``, ``cases.csv`` and ``results.json``.
+Usage: ``python benchmarks/accuracy_fewshot.py [--output FOLDER] [--backbone compact] [--quick]``; the data
+are found through ``LATENTSEG_DATA`` (default ``../shared/data``). Prints the table of
+``docs/models/compact.md`` and writes ``table.md``, ``cases.csv`` and ``results.json``.
 
-The settings were fixed before anything was tuned: SABS fold 0, CHAOS folds 0 and 1 with an MR support, and CHAOS
-folds 0 and 1 with a CT support; support scan at position 2 of its fold.
+The settings were fixed before anything was tuned: SABS fold 0, CHAOS folds 0 and 1 with an MR support, and
+CHAOS folds 0 and 1 with a CT support; support scan at position 2 of its fold.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ SETTINGS = (
 
 def main() -> None:
     """Run every setting, print the table, write all cases."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/fewshot"))
     parser.add_argument("--backbone", default="compact")
     parser.add_argument("--quick", action="store_true", help="the first query scan of each setting only")

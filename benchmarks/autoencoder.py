@@ -2,9 +2,9 @@
 
 Usage: ``python benchmarks/autoencoder.py [--every 8] [--output FILE]``; data through ``LATENTSEG_DATA``.
 
-Every n-th slice of SABS fold 0 (CT) and of all CHAOS scans here (MR, a data set that was never trained on). PSNR
-and SSIM on the slices scaled to [0, 1], Dice of organ masks after coding, through the decoder and through the mask
-head, by area.
+Every n-th slice of SABS fold 0 (CT) and of all CHAOS scans here (MR, a data set that was never trained on).
+PSNR and SSIM on the slices scaled to [0, 1], Dice of organ masks after coding, through the decoder and
+through the mask head, by area.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def measure(dataset: Dataset, cases: list[str], *, every: int) -> dict[str, floa
 
 def main() -> None:
     """Measure both data sets, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--every", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/autoencoder.json"))
     options = parser.parse_args()

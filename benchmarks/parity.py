@@ -1,8 +1,9 @@
 """How far SD-FSMIS here is from the released classes, tensor by tensor.
 
-Usage: ``python benchmarks/parity.py [FOLDER]``; the folder (default ``$LATENTSEG_PARITY``, else ``../shared/parity``)
-holds ``sdfsmis_tiny.safetensors``: random weights of a tiny configuration, inputs, and what the released classes
-computed with them. Prints the table of ``docs/explanation/parity.md`` and writes ``benchmarks/results/parity.json``.
+Usage: ``python benchmarks/parity.py [FOLDER]``; the folder (default ``$LATENTSEG_PARITY``, else
+``../shared/parity``) holds ``sdfsmis_tiny.safetensors``: random weights of a tiny configuration, inputs,
+and what the released classes computed with them. Prints the table of ``docs/explanation/parity.md`` and
+writes ``benchmarks/results/parity.json``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def models(tensors: dict[str, Tensor], configs: dict[str, dict[str, object]]) ->
 
 
 @torch.no_grad()
-def compare(tensors: dict[str, Tensor], parts: tuple[object, ...], *, shots: int, batch: int) -> dict[str, float]:
+def compare(
+    tensors: dict[str, Tensor], parts: tuple[object, ...], *, shots: int, batch: int
+) -> dict[str, float]:
     """Largest differences of one setting; shares of pixels for eight-bit values and masks."""
     backbone, network, translator, dino = parts
     expected = part(tensors, f"expected.shots{shots}")
@@ -90,7 +93,9 @@ def main() -> None:
         sys.stdout.write(f"| {name} | {value:.2g} |\n")
     out = Path("benchmarks/results/parity.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"date": datetime.now(UTC).date().isoformat(), "worst": worst}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({"date": datetime.now(UTC).date().isoformat(), "worst": worst}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Speed and memory of `latentseg segment` on the compact backbone, whole processes from start to written files.
+"""Speed and memory of `latentseg segment` on the compact backbone, from the start to the written files.
 
 Usage: ``python benchmarks/speed_compact.py [--slices 100] [--threads 2] [--output FILE]``.
 
-A phantom of that many slices is searched for 1, 2 and 4 targets, and a phantom of half as many slices for 4: so the
-table says what a further target costs, and whether time is linear in slices. The matmul peak of the machine is
-measured before and after; compare ratios, not seconds, across machines.
+A phantom of that many slices is searched for 1, 2 and 4 targets, and a phantom of half as many slices for
+4: so the table says what a further target costs, and whether time is linear in slices. The matmul peak of
+the machine is measured before and after; compare ratios, not seconds, across machines.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def run(folder: Path, *, slices: int, targets: int, threads: int) -> Run:
         command += ["--target", name]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)  # noqa: S603
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -85,7 +86,9 @@ def matmul_gflops(threads: int) -> float:
 
 def main() -> None:
     """Run, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_compact.json"))
@@ -97,7 +100,7 @@ def main() -> None:
         plan = [(options.slices, 1), (options.slices, 2), (options.slices, 4), (options.slices // 2, 4)]
         run(folder, slices=options.slices // 2, targets=1, threads=options.threads)  # warms the disk cache
         runs = [run(folder, slices=s, targets=t, threads=options.threads) for s, t in plan]
-    one, two, four, half = runs
+    one, _, four, half = runs
     figures = {
         "further_target_of_first": round((four.wall_s - one.wall_s) / 3 / one.wall_s, 3),
         "half_the_slices_of_all": round(half.wall_s / four.wall_s, 3),

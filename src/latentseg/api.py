@@ -108,11 +108,14 @@ def diffusers_parts(
 
 
 def pick_dtype(precision: Precision) -> torch.dtype:
-    """The type to compute in; emulated bf16 is several times slower than fp32, so ``auto`` asks the CPU."""
+    """The type to compute in; ``auto`` asks the processor, as emulated bf16 is slower than fp32."""
     import torch
 
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and native) else torch.float32
+    from latentseg.backbones.diffusers_2d import fastest_dtype
+
+    return (
+        fastest_dtype() if precision == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    )
 
 
 def fingerprint(paths: list[Path]) -> str:

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from latentseg.errors import ModelError
+from latentseg.imaging.files import written_whole
 
 from .condition import ConditionTranslator
 from .network import FewShotUNet
@@ -95,13 +97,9 @@ def save(path: str | Path, *, weights: FewShotWeights, dtype: torch.dtype = torc
     state |= {f"mask_head.{name}": t for name, t in weights.mask_head.items()}
     config = {k: v for k, v in weights.network.unet.config.items() if not k.startswith("_")}
     metadata = weights.metadata | {"format": FORMAT, "unet_config": json.dumps(config)}
-    unfinished = Path(f"{path}.unfinished")
     tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in state.items()}
-    try:
-        save_file(tensors, unfinished, metadata)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(serialize(tensors, metadata))
 
 
 def released_state(network: FewShotUNet) -> State:

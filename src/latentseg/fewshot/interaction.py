@@ -40,12 +40,15 @@ class Interaction:
         shots: ``n``, consecutive samples of the support batch that belong to one group.
         group: ``(B,)`` long, the group of each query; ``None`` when one group serves all, or for ``B == G``
             in order.
+        matches: Where a training collects the queries ``(B, heads, L, d)`` of each layer and the support keys
+            ``(B, heads, n * L, d)`` they are compared with.
     """
 
     cache: SupportCache
     mode: Literal["write", "read"]
     shots: int = 1
     group: Tensor | None = None
+    matches: list[tuple[Tensor, Tensor]] | None = None
 
     def pick(self, tensor: Tensor, batch: int) -> Tensor:
         """The rows of ``tensor (G, ...)`` that the ``batch`` samples of this pass use, ``(batch, ...)``."""
@@ -94,6 +97,8 @@ class SupportQueryInteraction:
         if interaction is not None and interaction.mode == "write":
             self._write(interaction, k, v)
         elif interaction is not None:
+            if interaction.matches is not None:
+                interaction.matches.append((q, interaction.pick(interaction.cache.keys[self.layer], len(q))))
             k, v = self._append_support(interaction, k, v)
         out: Tensor = functional.scaled_dot_product_attention(q, k, v)
         return _project_out(attn, merge_heads(out))

@@ -82,6 +82,8 @@ class FewShotUNet(nn.Module):
         cache: SupportCache,
         condition: Tensor | None = None,
         group: Tensor | None = None,
+        *,
+        matches: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """Predict the latents of the query masks.
 
@@ -92,13 +94,14 @@ class FewShotUNet(nn.Module):
                 share in every layer is in the cache already.
             group: ``(B,)`` long, the support that each query uses. Not needed for ``G == 1``, nor for ``B ==
                 G``.
+            matches: Collects what each layer compares, see :class:`Interaction`.
 
         Returns:
             Mask latents ``(B, C, h, w)``, float32.
         """
         if condition is not None:
             cache = self._encode_condition(SupportCache(keys=cache.keys, values=cache.values), condition)
-        return -self._run(self.conv_in, latents, Interaction(cache, "read", group=group))
+        return -self._run(self.conv_in, latents, Interaction(cache, "read", group=group, matches=matches))
 
     def _encode_condition(self, cache: SupportCache, condition: Tensor) -> SupportCache:
         for processor in self.unet.attn_processors.values():

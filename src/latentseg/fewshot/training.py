@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
 from latentseg.fewshot import checkpoint
 from latentseg.fewshot.condition import ConditionTranslator, masked_features
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
+from latentseg.fewshot.losses import entropy, matching, soft_dice
 from latentseg.fewshot.mask_decoding import mask_images
 from latentseg.fewshot.network import FewShotUNet
 from latentseg.fewshot.query_enhancement import enhance, prototypes
@@ -32,11 +34,12 @@ class FewShotOptions(BaseModel):
     """A training of the few-shot network, as read from YAML.
 
     Attributes:
-        latent: Weight of the paper's loss, the squared error of the mask latent; cells that the target touches
-            weigh ``foreground`` times as much as others.
+        latent: Weight of the paper's loss, the squared error of the mask latent; cells that the target
+            touches weigh ``foreground`` times as much as others.
         mask: Weight of cross-entropy plus Dice of the mask.
-        foreground: How much more the target weighs than what is beside it, in both losses; without it the first
-            thing that is learned is to answer nothing.
+        matching: Weight of the cross-entropy of what attention alone carries over, see :mod:`losses`.
+        foreground: How much more the target weighs than what is beside it, in both losses; without it the
+            first thing that is learned is to answer nothing.
         easy: Share of the steps over which episodes grow from the support's own slice to full difficulty.
     """
 
@@ -46,6 +49,7 @@ class FewShotOptions(BaseModel):
     episodes: EpisodeOptions = EpisodeOptions()
     latent: float = 1.0
     mask: float = 0.5
+    matching: float = 1.0
     foreground: float = 6.0
     easy: float = 0.25
 
@@ -56,16 +60,35 @@ class FewShotModel(nn.Module):
     def __init__(self, head: MaskHead, *, condition_features: int) -> None:
         super().__init__()
         self.unet = FewShotUNet.from_denoiser(UNet2DConditionModel(**UNET_CONFIG))
+        start_by_matching(self.unet)
         self.translator = ConditionTranslator(condition_features, self.unet.condition_dim)
         self.mask_head = MaskHead()
         self.mask_head.load_state_dict(head.state_dict())
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs, matches: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Mask latents of all queries, ``(G * Q, C, h, w)``."""
         group = torch.arange(len(inputs.support)).repeat_interleave(len(inputs.query) // len(inputs.support))
         condition = self.translator(inputs.condition)
         cache = self.unet.encode_support(torch.cat([inputs.support, inputs.support_mask], 1), condition)
-        return self.unet.segment(enhance(inputs.query, inputs.fg, inputs.bg, group=group), cache, group=group)
+        x = enhance(inputs.query, inputs.fg, inputs.bg, group=group)
+        return self.unet.segment(x, cache, group=group, matches=matches)
+
+
+@torch.no_grad()
+def start_by_matching(network: FewShotUNet, *, gain: float = 1.6) -> None:
+    """Initial weights for a network without a pretrained denoiser, whose attention cannot match anything yet.
+
+    Keys start equal to queries, so that attention begins as similarity of content; ``gain`` makes it
+    selective. Both entrances see images alike, and masks and prototypes through filters of their own.
+    """
+    for module in network.unet.modules():
+        if isinstance(module, Attention) and module.to_q.weight.shape == module.to_k.weight.shape:
+            module.to_q.weight.mul_(gain)
+            module.to_k.weight.copy_(module.to_q.weight)
+    channels = network.conv_in.in_channels // 2
+    nn.init.kaiming_uniform_(network.conv_in.weight, a=5**0.5)
+    nn.init.kaiming_uniform_(network.conv_in_ref.weight, a=5**0.5)
+    network.conv_in_ref.weight[:, :channels] = network.conv_in.weight[:, :channels]
 
 
 class Inputs(NamedTuple):
@@ -93,30 +116,26 @@ class FewShotTask:
         return self.episodes.draw(rng, ease=max(0.0, 1 - progress / self.options.easy))
 
     def loss(self, batch: EpisodeBatch) -> tuple[Tensor, dict[str, float]]:
-        """Latent and mask loss, and the Dice of targets that are there."""
-        inputs = self.encode(batch)
-        latents = self.model(inputs)
+        """Latent, mask and matching loss, and the Dice of targets that are there."""
+        inputs, foreground = self.encode(batch), self.options.foreground
+        matches: list[tuple[Tensor, Tensor]] = []
+        latents = self.model(inputs, matches)
         logits = self.model.mask_head(latents)[:, 0]
         truth = batch.query_masks
         cells = F.adaptive_max_pool2d(truth[:, None], latents.shape[-2:])
-        error = (latents - inputs.query_mask).square() * (1 + (self.options.foreground - 1) * cells)
+        error = (latents - inputs.query_mask).square() * (1 + (foreground - 1) * cells)
         latent = error.mean()
-        weight = torch.full((), self.options.foreground)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight, reduction="none").mean(
-            (1, 2)
-        )
         overlap = soft_dice(logits.sigmoid(), truth)
         present = (truth.sum((1, 2)) >= 20).float()
-        mask = (2 * entropy + present * (1 - overlap)).mean()
+        mask = (2 * entropy(logits, truth, foreground=foreground) + present * (1 - overlap)).mean()
+        shown = batch.support_masks.repeat_interleave(len(truth) // len(batch.support_masks), 0)
+        match = matching(matches, shown, truth, foreground=foreground)
         with torch.no_grad():
             hard = soft_dice((logits > 0).float(), truth)
             dice = float((hard * present).sum() / present.sum().clamp(min=1))
-        total = self.options.latent * latent + self.options.mask * mask
-        return total, {
-            "latent": float(latent.detach()),
-            "entropy": float(entropy.mean().detach()),
-            "dice": dice,
-        }
+        total = self.options.latent * latent + self.options.mask * mask + self.options.matching * match
+        figures = {"latent": latent, "mask": mask, "matching": match}
+        return total, {name: float(value.detach()) for name, value in figures.items()} | {"dice": dice}
 
     @torch.no_grad()
     def encode(self, batch: EpisodeBatch) -> Inputs:
@@ -147,12 +166,6 @@ class FewShotTask:
             model.unet, model.translator, {"backbone": self.backbone.name}, dict(model.mask_head.state_dict())
         )
         checkpoint.save(folder / "fewshot.safetensors", weights=weights)
-
-
-def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
-    """Dice of ``(B, H, W)`` maps, ``(B,)``; a few pixels of smoothing."""
-    both = (probability * truth).sum((1, 2))
-    return (2 * both + 1) / (probability.sum((1, 2)) + truth.sum((1, 2)) + 1)
 
 
 def build(options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> FewShotTask:

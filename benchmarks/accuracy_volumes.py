@@ -55,15 +55,20 @@ def measure(segmenter: FewShotSegmenter, queries: Dataset, supports: Dataset) ->
 
 def main() -> None:
     """Measure every setting, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter) parser.add_argument("--output", type=Path,
-    default=Path("benchmarks/results/volumes.json")) options = parser.parse_args() segmenter = ls.load()
-    settings = {"SABS": (SABS, SABS), "CHAOS": (CHAOS, CHAOS), "CHAOS, CT support": (CHAOS, SABS)} results =
-    {name: measure(segmenter, *sets) for name, sets in settings.items()} for name, figures in
-    results.items(): for what, value in figures.items(): sys.stdout.write(f"| {name} | {what} | {value}
-    |\n") about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.parts.fingerprint}
-    options.output.parent.mkdir(parents=True, exist_ok=True) options.output.write_text(json.dumps({**about,
-    **results}, indent=1) + "\n")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/volumes.json"))
+    options = parser.parse_args()
+    segmenter = ls.load()
+    settings = {"SABS": (SABS, SABS), "CHAOS": (CHAOS, CHAOS), "CHAOS, CT support": (CHAOS, SABS)}
+    results = {name: measure(segmenter, *sets) for name, sets in settings.items()}
+    for name, figures in results.items():
+        for what, value in figures.items():
+            sys.stdout.write(f"| {name} | {what} | {value} |\n")
+    about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.parts.fingerprint}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

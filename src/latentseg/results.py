@@ -21,6 +21,7 @@ from latentseg.imaging.files import written_whole
 from latentseg.report.previews import Canvas, Layer, key_slices, montage, overlay
 
 SAVED = ("mask", "prob", "preview")
+SAVED_DECIMALS = 3  # of a probability on disk: a third of the size, in less than half the time
 PREVIEW = 320  # pixels of the longer side of a slice
 
 
@@ -114,7 +115,8 @@ class Segmentation:
             written.append(write_like(self.mask, like=self.scan, path=base / f"{case}_seg-{target}{suffix}"))
         if "prob" in what:
             path = base / f"{case}_prob-{target}{soft}"
-            written.append(write_like(self.probability, like=self.scan, path=path, kind="probability"))
+            probability = self.probability.round(SAVED_DECIMALS)
+            written.append(write_like(probability, like=self.scan, path=path, kind="probability"))
         if "preview" in what:
             written.append(write_bytes(base / f"{case}_preview-{target}.png", self.preview()))
         return written

@@ -18,10 +18,12 @@ from latentseg.backbones.autoencoder_training import (
     random_masks,
 )
 from latentseg.backbones.compact import CompactBackbone
+from latentseg.backbones.discriminator import adaptive_weight
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.training.painting import blobs
 
+FIRST = "autoencoder.vae.encoder.conv_in.weight"
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
 OPTIONS = AutoencoderOptions(loop=LoopOptions(steps=10, learning_rate=3e-3), batch=8, crop=32)
 
@@ -83,11 +85,16 @@ def test_the_first_weights_come_from_the_seed(packed: Pack, task: AutoencoderTas
     assert all(torch.equal(t, same[name]) for name, t in task.model.state_dict().items())
     seed = OPTIONS.loop.model_copy(update={"seed": 1})
     other = build(OPTIONS.model_copy(update={"loop": seed}), packed).model.state_dict()
-    assert not torch.equal(other["vae.encoder.conv_in.weight"], same["vae.encoder.conv_in.weight"])
+    assert not torch.equal(other[FIRST], same[FIRST])
 
 
-def test_ten_steps_lower_the_loss_and_train_every_part(task: AutoencoderTask) -> None:
-    batch = task.batch(rng(), 0.0)
+@pytest.mark.parametrize(
+    ("progress", "trained"), [(0.0, {"autoencoder"}), (0.7, {"autoencoder", "discriminator"})]
+)
+def test_ten_steps_lower_the_loss_and_train_every_part(
+    task: AutoencoderTask, progress: float, trained: set[str]
+) -> None:
+    batch = task.batch(rng(), progress)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
     before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
     losses = []
@@ -98,20 +105,47 @@ def test_ten_steps_lower_the_loss_and_train_every_part(task: AutoencoderTask) ->
         loss.backward()
         optimizer.step()
         losses.append(figures["l1"] + figures["edges"] + figures["mask_head"])
-    assert figures.keys() == {"l1", "edges", "kl", "mask_head"}
+    hinge = {"realism", "discriminator"} if batch.adversarial else set()
+    assert figures.keys() == {"l1", "edges", "kl", "mask_head", *hinge}
     assert np.mean(losses[-3:]) < 0.9 * losses[0]
-    assert all(not torch.equal(p, before[name]) for name, p in task.model.named_parameters())
-    assert float(task.model.latent_variance) != 1
+    moved = {
+        name.split(".")[0] for name, p in task.model.named_parameters() if not torch.equal(p, before[name])
+    }
+    assert moved == trained
+    assert float(task.model.autoencoder.latent_variance) != 1
+
+
+def test_the_discriminator_learns_and_does_not_push_itself(task: AutoencoderTask) -> None:
+    judge = task.model.discriminator
+    real, decoded = torch.rand(4, 1, 32, 32), torch.zeros(4, 1, 32, 32, requires_grad=True)
+    judge.realism(decoded).backward()
+    assert decoded.grad is not None
+    assert all(p.grad is None for p in judge.parameters())
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-2)
+    for _ in range(15):
+        optimizer.zero_grad()
+        judge.loss(real, decoded).backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float(judge(real).mean()) > float(judge(decoded).mean()) + 0.5
+
+
+def test_the_adaptive_weight_balances_gradients() -> None:
+    layer = torch.tensor([3.0, 4.0], requires_grad=True)
+    weight = adaptive_weight((2 * layer).sum(), (0.5 * layer).sum(), layer)
+    assert float(weight) == pytest.approx(4, rel=1e-3)
+    assert not weight.requires_grad
 
 
 def test_the_mask_head_does_not_steer_the_encoder(task: AutoencoderTask) -> None:
     images = random_masks(blobs(rng(), 2, 32), rng())
-    latents = task.model.vae.encode(images).latent_dist.mode()
-    logits = task.model.mask_head(latents.detach())
+    model = task.model.autoencoder
+    latents = model.vae.encode(images).latent_dist.mode()
+    logits = model.mask_head(latents.detach())
     assert logits.shape == images.shape
     logits.mean().backward()
-    assert task.model.vae.encoder.conv_in.weight.grad is None
-    assert task.model.mask_head[0].weight.grad is not None
+    assert model.vae.encoder.conv_in.weight.grad is None
+    assert model.mask_head[0].weight.grad is not None
 
 
 def test_export_and_load(task: AutoencoderTask, tmp_path: Path) -> None:
@@ -119,8 +153,9 @@ def test_export_and_load(task: AutoencoderTask, tmp_path: Path) -> None:
     backbone = CompactBackbone.from_folder(tmp_path)
     images = task.batch(rng(), 0.9).images
     with torch.no_grad():
-        mean = task.model.vae.encode(images).latent_dist.mean * task.model.scaling
-        logits = task.model.mask_head(mean)
+        model = task.model.autoencoder
+        mean = model.vae.encode(images).latent_dist.mean * model.scaling
+        logits = model.mask_head(mean)
     torch.testing.assert_close(backbone.encode(images), mean, atol=5e-3, rtol=1e-2)
     torch.testing.assert_close(backbone.mask_head(mean), logits, atol=5e-3, rtol=1e-2)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentseg.errors import InputError
 from latentseg.fewshot import episodes as module
-from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes, slice_chances
+from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
 from latentseg.training.augment import Geometry
 from latentseg.training.pack import Pack, PackedScan, save_array
 
@@ -221,20 +221,6 @@ def test_merged_supervoxels_contain_the_one_that_was_drawn(phantoms: Pack) -> No
     assert all(label in target and 0 not in target for target in targets)
     assert max(len(target) for target in targets) > 1
     assert source._target(np.random.default_rng(0), label, image, ids, False).tolist() == [label]
-
-
-def test_slice_chances() -> None:
-    sources = np.array(["a"] * 4 + ["b"] * 16 + ["c"] * 5)
-    usable = np.ones(25, bool)
-    usable[[0, 24]] = False
-    chance = slice_chances(sources, usable, {"a": 0.5})
-    assert chance.sum() == pytest.approx(1)
-    assert (chance[~usable] == 0).all()
-    assert chance[1:4] == pytest.approx([0.5 / 3] * 3)
-    of_b, of_c = chance[4:20].sum(), chance[20:].sum()
-    assert of_b / of_c == pytest.approx(np.sqrt(16 / 4))  # the root of the numbers of usable slices
-    assert slice_chances(sources, usable & (sources == "b"), {"a": 0.5})[4:20] == pytest.approx([1 / 16] * 16)
-    assert not slice_chances(sources, np.zeros(25, bool), {}).any()
 
 
 def test_packs_that_cannot_serve(tmp_path: Path, numbered: Pack) -> None:

@@ -58,4 +58,3 @@ def shrink_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compact.UNET_CONFIG, "norm_num_groups", 8)
     monkeypatch.setitem(compact.UNET_CONFIG, "cross_attention_dim", 16)
     monkeypatch.setattr(compact.CompactBackbone, "feature_dim", 16)
-    monkeypatch.setattr(compact.CompactBackbone, "condition_dim", 16)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentseg.backbones.compact import CompactAutoencoder, save_autoencoder
+from latentseg.backbones.discriminator import PatchDiscriminator, adaptive_weight
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
@@ -28,9 +29,12 @@ class AutoencoderOptions(BaseModel):
     Attributes:
         batch: Crops per step.
         crop: Edge of the crops; the last ``whole_share`` of the steps uses whole slices, a quarter as many.
-        shares: Parts of a batch that are real slices, painted anatomy and masks.
+        shares: Parts of a batch that are painted anatomy and masks; the rest are real slices.
         edges: Weight of the difference of image gradients, which keeps borders sharp.
         kl: Weight of the Kullback-Leibler term, which keeps the latents near unit variance.
+        adversarial: Share of the decoder's gradient that the discriminator's opinion gets, against the
+            reconstruction's, for texture in place of blur.
+        adversarial_from: Share of the steps after which the discriminator takes part.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,17 +42,33 @@ class AutoencoderOptions(BaseModel):
     loop: LoopOptions
     batch: int = 10
     crop: int = 128
-    whole_share: float = 0.15
-    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    whole_share: float = 0.1
+    shares: tuple[float, float] = (0.2, 0.2)
     edges: float = 1.0
     kl: float = 1e-4
+    adversarial: float = 0.1
+    adversarial_from: float = 0.6
 
 
 class Batch(NamedTuple):
-    """Images ``(B, 1, H, W)`` in [-1, 1]; the last ``masks`` of them are masks."""
+    """Images ``(B, 1, H, W)`` in [-1, 1]; the last ``masks`` of them are masks.
+
+    Attributes:
+        adversarial: Whether the discriminator takes part yet.
+    """
 
     images: Tensor
     masks: int
+    adversarial: bool
+
+
+class TrainedAutoencoder(nn.Module):
+    """The autoencoder and the discriminator that is thrown away after training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.autoencoder = CompactAutoencoder()
+        self.discriminator = PatchDiscriminator()
 
 
 class AutoencoderTask:
@@ -56,7 +76,7 @@ class AutoencoderTask:
 
     def __init__(self, options: AutoencoderOptions, packed: Pack) -> None:
         self.options, self.packed = options, packed
-        self.model = CompactAutoencoder()
+        self.model = TrainedAutoencoder()
         # every scan counts by the root of its slices, so that long scans do not drown short ones
         counts = np.array([scan.count for scan in packed.scans])
         self.chance = np.repeat(1 / np.sqrt(counts), counts)
@@ -68,7 +88,8 @@ class AutoencoderTask:
         whole = progress >= 1 - options.whole_share
         total = max(options.batch // 4, 4) if whole else options.batch
         size = self.packed.images.shape[1] if whole else options.crop
-        real, painted, masks = (max(round(total * share), 1) for share in options.shares)
+        painted, masks = (max(round(total * share), 1) for share in options.shares)
+        real = total - painted - masks
         zoom = (0.75, 1.15) if whole else (0.3, 0.75)
         geometry = Geometry(degrees=20, zoom=zoom, shift=0.1 if whole else 0.3, flip=0.5)
         images = self._images(rng, real)
@@ -79,7 +100,9 @@ class AutoencoderTask:
         maps = warp(maps[:, None].float(), grid, nearest=True)[:, 0].long()
         colored = paint(maps[:painted], rng)
         binary = random_masks(maps[painted:], rng)
-        return Batch(torch.cat([images, colored, binary]), masks)
+        return Batch(
+            torch.cat([images, colored, binary]), masks, adversarial=progress >= options.adversarial_from
+        )
 
     def _images(self, rng: np.random.Generator, n: int) -> Tensor:
         index = np.sort(rng.choice(len(self.chance), n, p=self.chance))
@@ -97,8 +120,8 @@ class AutoencoderTask:
         return maps
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """L1 + gradient L1 + KL for all, and cross-entropy of the mask head for the masks."""
-        model = self.model
+        """L1, gradient L1, KL and hinge losses, and cross-entropy of the mask head for the masks."""
+        model = self.model.autoencoder
         posterior = model.vae.encode(batch.images).latent_dist
         latents = posterior.sample()
         output = model.vae.decode(latents).sample
@@ -110,13 +133,22 @@ class AutoencoderTask:
         head = F.binary_cross_entropy_with_logits(logits, truth)
         with torch.no_grad():
             model.track(posterior.mean)
-        total = pixel + self.options.edges * edges + self.options.kl * kl + head
+        reconstruction = pixel + self.options.edges * edges
         figures = {"l1": pixel, "edges": edges, "kl": kl, "mask_head": head}
+        total = reconstruction + self.options.kl * kl + head
+        if batch.adversarial:
+            real, decoded = batch.images[: -batch.masks], output[: -batch.masks]
+            judge = self.model.discriminator
+            figures["realism"] = judge.realism(decoded)
+            figures["discriminator"] = judge.loss(real, decoded)
+            last_layer = model.vae.decoder.conv_out.weight
+            weight = adaptive_weight(reconstruction, figures["realism"], last_layer)
+            total = total - self.options.adversarial * weight * figures["realism"] + figures["discriminator"]
         return total, {name: float(value.detach()) for name, value in figures.items()}
 
-    def export(self, model: CompactAutoencoder, folder: Path) -> None:
+    def export(self, model: TrainedAutoencoder, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
-        save_autoencoder(model, folder)
+        save_autoencoder(model.autoencoder, folder)
 
 
 def random_masks(maps: Tensor, rng: np.random.Generator) -> Tensor:

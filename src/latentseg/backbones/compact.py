@@ -6,11 +6,13 @@ Everything that runs on Stable Diffusion runs on it unchanged, which makes it a 
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from latentseg.backbones.diffusers_2d import captured
@@ -35,15 +37,18 @@ UNET_CONFIG: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,
-    # attention on 16 x 16 and 8 x 8: on 32 x 32 it would double the time of a step
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
     "block_out_channels": [64, 128, 192],
     "layers_per_block": 1,
     "norm_num_groups": 16,
     "cross_attention_dim": 128,
     "attention_head_dim": 4,
 }
+
+TEXT_DIM = 384  # of the sentence embeddings that the denoiser listens to
+TOKENS = 4  # phrases of a condition; shorter ones are padded with zero tokens, which say nothing
+TEXT_CONFIG: dict[str, Any] = {"encoder_hid_dim": TEXT_DIM, "encoder_hid_dim_type": "text_proj"}
 
 
 class MaskHead(nn.Sequential):
@@ -89,25 +94,56 @@ class CompactAutoencoder(nn.Module):
 
 
 class CompactBackbone:
-    """The compact autoencoder as a :class:`~latentseg.backbones.base.Backbone`; one grey channel in, one out.
+    """The compact models as a :class:`~latentseg.backbones.base.Backbone`; one grey channel in, one out.
+
+    The denoiser is a rectified flow: at timestep ``1000 t`` it sees ``(1 - t) z + t noise`` and predicts the
+    velocity ``noise - z``. Its condition tokens are sentence embeddings of :mod:`latentseg.text`; a zero
+    token says nothing.
+
+    Args:
+        vae: The autoencoder.
+        mask_head: The light decoder of mask latents.
+        folder: Where the denoiser is read from when it is first needed.
+        slab: Slices that are coded at a time.
 
     Attributes:
-        mask_head: The light decoder of mask latents.
-        feature_dim: Channels of the encoder's last stage, which the condition is made of.
+        feature_dim: Channels of the encoder's last stage, which the few-shot condition is made of.
     """
 
     name, dims, image_size, latent_channels, downscale = "compact", 2, 256, 4, 8
-    condition_dim = int(UNET_CONFIG["cross_attention_dim"])
+    condition_dim = TEXT_DIM
     feature_dim = int(AUTOENCODER_CONFIG["block_out_channels"][-1])
 
-    def __init__(self, vae: AutoencoderKL, mask_head: MaskHead, *, slab: int = 8) -> None:
-        self.vae, self.mask_head, self.slab = vae, mask_head, slab
+    def __init__(
+        self, vae: AutoencoderKL, mask_head: MaskHead, *, folder: Path | None = None, slab: int = 8
+    ) -> None:
+        self.vae, self.mask_head, self.folder, self.slab = vae, mask_head, folder, slab
         self.scaling = float(vae.config["scaling_factor"])
 
     @classmethod
     def from_folder(cls, folder: Path) -> CompactBackbone:
-        """Load ``autoencoder.safetensors`` and ``autoencoder.json``."""
-        return cls(*load_autoencoder(folder))
+        """Load the autoencoder now and the denoiser, if the folder has one, when it is asked for."""
+        return cls(*load_autoencoder(folder), folder=folder)
+
+    @property
+    def has_denoiser(self) -> bool:
+        """Whether there are weights of a denoiser beside those of the autoencoder."""
+        return self.folder is not None and (self.folder / "denoiser.safetensors").exists()
+
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        """The denoiser, frozen.
+
+        Raises:
+            ModelError: There is none in the folder, or it is damaged.
+        """
+        if self.folder is None or not self.has_denoiser:
+            raise ModelError(
+                "no denoiser beside the autoencoder",
+                where=str(self.folder or "compact"),
+                fix="put denoiser.json and denoiser.safetensors there (`latentseg train denoiser`)",
+            )
+        return load_denoiser(self.folder)
 
     def encode(self, images: Tensor) -> Tensor:
         """Scaled posterior mean ``(B, 4, H/8, W/8)`` of ``(B, 1, H, W)`` in [-1, 1]."""
@@ -143,17 +179,16 @@ class CompactBackbone:
             slabs.append(outputs)
         return [torch.cat(stage) for stage in zip(*slabs, strict=True)]
 
+    @torch.no_grad()
     def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:
-        """Not in this version of the weights.
+        """Velocity ``(B, 4, h, w)`` at ``t = timestep / 1000``, given tokens ``(B | 1, T, 384)``.
 
         Raises:
-            ModelError: Always.
+            ModelError: There is no denoiser, or it is damaged.
         """
-        del latents, timestep, condition
-        raise ModelError(
-            "the compact backbone carries an autoencoder and no denoiser yet",
-            fix="use stable-diffusion-1.5 for denoising",
-        )
+        tokens = condition.expand(len(latents), -1, -1)
+        out: Tensor = self.unet(latents, timestep, tokens, return_dict=False)[0]
+        return out
 
 
 def save_autoencoder(model: CompactAutoencoder, folder: Path) -> None:
@@ -181,9 +216,54 @@ def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
                 {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ModelError(
-            f"the autoencoder does not fit its configuration ({reason(error)})",
-            where=str(folder),
-            fix="train or pull the model again, or reinstall latentseg",
-        ) from error
+        raise _unfit("autoencoder", folder, error) from error
     return vae.eval().requires_grad_(False), head.eval().requires_grad_(False)
+
+
+def condition_tokens(embeddings: Tensor) -> Tensor:
+    """Condition ``(1, 4, 384)`` of up to four phrases ``(n, 384)``; of none, the unconditional one.
+
+    Raises:
+        ValueError: There are more phrases than the denoiser was trained with.
+    """
+    if len(embeddings) > TOKENS:
+        raise ValueError(f"{len(embeddings)} phrases, at most {TOKENS} fit")
+    return F.pad(embeddings.reshape(-1, TEXT_DIM), (0, 0, 0, TOKENS - len(embeddings)))[None]
+
+
+def new_denoiser() -> UNet2DConditionModel:
+    """A denoiser with random weights."""
+    return UNet2DConditionModel(**UNET_CONFIG, **TEXT_CONFIG)
+
+
+def save_denoiser(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Write ``denoiser.safetensors`` (fp16) and ``denoiser.json``."""
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    write_weights(folder / "denoiser.safetensors", unet.state_dict())
+    with written_whole(folder / "denoiser.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_denoiser(folder: Path) -> UNet2DConditionModel:
+    """Read what :func:`save_denoiser` wrote, in float32 and frozen.
+
+    Raises:
+        ModelError: When a file is missing, damaged or of another configuration.
+    """
+    tensors = read_weights(folder / "denoiser.safetensors")
+    try:
+        config = json.loads((folder / "denoiser.json").read_text())
+        with torch.device("meta"):  # the random initialization would be thrown away
+            unet = UNet2DConditionModel(**config)
+        unet.load_state_dict(tensors, assign=True)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise _unfit("denoiser", folder, error) from error
+    return unet.eval().requires_grad_(False)
+
+
+def _unfit(part: str, folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"the {part} does not fit its configuration ({reason(error)})",
+        where=str(folder),
+        fix="train or pull the model again, or reinstall latentseg",
+    )

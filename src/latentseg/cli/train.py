@@ -65,6 +65,29 @@ def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) 
 
 
 @app.command()
+def denoiser(
+    config: Config,
+    pack: Packed,
+    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")],
+    out: Out,
+    resume: Resume = False,
+) -> None:
+    """Train the text-conditioned denoiser on the latents of a frozen compact autoencoder."""
+    from latentseg.backbones.compact import CompactBackbone
+    from latentseg.backbones.denoiser_training import DenoiserOptions, build
+    from latentseg.backbones.registry import resolve
+    from latentseg.text import embed
+    from latentseg.training.config import read_config
+    from latentseg.training.loop import Loop
+    from latentseg.training.pack import Pack
+
+    _log_to_terminal()
+    options = read_config(config, DenoiserOptions)
+    task = build(options, Pack(pack), CompactBackbone.from_folder(resolve(backbone)), embed=embed)
+    Loop(task, options.loop, out).run(resume=resume)
+
+
+@app.command()
 def fewshot(
     config: Config,
     pack: Packed,

@@ -19,6 +19,7 @@ from latentseg.errors import InputError
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.painting import paint
+from latentseg.training.shares import slice_chances
 
 MAPS = ("supervoxels", "labels")
 
@@ -202,25 +203,6 @@ class Episodes:
         return [int(i) for i in rng.choice(pool, self.options.queries)]
 
 
-def slice_chances(
-    sources: NDArray[np.str_], usable: NDArray[np.bool_], shares: dict[str, float]
-) -> NDArray[np.floating]:
-    """Chance of each slice to be a support, from its data set and whether it holds any target.
-
-    All are 0 where no slice holds any.
-    """
-    names = [name for name in np.unique(sources) if usable[sources == name].any()]
-    given = {name: shares[name] for name in names if name in shares}
-    roots = {name: float(np.sqrt(usable[sources == name].sum())) for name in names if name not in shares}
-    rest = max(1 - sum(given.values()), 0.0) / max(sum(roots.values()), 1e-9)
-    total = given | {name: root * rest for name, root in roots.items()}
-    chance = np.zeros(len(sources))
-    for name in names:
-        here = usable & (sources == name)
-        chance[here] = total[name] / here.sum()
-    return _normalized(chance)
-
-
 def _areas(maps: NDArray[np.integer], scans: list[PackedScan], min_area: int) -> list[dict[int, int]]:
     """Of each slice, the ids that cover at least ``min_area`` pixels, with their areas."""
     out: list[dict[int, int]] = []
@@ -240,11 +222,6 @@ def _partners(scans: list[PackedScan], areas: list[dict[int, int]]) -> dict[tupl
             for label in areas[index]:
                 out.setdefault((scan.source, label), []).append(index)
     return out
-
-
-def _normalized(weight: NDArray[np.floating]) -> NDArray[np.floating]:
-    total = float(weight.sum())
-    return np.asarray(weight / total if total > 0 else weight)
 
 
 def _near(mask: NDArray[np.bool_], row: float, column: float, pixels: float) -> bool:

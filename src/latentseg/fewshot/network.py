@@ -47,7 +47,10 @@ class FewShotUNet(nn.Module):
         """
         unet = copy.deepcopy(unet)
         unet.conv_in = widen(unet.conv_in)
-        unet.register_to_config(in_channels=unet.conv_in.in_channels)
+        unet.encoder_hid_proj = None  # the condition is made for the width of cross-attention itself
+        unet.register_to_config(
+            in_channels=unet.conv_in.in_channels, encoder_hid_dim=None, encoder_hid_dim_type=None
+        )
         return cls(unet)
 
     @property

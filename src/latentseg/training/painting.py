@@ -39,7 +39,7 @@ def blobs(rng: np.random.Generator, n: int, size: int) -> Tensor:
     fields = F.interpolate(
         noise(rng, (n, regions, cells, cells)), size=(size, size), mode="bicubic", align_corners=True
     )
-    return fields.argmax(1)
+    return fields.max(1).indices
 
 
 def _texture(rng: np.random.Generator, n: int, size: tuple[int, int]) -> Tensor:

@@ -132,7 +132,7 @@ def test_labelled_targets_are_labels_of_the_pack(phantoms: Pack) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_queries_of_another_patient_are_of_another_patient(numbered: Pack) -> None:
-    everywhere = options(labelled=1.0, other_patient=1.0, geometry=STILL, targets=1)
+    everywhere = options(labelled=1.0, other_patient=1.0, elsewhere=0.0, geometry=STILL, targets=1)
     for batch in draws(numbered, everywhere):
         for scene, image in enumerate(batch.support_images):
             support = slice_of(image)
@@ -145,7 +145,9 @@ def test_queries_of_another_patient_are_of_another_patient(numbered: Pack) -> No
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("labelled", [0.0, 1.0])
 def test_queries_of_the_same_scan_are_near(numbered: Pack, labelled: float) -> None:
-    within = options(labelled=labelled, other_patient=0.0, painted=0.0, reach_mm=10.0, geometry=STILL)
+    within = options(
+        labelled=labelled, other_patient=0.0, elsewhere=0.0, painted=0.0, reach_mm=10.0, geometry=STILL
+    )
     distances = []
     for batch in draws(numbered, within):
         for scene, image in enumerate(batch.support_images):
@@ -154,6 +156,26 @@ def test_queries_of_the_same_scan_are_near(numbered: Pack, labelled: float) -> N
                 assert slice_of(query) // 6 == support // 6
                 distances.append(abs(slice_of(query) - support))
     assert set(distances) == {0, 1, 2}  # slices are 5 mm apart
+
+
+@pytest.mark.usefixtures("plain")
+def test_elsewhere_labels_are_asked_for_anywhere_and_supervoxels_far_away(numbered: Pack) -> None:
+    anywhere = options(elsewhere=1.0, painted=0.0, geometry=STILL, far_mm=15.0)
+    labelled, pseudo = (
+        draws(numbered, anywhere.model_copy(update={"labelled": share})) for share in (1.0, 0.0)
+    )
+    scans = set()
+    for batch in labelled:
+        for scene, image in enumerate(batch.support_images):
+            for query in batch.query_images[4 * scene : 4 * scene + 4]:
+                scans.add(slice_of(query) // 6 == slice_of(image) // 6)
+    assert scans == {True, False}
+    for batch in pseudo:
+        for scene, image in enumerate(batch.support_images):
+            support = slice_of(image)
+            for query in batch.query_images[4 * scene : 4 * scene + 4]:
+                assert slice_of(query) // 6 == support // 6
+                assert abs(slice_of(query) - support) >= 3  # slices are 5 mm apart
 
 
 @pytest.mark.usefixtures("plain")
@@ -203,7 +225,9 @@ def test_painted_scenes_keep_their_masks(numbered: Pack) -> None:
 def test_support_and_query_look_alike_only_by_chance_or_choice(
     phantoms: Pack, one_look: float, alike: bool
 ) -> None:
-    same_slice = options(painted=0.0, labelled=0.0, reach_mm=0.0, geometry=STILL, one_look=one_look)
+    same_slice = options(
+        painted=0.0, labelled=0.0, elsewhere=0.0, reach_mm=0.0, geometry=STILL, one_look=one_look
+    )
     correlations = []
     for batch in draws(phantoms, same_slice, n=8):
         for scene, image in enumerate(batch.support_images):

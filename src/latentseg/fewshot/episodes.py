@@ -36,6 +36,9 @@ class EpisodeOptions(BaseModel):
         painted: Share of supervoxel scenes whose images are painted instead of taken from the scan.
         one_look: Share of scenes whose slices all have one intensity curve, as within one modality.
         reach_mm: Largest distance between support and query within a scan.
+        elsewhere: Share of scenes whose queries come from anywhere, so that most do not hold the target:
+            any slices of a scan of the data set for labels, far ones of the same scan for supervoxels.
+        far_mm: Distance from which on a supervoxel is taken to be absent.
         min_area: Fewest pixels of a target in the support.
         merge: Probability that a supervoxel is merged with others of its slice that look like it.
         shares: Share of scenes by data set; the others divide the rest by the root of their number of slices.
@@ -51,6 +54,8 @@ class EpisodeOptions(BaseModel):
     painted: float = 0.15
     one_look: float = 0.5
     reach_mm: float = 30.0
+    elsewhere: float = 0.25
+    far_mm: float = 80.0
     min_area: int = 80
     merge: float = 0.3
     shares: dict[str, float] = {}
@@ -192,6 +197,10 @@ class Episodes:
     ) -> list[int]:
         """Slices to ask in: near ones of the same scan, or another patient's that hold the first target."""
         scan = self.packed.scans[self.scan_of[support]]
+        if rng.random() < self.options.elsewhere * (1 - ease):
+            anywhere = self._elsewhere(rng, support, name)
+            if len(anywhere):
+                return [int(i) for i in rng.choice(anywhere, self.options.queries)]
         partners = self.partners.get((scan.source, label), []) if name == "labels" else []
         others = [i for i in partners if self.scan_of[i] != self.scan_of[support]]
         if others and rng.random() < self.options.other_patient * (1 - ease):
@@ -201,6 +210,15 @@ class Episodes:
         holds = [i for i in near if label in self.areas[name][i]]
         pool = holds if holds and rng.random() < 0.9 else near
         return [int(i) for i in rng.choice(pool, self.options.queries)]
+
+    def _elsewhere(self, rng: np.random.Generator, support: int, name: str) -> NDArray[np.integer]:
+        scan = self.packed.scans[self.scan_of[support]]
+        if name == "labels":
+            alike = [other for other in self.packed.scans if other.source == scan.source]
+            scan = alike[int(rng.integers(len(alike)))]
+            return np.arange(scan.first, scan.first + scan.count)
+        index = np.arange(scan.first, scan.first + scan.count)
+        return index[np.abs(index - support) * scan.spacing_mm[0] >= self.options.far_mm]
 
 
 def _areas(maps: NDArray[np.integer], scans: list[PackedScan], min_area: int) -> list[dict[int, int]]:

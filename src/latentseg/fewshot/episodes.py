@@ -218,7 +218,8 @@ class Episodes:
             scan = alike[int(rng.integers(len(alike)))]
             return np.arange(scan.first, scan.first + scan.count)
         index = np.arange(scan.first, scan.first + scan.count)
-        return index[np.abs(index - support) * scan.spacing_mm[0] >= self.options.far_mm]
+        far = np.abs(index - support) * scan.spacing_mm[0] >= self.options.far_mm
+        return np.asarray(index[far])
 
 
 def _areas(maps: NDArray[np.integer], scans: list[PackedScan], min_area: int) -> list[dict[int, int]]:

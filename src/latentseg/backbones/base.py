@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from latentseg.backbones.schedules import Schedule
+
 
 @runtime_checkable
 class Backbone(Protocol):
@@ -29,6 +31,7 @@ class Backbone(Protocol):
         latent_channels: ``C``, channels of a latent.
         downscale: Pixels of the image per pixel of the latent, along each edge.
         condition_dim: ``D``, the width of a condition token of the denoiser.
+        schedule: How the denoiser's latents turn to noise, and what it predicts.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Backbone(Protocol):
     latent_channels: int
     downscale: int
     condition_dim: int
+    schedule: Schedule
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images in [-1, 1].

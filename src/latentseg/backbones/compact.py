@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from latentseg.backbones.diffusers_2d import captured
+from latentseg.backbones.schedules import RectifiedFlow, Schedule
 from latentseg.backbones.weights import read_weights, reason, write_weights
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole
@@ -112,6 +113,7 @@ class CompactBackbone:
 
     name, dims, image_size, latent_channels, downscale = "compact", 2, 256, 4, 8
     condition_dim = TEXT_DIM
+    schedule: Schedule = RectifiedFlow()
     feature_dim = int(AUTOENCODER_CONFIG["block_out_channels"][-1])
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
 from torch import Tensor, nn
 
+from latentseg.backbones.schedules import Schedule, VariancePreserving
 from latentseg.errors import ModelError
 
 AGAIN = "download the weights again"
@@ -77,6 +79,7 @@ class Diffusers2D(nn.Module):
         self.latent_channels = int(vae.config["latent_channels"])
         self.downscale = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.condition_dim = int(unet.config["cross_attention_dim"])
+        self.schedule: Schedule = VariancePreserving()
         self.vae: AutoencoderKL = place(vae, self.options)
         self.unet: UNet2DConditionModel = place(unet, self.options)
         self.requires_grad_(requires_grad=False).eval()
@@ -93,7 +96,9 @@ class Diffusers2D(nn.Module):
         folder = Path(path)
         vae = load_part(AutoencoderKL, folder / "vae")
         unet = load_part(UNet2DConditionModel, folder / "unet")
-        return cls(vae, unet, name=name or folder.name, options=options)
+        backbone = cls(vae, unet, name=name or folder.name, options=options)
+        backbone.schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
+        return backbone
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -163,6 +168,20 @@ def place(model: Any, options: RunOptions) -> Any:
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     move: Any = nn.Module.to  # the libraries' own method logs that it would rather do this while loading
     return move(model, device=options.device, dtype=options.dtype, memory_format=layout)
+
+
+def read_schedule(path: Path) -> Schedule:
+    """The schedule of a folder's scheduler configuration; that of Stable Diffusion 1.5 where there is none.
+
+    Raises:
+        ModelError: A schedule, or a prediction, that is not known here.
+    """
+    if not path.is_file():
+        return VariancePreserving()
+    try:
+        return VariancePreserving.from_config(json.loads(path.read_text()))
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"unknown noise schedule ({error})", where=str(path), fix=AGAIN) from error
 
 
 def load_part(kind: Any, folder: Path) -> Any:

@@ -1,0 +1,109 @@
+"""Drawing latents from a frozen denoiser: reproducible noise, guidance, the plain sampler."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from latentseg.backbones.base import Backbone
+from latentseg.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How latents are drawn.
+
+    Attributes:
+        steps: Evaluations of the denoiser, two of them batched in one where guidance is used.
+        guidance: Weight of classifier-free guidance; 1 follows the condition alone, 0 ignores it.
+        seed: Of all draws, together with the key of each item.
+        slab: Items that go through the denoiser at a time.
+    """
+
+    steps: int = 25
+    guidance: float = 2.0
+    seed: int = 0
+    slab: int = 32
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"{self.steps} sampling steps", fix="take 1 or more")
+
+
+def noise(shape: Sequence[int], *, keys: Sequence[str], seed: int) -> Tensor:
+    """Standard normal noise ``(len(keys), *shape)``, each item a function of ``(seed, key)`` alone.
+
+    It is drawn on the CPU, so that neither batch, order, shard nor device change it.
+    """
+    return torch.stack([torch.randn(*shape, generator=generator(seed, key)) for key in keys])
+
+
+def generator(seed: int, key: str) -> torch.Generator:
+    """A generator for one item."""
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def predict(backbone: Backbone, latents: Tensor, t: float, condition: Tensor, guidance: float) -> Tensor:
+    """What the denoiser predicts at time ``t``, with classifier-free guidance (Ho & Salimans 2022).
+
+    Args:
+        backbone: Its zero token is the unconditional condition.
+        latents: ``(B, C, ...)``.
+        t: In (0, 1].
+        condition: ``(1 | B, T, D)``.
+        guidance: 1 evaluates the conditional denoiser alone, 0 the unconditional one.
+    """
+    timestep = backbone.schedule.timestep(t)
+    nothing = torch.zeros_like(condition[:1])
+    if guidance in (0.0, 1.0):
+        return backbone.denoise(latents, timestep, condition if guidance else nothing)
+    tokens = torch.cat([part.expand(len(latents), -1, -1) for part in (condition, nothing)])
+    said, silent = backbone.denoise(torch.cat([latents, latents]), timestep, tokens).chunk(2)
+    return silent + guidance * (said - silent)
+
+
+def sample(
+    backbone: Backbone,
+    condition: Tensor,
+    *,
+    keys: Sequence[str],
+    options: SamplingOptions | None = None,
+    size: int | None = None,
+) -> Tensor:
+    """Draw one latent per key.
+
+    Args:
+        backbone: Any backbone with a denoiser.
+        condition: Tokens ``(1, T, D)`` for all, or ``(len(keys), T, D)``.
+        keys: Names of the items; the same name and seed give the same latent.
+        options: Steps, guidance, seed.
+        size: Edge of the latents; that of the backbone's images when left out.
+
+    Returns:
+        Scaled clean latents ``(len(keys), C, h, w)``.
+    """
+    options = options or SamplingOptions()
+    edge = size or backbone.image_size // backbone.downscale
+    shape = (backbone.latent_channels, *[edge] * backbone.dims)
+    out = []
+    for start in range(0, len(keys), options.slab):
+        at = slice(start, start + options.slab)
+        latents = noise(shape, keys=keys[at], seed=options.seed)
+        tokens = condition if len(condition) == 1 else condition[at]
+        for t, to in intervals(options.steps):
+            prediction = predict(backbone, latents, t, tokens, options.guidance)
+            latents = backbone.schedule.step(latents, prediction, t, to)
+        out.append(latents)
+    return torch.cat(out)
+
+
+def intervals(steps: int, *, start: float = 1.0) -> list[tuple[float, float]]:
+    """Equal steps of time ``(t, to)`` from ``start`` down to 0."""
+    times = [start * (1 - i / steps) for i in range(steps + 1)]
+    return list(pairwise(times))

@@ -1,20 +1,20 @@
-"""Overlap and volume agreement of two masks, and the spread of a mean over patients.
+"""Overlap and volume agreement of two masks.
 
-**Rule for empty masks.** Both masks empty: Dice is 1, because "absent" was the right answer. Exactly one
-of them empty: Dice is 0. Pooled Dice adds the voxel counts of all cases before dividing, so an empty
-pair weighs nothing in it; with no voxel at all it is 1. The relative volume error of an empty truth is
-0 for an empty prediction and infinite otherwise.
+**Rule for empty masks.** Both masks empty: Dice and IoU are 1, because "absent" was the right answer.
+Exactly one of them empty: both are 0. Pooled Dice adds the voxel counts of all cases before dividing, so an
+empty pair weighs nothing in it; with no voxel at all it is 1. The relative volume error of an empty truth is
+0 for an empty prediction and infinite otherwise. Distances have their own rule, see `surface`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from latentseg.errors import GeometryError, InputError
+from latentseg.errors import GeometryError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,20 @@ class Overlap:
         total = 2 * self.both + self.only_prediction + self.only_truth
         return 1.0 if total == 0 else 2 * self.both / total
 
+    @property
+    def iou(self) -> float:
+        """`|P ∩ T| / |P ∪ T|` in [0, 1]; 1 if both masks are empty."""
+        total = self.both + self.only_prediction + self.only_truth
+        return 1.0 if total == 0 else self.both / total
+
+    @property
+    def relative_volume_error(self) -> float:
+        """`(|P| - |T|) / |T|`; of an empty truth 0 for an empty prediction, infinite otherwise."""
+        difference, truth = self.only_prediction - self.only_truth, self.both + self.only_truth
+        if truth == 0:
+            return float("inf") if difference else 0.0
+        return difference / truth
+
 
 def overlap(prediction: ArrayLike, truth: ArrayLike) -> Overlap:
     """Count the voxels of two masks of one shape (nonzero is foreground).
@@ -51,7 +65,7 @@ def overlap(prediction: ArrayLike, truth: ArrayLike) -> Overlap:
     Raises:
         GeometryError: The shapes differ.
     """
-    p, t = _masks(prediction, truth)
+    p, t = paired_masks(prediction, truth)
     both = int(np.count_nonzero(p & t))
     return Overlap(both, int(np.count_nonzero(p)) - both, int(np.count_nonzero(t)) - both)
 
@@ -75,62 +89,16 @@ def pooled_dice(overlaps: Iterable[Overlap]) -> float:
 
 def volume_error_ml(prediction: ArrayLike, truth: ArrayLike, *, voxel_volume_ml: float) -> float:
     """Signed volume error in milliliters: positive if the prediction is larger."""
-    p, t = _masks(prediction, truth)
-    return float((int(np.count_nonzero(p)) - int(np.count_nonzero(t))) * voxel_volume_ml)
+    counts = overlap(prediction, truth)
+    return float((counts.only_prediction - counts.only_truth) * voxel_volume_ml)
 
 
-def relative_volume_error(prediction: ArrayLike, truth: ArrayLike) -> float:
-    """Signed volume error as a fraction of the true volume; see the module's rule for empty masks."""
-    p, t = (int(np.count_nonzero(mask)) for mask in _masks(prediction, truth))
-    if t == 0:
-        return 0.0 if p == 0 else float("inf")
-    return (p - t) / t
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its bootstrap interval, and the number of patients behind it."""
-
-    mean: float
-    low: float
-    high: float
-    patients: int
-
-
-def bootstrap_mean(
-    by_patient: Mapping[str, Sequence[float]],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Mean over patients of each patient's mean value, with a percentile bootstrap interval.
-
-    Patients are drawn with replacement, never single values: the organs of one patient, and the folds
-    that query it, are not independent.
-
-    Args:
-        by_patient: Values of each patient, for example the Dice of its organs.
-        confidence: Mass of the interval.
-        resamples: Number of bootstrap draws.
-        seed: Seed of the draws; the same input and seed give the same interval.
+def paired_masks(prediction: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Two masks of one shape as bool.
 
     Raises:
-        InputError: There is no value.
+        GeometryError: The shapes differ.
     """
-    means = np.array([float(np.mean(values)) for _, values in sorted(by_patient.items()) if len(values)])
-    if means.size == 0:
-        raise InputError(
-            "no value to average", where="bootstrap over patients", fix="evaluate at least one case"
-        )
-    rng = np.random.default_rng(seed)
-    draws = means[rng.integers(0, means.size, size=(resamples, means.size))].mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(means.mean()), float(low), float(high), int(means.size))
-
-
-def _masks(prediction: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     p, t = np.asarray(prediction).astype(bool), np.asarray(truth).astype(bool)
     if p.shape != t.shape:
         raise GeometryError(

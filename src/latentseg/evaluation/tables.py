@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from latentseg.errors import InputError
-from latentseg.evaluation.metrics import Interval, Overlap, bootstrap_mean, pooled_dice
+from latentseg.evaluation.metrics import Overlap, pooled_dice
+from latentseg.evaluation.statistics import Interval, bootstrap_mean
 from latentseg.imaging.files import written_whole
 
 _Key = TypeVar("_Key")

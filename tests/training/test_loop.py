@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from latentseg.errors import ModelError, UsageError
 from latentseg.training import loop as loop_module
-from latentseg.training.loop import Loop, LoopOptions, plot_log, rate_at, read_log
+from latentseg.training.log import plot_log, read_log
+from latentseg.training.loop import Loop, LoopOptions, rate_at
 
 pytest.importorskip("matplotlib", reason="needs the extra `train`")
-OPTIONS = LoopOptions(steps=12, learning_rate=0.05, warmup=3, ema=0.9, log_every=1, checkpoint_minutes=60)
+OPTIONS = LoopOptions(
+    steps=12, learning_rate=0.05, warmup=3, ema=0.9, log_every=1, checkpoint_minutes=60, prefetch=False
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,11 @@ class LineTask:
         self.progress: list[float] = []
         self.before: dict[int, Callable[[], None]] = {}
         self.bad_steps: set[int] = set()
+
+    images_per_batch = 8
+
+    def to(self, device: torch.device) -> None:
+        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Tensor:
         step = round(progress * OPTIONS.steps)

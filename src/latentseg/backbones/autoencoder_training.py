@@ -22,6 +22,10 @@ from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.training.painting import blobs, paint
 
+# Adam does not mind the scale of a loss, but all gradients are clipped together, and those of the
+# discriminator are large.
+QUIET = 0.01
+
 
 class AutoencoderOptions(BaseModel):
     """A training of the autoencoder, as read from YAML.
@@ -81,6 +85,15 @@ class AutoencoderTask:
         counts = np.array([scan.count for scan in packed.scans])
         self.chance = np.repeat(1 / np.sqrt(counts), counts)
         self.chance /= self.chance.sum()
+
+    @property
+    def images_per_batch(self) -> int:
+        """Crops, or whole slices in the last part."""
+        return self.options.batch
+
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Batch:
         """Draw crops of real slices, painted anatomy and masks."""
@@ -143,7 +156,8 @@ class AutoencoderTask:
             figures["discriminator"] = judge.loss(real, decoded)
             last_layer = model.vae.decoder.conv_out.weight
             weight = adaptive_weight(reconstruction, figures["realism"], last_layer)
-            total = total - self.options.adversarial * weight * figures["realism"] + figures["discriminator"]
+            total = total - self.options.adversarial * weight * figures["realism"]
+            total = total + QUIET * figures["discriminator"]
         return total, {name: float(value.detach()) for name, value in figures.items()}
 
     def export(self, model: TrainedAutoencoder, folder: Path) -> None:

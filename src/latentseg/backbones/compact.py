@@ -121,11 +121,19 @@ class CompactBackbone:
     ) -> None:
         self.vae, self.mask_head, self.folder, self.slab = vae, mask_head, folder, slab
         self.scaling = float(vae.config["scaling_factor"])
+        self.device = torch.device("cpu")
 
     @classmethod
     def from_folder(cls, folder: Path) -> CompactBackbone:
         """Load the autoencoder now and the denoiser, if the folder has one, when it is asked for."""
         return cls(*load_autoencoder(folder), folder=folder)
+
+    def to(self, device: torch.device) -> CompactBackbone:
+        """Move all networks; inputs follow them."""
+        self.device = device
+        for module in (self.vae, self.mask_head, *([self.unet] if "unet" in vars(self) else [])):
+            nn.Module.to(module, device)
+        return self
 
     @property
     def has_denoiser(self) -> bool:
@@ -145,7 +153,7 @@ class CompactBackbone:
                 where=str(self.folder or "compact"),
                 fix="put denoiser.json and denoiser.safetensors there (`latentseg train denoiser`)",
             )
-        return load_denoiser(self.folder)
+        return load_denoiser(self.folder).to(self.device)
 
     def encode(self, images: Tensor) -> Tensor:
         """Scaled posterior mean ``(B, 4, H/8, W/8)`` of ``(B, 1, H, W)`` in [-1, 1]."""
@@ -157,14 +165,14 @@ class CompactBackbone:
         latents, stages = [], []
         for slab in images.split(self.slab):
             with captured([self.vae.encoder.mid_block]) as outputs:
-                latents.append(self.vae.encode(slab).latent_dist.mean * self.scaling)
+                latents.append(self.vae.encode(slab.to(self.device)).latent_dist.mean * self.scaling)
             stages.append(outputs[0])
         return torch.cat(latents), torch.cat(stages)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Grey images ``(B, 1, H, W)`` of scaled latents, not clipped."""
-        slabs = latents.split(self.slab)
+        slabs = latents.to(self.device).split(self.slab)
         return torch.cat([self.vae.decode(slab / self.scaling).sample for slab in slabs])
 
     def decode_rgb(self, latents: Tensor) -> Tensor:
@@ -177,7 +185,7 @@ class CompactBackbone:
         slabs = []
         for slab in images.split(self.slab):
             with captured([*self.vae.encoder.down_blocks, self.vae.encoder.mid_block]) as outputs:
-                self.vae.encode(slab)
+                self.vae.encode(slab.to(self.device))
             slabs.append(outputs)
         return [torch.cat(stage) for stage in zip(*slabs, strict=True)]
 
@@ -188,8 +196,8 @@ class CompactBackbone:
         Raises:
             ModelError: There is no denoiser, or it is damaged.
         """
-        tokens = condition.expand(len(latents), -1, -1)
-        out: Tensor = self.unet(latents, timestep, tokens, return_dict=False)[0]
+        tokens = condition.to(self.device).expand(len(latents), -1, -1)
+        out: Tensor = self.unet(latents.to(self.device), timestep, tokens, return_dict=False)[0]
         return out
 
 

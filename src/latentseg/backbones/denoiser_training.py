@@ -91,6 +91,16 @@ class DenoiserTask:
         phrases = sorted({p for d in self.descriptions for p in (*d.always, *d.structures)})
         self.embedding = dict(zip(phrases, torch.from_numpy(embed(phrases)), strict=True))
 
+    @property
+    def images_per_batch(self) -> int:
+        """Slices."""
+        return self.options.batch
+
+    def to(self, device: torch.device) -> None:
+        """Move the denoiser and the autoencoder."""
+        self.model.to(device)
+        self.backbone.to(device)
+
     def batch(self, rng: np.random.Generator, progress: float) -> Batch:
         """Draw slices with their phrases, noise and times."""
         del progress
@@ -111,7 +121,7 @@ class DenoiserTask:
             if variant:
                 rng = np.random.default_rng((index, variant))
                 image = warp(image, sampling_grid(rng, 1, image.shape[-1], self.options.geometry))
-            self.latents[row] = self.backbone.encode(image)[0].half().numpy()
+            self.latents[row] = self.backbone.encode(image)[0].half().cpu().numpy()
             self.encoded[row] = True
 
     def _tokens(self, rng: np.random.Generator, description: Description) -> Tensor:

@@ -67,7 +67,8 @@ class FewShotModel(nn.Module):
 
     def forward(self, inputs: Inputs, matches: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Mask latents of all queries, ``(G * Q, C, h, w)``."""
-        group = torch.arange(len(inputs.support)).repeat_interleave(len(inputs.query) // len(inputs.support))
+        groups = torch.arange(len(inputs.support), device=inputs.support.device)
+        group = groups.repeat_interleave(len(inputs.query) // len(inputs.support))
         condition = self.translator(inputs.condition)
         cache = self.unet.encode_support(torch.cat([inputs.support, inputs.support_mask], 1), condition)
         x = enhance(inputs.query, inputs.fg, inputs.bg, group=group)
@@ -110,6 +111,17 @@ class FewShotTask:
         self.options, self.backbone = options, backbone
         self.episodes = Episodes(packed, options.episodes)
         self.model = FewShotModel(backbone.mask_head, condition_features=backbone.feature_dim)
+
+    @property
+    def images_per_batch(self) -> int:
+        """Queries, each with one target."""
+        episodes = self.options.episodes
+        return episodes.scenes * episodes.targets * episodes.queries
+
+    def to(self, device: torch.device) -> None:
+        """Move the few-shot network and the frozen backbone."""
+        self.model.to(device)
+        self.backbone.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
         """Draw one batch of episodes."""

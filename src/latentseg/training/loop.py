@@ -1,42 +1,49 @@
 """A training loop that survives: EMA, checkpoints by time, a JSONL log, a loss plot, the same data on resume.
 
-The batch of step ``i`` is a function of (seed, i) alone, so a run that was killed and resumed sees the
-batches that an undisturbed run would have seen.
+A step consists of one or more pieces, and piece ``k`` of step ``i`` is a function of (seed, i, k) alone. So a
+run that was killed and resumed sees the batches that an undisturbed run would have seen, and so do several
+processes (``accelerate launch``), which share the pieces of a step among them and sum their gradients.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import math
+import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from latentseg.backbones.diffusers_2d import fastest_dtype
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole
 from latentseg.training.extras import require
+from latentseg.training.log import LOG_NAME, plot_log, write_row
 
 Model = TypeVar("Model", bound=nn.Module)
-log = logging.getLogger(__name__)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class LoopOptions(BaseModel):
     """How long and how fast to train.
 
     Attributes:
-        steps: Number of optimiser steps, the length of the learning-rate schedule.
+        steps: Number of optimizer steps, the length of the learning-rate schedule.
         learning_rate: Peak rate of AdamW, after ``warmup`` steps; decays to a twentieth along a cosine.
         ema: Decay of the exponential moving average that is exported.
         checkpoint_minutes: Wall-clock minutes between checkpoints.
+        pieces: Batches per step, whose gradients are averaged; several processes share them.
+        precision: ``auto`` takes bf16 where the hardware has units for it.
+        prefetch: Draw the next batch while a step runs.
         threads: CPU threads, 0 for torch's choice.
     """
 
@@ -51,6 +58,9 @@ class LoopOptions(BaseModel):
     checkpoint_minutes: float = 3.0
     log_every: int = 20
     seed: int = 0
+    pieces: int = Field(1, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    prefetch: bool = True
     threads: int = 0
 
 
@@ -62,12 +72,21 @@ class Task(Protocol[Model]):
         """The model; parameters that require no gradient stay as they are."""
         ...
 
+    @property
+    def images_per_batch(self) -> int:
+        """Images of a batch, for the throughput in the log."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move the model, and what is frozen beside it, to a device."""
+        ...
+
     def batch(self, rng: np.random.Generator, progress: float) -> Any:
-        """Draw one batch; ``progress`` is the share of the schedule that is done, in [0, 1)."""
+        """Draw one batch on the CPU; ``progress`` is the share of the schedule that is done, in [0, 1)."""
         ...
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        """Scalar loss of the current model, and figures for the log."""
+        """Scalar loss of the current model for a batch on the model's device, and figures for the log."""
         ...
 
     def export(self, model: Model, folder: Path) -> None:
@@ -84,14 +103,24 @@ def rate_at(step: int, options: LoopOptions) -> float:
 
 
 class Loop(Generic[Model]):
-    """One training run in one folder (``checkpoint.pt``, ``log.jsonl``, ``loss.png``, exported weights)."""
+    """One training run in one folder (``checkpoint.pt``, ``log.jsonl``, ``loss.png``, exported weights).
+
+    Raises:
+        UsageError: The packages of the extra ``train`` are not installed.
+    """
 
     def __init__(self, task: Task[Model], options: LoopOptions, folder: Path) -> None:
+        require("accelerate", purpose="a training")
+        require("matplotlib", purpose="the loss plot of a training")
+        from accelerate import PartialState
+
         self.task, self.options, self.folder = task, options, folder
+        self.processes = PartialState()
+        task.to(self.processes.device)
         self.average: Model = copy.deepcopy(task.model).requires_grad_(False)
-        trained = [p for p in task.model.parameters() if p.requires_grad]
+        self.trained = [p for p in task.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trained, lr=options.learning_rate, weight_decay=options.weight_decay
+            self.trained, lr=options.learning_rate, weight_decay=options.weight_decay
         )
         self.step = 0
         self.seconds = 0.0
@@ -104,45 +133,105 @@ class Loop(Generic[Model]):
     def run(self, *, resume: bool = False) -> None:
         """Train until the last step; with ``resume`` go on from the folder's checkpoint where there is one.
 
+        Ctrl-C and SIGTERM end the run after the step that is being taken, with a checkpoint.
+
         Raises:
             ModelError: When the folder holds a run and ``resume`` is not set, or its checkpoint does not fit.
-            UsageError: The package matplotlib is not installed.
+            KeyboardInterrupt: The run was stopped.
         """
-        require("matplotlib", purpose="the loss plot of a training")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._restore(resume)
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
+        first, before = self.step, self.seconds
         started = saved = time.monotonic()
-        before = self.seconds
         self.task.model.train()
-        while self.step < self.options.steps:
-            figures = self._train_step()
-            now = time.monotonic()
-            self.seconds = before + now - started
-            if self.step % self.options.log_every == 0:
-                self._write_log(figures)
-            if now - saved > 60 * self.options.checkpoint_minutes:
-                self.save()
-                saved = time.monotonic()
+        with stop_requests() as stop, self._batches() as batches:
+            while self.step < self.options.steps and not stop:
+                figures = self._train_step(next(batches))
+                now = time.monotonic()
+                self.seconds = before + now - started
+                if self.step % self.options.log_every == 0:
+                    images = (self.step - first) * self.options.pieces * self.task.images_per_batch
+                    self._write_log(figures | {"images_per_s": images / (now - started)})
+                if now - saved > 60 * self.options.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
         self.save()
+        if stop:
+            raise KeyboardInterrupt
 
-    def _train_step(self) -> dict[str, float]:
-        options = self.options
-        rng = np.random.default_rng((options.seed, self.step))
-        torch.manual_seed(hash((options.seed, self.step)) % 2**31)
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[list[tuple[int, Any]]]]:
+        """This process's pieces of each step from the next one on, with their numbers."""
+        mine = range(self.processes.process_index, self.options.pieces, self.processes.num_processes)
+
+        def draw(step: int) -> list[tuple[int, Any]]:
+            seeds = ((k, np.random.default_rng((self.options.seed, step, k))) for k in mine)
+            return [(k, self.task.batch(rng, step / self.options.steps)) for k, rng in seeds]
+
+        def in_turn() -> Iterator[list[tuple[int, Any]]]:
+            for step in range(self.step, self.options.steps):
+                yield draw(step)
+
+        def ahead(pool: ThreadPoolExecutor) -> Iterator[list[tuple[int, Any]]]:
+            coming: Future[list[tuple[int, Any]]] = pool.submit(draw, self.step)
+            for step in range(self.step + 1, self.options.steps + 1):
+                drawn = coming.result()
+                if step < self.options.steps:
+                    coming = pool.submit(draw, step)
+                yield drawn
+
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            yield ahead(pool) if self.options.prefetch else in_turn()
+
+    def _train_step(self, batches: list[tuple[int, Any]]) -> dict[str, float]:
+        from accelerate.utils import send_to_device
+
+        options, device = self.options, self.processes.device
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, options)
-        loss, figures = self.task.loss(self.task.batch(rng, self.step / options.steps))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), options.clip)
+        rows: list[dict[str, float]] = []
+        for piece, batch in batches:
+            torch.manual_seed(hash((options.seed, self.step, piece)) % 2**31)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16()):
+                loss, figures = self.task.loss(send_to_device(batch, device))
+            (loss / options.pieces).backward()
+            rows.append({"loss": float(loss.detach()), **figures})
+        if self.processes.num_processes > 1:
+            self._sum_over_processes()
+        norm = nn.utils.clip_grad_norm_(self.trained, options.clip)
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
         self.step += 1
         self._average()
-        return {"loss": float(loss.detach()), "gradient_norm": float(norm), **figures}
+        return self._mean_over_processes(rows) | {"gradient_norm": float(norm)}
+
+    def _bf16(self) -> bool:
+        fastest = fastest_dtype(str(self.processes.device)) == torch.bfloat16
+        return {"auto": fastest, "bf16": True, "fp32": False}[self.options.precision]
+
+    def _sum_over_processes(self) -> None:
+        """Sum gradients, and average what the model keeps running, over all processes."""
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.trained]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        parts = flat.split([p.numel() for p in self.trained])
+        for parameter, part in zip(self.trained, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        for kept in self.task.model.buffers():
+            if kept.is_floating_point():
+                torch.distributed.all_reduce(kept)
+                kept.div_(self.processes.num_processes)
+
+    def _mean_over_processes(self, rows: list[dict[str, float]]) -> dict[str, float]:
+        """Means of the figures of all pieces of a step."""
+        from accelerate.utils import gather_object
+
+        everywhere: list[dict[str, float]] = gather_object(rows)
+        return {name: float(np.mean([row[name] for row in everywhere])) for name in everywhere[0]}
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -156,17 +245,13 @@ class Loop(Generic[Model]):
                 mean.copy_(new)
 
     def _write_log(self, figures: dict[str, float]) -> None:
-        row = {
-            "step": self.step,
-            "seconds": round(self.seconds, 1),
-            **{k: round(v, 5) for k, v in figures.items()},
-        }
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        log.info("%s", row)
+        if self.processes.is_main_process:
+            write_row(self.folder, {"step": self.step, "seconds": round(self.seconds, 1), **figures})
 
     def save(self) -> None:
         """Write the checkpoint (whole or not at all), the exported weights and the loss plot."""
+        if not self.processes.is_main_process:
+            return
         state = {
             "model": self.task.model.state_dict(),
             "average": self.average.state_dict(),
@@ -177,7 +262,7 @@ class Loop(Generic[Model]):
         with written_whole(self.checkpoint) as temporary:
             torch.save(state, temporary)
         self.task.export(self.average, self.folder)
-        plot_log(self.folder / "log.jsonl")
+        plot_log(self.folder / LOG_NAME)
 
     def _restore(self, resume: bool) -> None:
         if not resume:
@@ -200,46 +285,22 @@ class Loop(Generic[Model]):
             ) from error
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a JSONL log in order of steps; of rows written twice around a kill, the later ones.
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM comes; a second one interrupts at once."""
+    received: list[int] = []
 
-    A line that a kill cut short is left out.
-    """
-    rows: dict[float, dict[str, float]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-            rows[row["step"]] = row
-        except (ValueError, KeyError, TypeError):
-            log.debug("left out a damaged line of %s", path)
-    return [row for _, row in sorted(rows.items())]
+    def note(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
 
-
-def plot_log(path: Path, *, window: int = 15) -> None:
-    """Draw every figure of a log over the steps, raw and as a running mean, to ``loss.png`` beside it."""
-    rows = read_log(path)
-    if len(rows) < 2:
-        return
-    from matplotlib.figure import Figure
-
-    names = [name for name in rows[-1] if name not in ("step", "seconds")]
-    figure = Figure(figsize=(3.2 * len(names), 2.8), layout="tight")
-    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        points = [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=7)
-        if points:
-            _curve(axis, np.array(points), window)
-    with written_whole(path.with_name("loss.png")) as temporary:
-        figure.savefig(temporary, dpi=110)
-
-
-def _curve(axis: Any, points: NDArray[np.float64], window: int) -> None:
-    """Draw points ``(n, 2)`` and their running mean; a few outliers may leave the frame."""
-    steps, values = points.T
-    width = min(window, len(values))
-    mean = np.convolve(values, np.ones(width) / width, mode="valid")
-    axis.plot(steps, values, color="0.8", linewidth=0.8)
-    axis.plot(steps[width - 1 :], mean, color="tab:blue")
-    axis.set_ylim(0, max(float(np.percentile(values, 97)), 1e-6) * 1.1)
+    try:
+        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    except ValueError:  # signals belong to the main thread
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

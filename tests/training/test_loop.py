@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from latentseg.errors import ModelError, UsageError
 from latentseg.training import loop as loop_module
 from latentseg.training.log import plot_log, read_log
-from latentseg.training.loop import Loop, LoopOptions, rate_at
+from latentseg.training.loop import Loop, LoopOptions, rate_at, stop_requests
 
 pytest.importorskip("matplotlib", reason="needs the extra `train`")
 OPTIONS = LoopOptions(
@@ -249,6 +250,62 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
     before = task.model[0].weight.clone()
     Loop(task, OPTIONS, tmp_path).run()
     assert torch.equal(task.model[0].weight, before)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_drawing_ahead_changes_nothing(tmp_path: Path, pieces: int) -> None:
+    runs = []
+    for prefetch in (False, True):
+        task = LineTask()
+        options = OPTIONS.model_copy(update={"prefetch": prefetch, "pieces": pieces})
+        Loop(task, options, tmp_path / str(prefetch)).run()
+        assert len(task.progress) == OPTIONS.steps * pieces
+        runs.append(task.model)
+    assert equal(*runs)
+
+
+def test_an_error_while_drawing_ahead_surfaces(tmp_path: Path) -> None:
+    task = LineTask()
+
+    def fail() -> None:
+        raise OSError("the disk is gone")
+
+    task.before = {6: fail}
+    with pytest.raises(OSError, match="the disk is gone"):
+        Loop(task, OPTIONS.model_copy(update={"prefetch": True}), tmp_path).run()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_saves_and_resumes_to_the_same_weights(tmp_path: Path, number: signal.Signals) -> None:
+    whole = LineTask()
+    Loop(whole, OPTIONS, tmp_path / "whole").run()
+    task = LineTask()
+    task.before = {7: lambda: signal.raise_signal(number)}
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        Loop(task, OPTIONS, tmp_path / "stopped").run()
+    assert signal.getsignal(number) is handler
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == 8
+    again = LineTask()
+    Loop(again, OPTIONS, tmp_path / "stopped").run(resume=True)
+    assert equal(again.model, whole.model)
+
+
+def test_a_second_request_stops_at_once() -> None:
+    with stop_requests() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_bf16(tmp_path: Path) -> None:
+    task = LineTask()
+    seen: list[torch.dtype] = []
+    task.model[0].register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    Loop(task, OPTIONS.model_copy(update={"precision": "bf16", "steps": 2}), tmp_path).run()
+    assert set(seen) == {torch.bfloat16}
+    assert task.model[0].weight.dtype == torch.float32
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -115,7 +115,7 @@ class Loop(Generic[Model]):
         from accelerate import PartialState
 
         self.task, self.options, self.folder = task, options, folder
-        self.processes = PartialState()
+        self.processes = PartialState(cpu=not torch.cuda.is_available())
         task.to(self.processes.device)
         self.average: Model = copy.deepcopy(task.model).requires_grad_(False)
         self.trained = [p for p in task.model.parameters() if p.requires_grad]

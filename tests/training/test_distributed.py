@@ -1,0 +1,69 @@
+"""Two processes learn what one process learns, through `accelerate launch`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentseg.training.log import read_log
+
+pytest.importorskip("accelerate", reason="needs the extra `train`")
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from latentseg.training.loop import Loop, LoopOptions
+
+class LineTask:
+    images_per_batch = 8
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Linear(1, 1))
+        self.model[3].requires_grad_(False)
+    def to(self, device):
+        self.model.to(device)
+    def batch(self, rng, progress):
+        return torch.tensor(rng.normal(size=(8, 3)), dtype=torch.float32)
+    def loss(self, batch):
+        error = (self.model(batch)[:, 0] - batch.sum(1)).square().mean()
+        return error, {"root": float(error.detach()) ** 0.5}
+    def export(self, model, folder):
+        torch.save(model.state_dict(), folder / "weights.pt")
+
+options = LoopOptions(steps=30, learning_rate=0.05, warmup=3, log_every=1, pieces=4, threads=1)
+loop = Loop(LineTask(), options, Path(sys.argv[1]))
+loop.run()
+print("processes:", loop.processes.num_processes)
+"""
+
+
+def launch(script: Path, out: Path, *, processes: int) -> None:
+    command = [sys.executable, str(script), str(out)]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+        command = [*launcher, "--num_processes", str(processes), str(script), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"processes: {processes}" in done.stdout
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    for processes in (1, 2):
+        launch(script, tmp_path / str(processes), processes=processes)
+    one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("1", "2"))
+    assert [row["step"] for row in two] == list(range(1, 31))  # one process writes
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], abs=1e-3)
+    assert one[-1]["loss"] < 0.5 * one[0]["loss"]
+    weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("1", "2")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-4)

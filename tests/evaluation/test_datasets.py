@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, UsageError
-from latentseg.evaluation.datasets import CHAOS, SABS, get_dataset
+from latentseg.evaluation.datasets import (
+    ACDC,
+    CHAOS,
+    MS_CMRSEG,
+    SABS,
+    field_folds,
+    get_dataset,
+    nnunet_folder,
+)
 from latentseg.imaging import to_canonical
 
 LAS = np.diag([-1.5, 1.5, 4.0, 1.0])
@@ -41,6 +50,12 @@ def test_folds_are_the_published_ones() -> None:
     assert [fold[2] for fold in SABS.folds] == [2, 8, 14, 20, 25]
     assert CHAOS.folds[-1] == (0, 16, 17, 18, 19)
     assert CHAOS.ids[:6] == ("1", "2", "3", "5", "8", "10")
+    assert [(fold[0], fold[-1]) for fold in MS_CMRSEG.folds] == [(0, 7), (7, 14), (14, 21), (21, 28), (0, 34)]
+    assert [fold[2] for fold in MS_CMRSEG.folds[:4]] == [2, 9, 16, 23]
+    assert [(fold[0], fold[-1]) for fold in SABS.folds] == [(0, 6), (6, 12), (12, 18), (18, 24), (0, 29)]
+    assert SABS.across_domains().folds == CHAOS.folds
+    with pytest.raises(UsageError, match="no folds here: ACDC"):
+        ACDC.across_domains()
 
 
 def test_a_fold_does_not_depend_on_which_other_cases_exist(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
@@ -93,8 +108,99 @@ def test_other_grid_of_labels_is_refused(tmp_path: Path, labels: NDArray[np.uint
         CHAOS.at(tmp_path).load("1")
 
 
+def test_unknown_label_ids_are_refused(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
+    labels[0, 0, 0], labels[1, 0, 0] = 14, 200
+    save(tmp_path, "sabs", "0", labels)
+    with pytest.raises(
+        InputError, match=r"unknown label ids 14, 200: .*label_0.nii.gz. SABS has the labels 0, 1,"
+    ):
+        SABS.at(tmp_path).load("0")
+
+
+def nnunet(root: Path, *, cases: int, about: dict[str, object], ending: str = ".nii.gz") -> Path:
+    labels = np.zeros((8, 6, 5), np.uint8)
+    labels[2:5, 2:5, 1:4] = 1
+    for number in range(1, cases + 1):
+        for folder, name, array in (
+            ("imagesTr", f"case_{number}_0000", labels * 50),
+            ("labelsTr", f"case_{number}", labels),
+        ):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, LAS), root / folder / f"{name}{ending}")
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+def test_a_folder_of_nnunet(tmp_path: Path) -> None:
+    about = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "liver tumor": 1},
+        "file_ending": ".nii",
+    }
+    dataset = get_dataset(str(nnunet(tmp_path / "Dataset001_X", cases=11, about=about, ending=".nii")))
+    assert dataset.name == "Dataset001_X"
+    assert dataset.modality == "CT"
+    assert dataset.ids[1:3] == ["case_2", "case_3"]  # 2 before 10
+    assert dataset.targets == ("liver_tumor",)
+    assert dataset.fold(0) == ["case_1", "case_2", "case_3"]
+    case = dataset.load("case_11")
+    assert case.mask("liver_tumor").sum() == 27
+    assert case.image.array.max() == 50
+
+
+def test_the_splits_of_nnunet_are_the_folds(tmp_path: Path) -> None:
+    about = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "spleen"}}
+    folder = nnunet(tmp_path, cases=4, about=about)
+    splits = [{"train": [], "val": ["case_4", "case_2"]}, {"train": [], "val": ["case_1"]}]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    dataset = nnunet_folder(folder)
+    assert dataset.modality == "MR"
+    assert dataset.label_of == {"spleen": 1}
+    assert dataset.fold(0) == ["case_2", "case_4"]
+    with pytest.raises(InputError, match="fold 1 has 1 case, a support scan and a query are needed"):
+        dataset.fold(1)
+    (folder / "splits_final.json").write_text('[{"val": ["case_9"]}]')
+    with pytest.raises(InputError, match="the splits cannot be used"):
+        nnunet_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("about", "text"),
+    [
+        ("{", "cannot read it"),
+        ("[]", "no JSON object"),
+        ("{}", "there is no table of labels"),
+        ('{"labels": {"whole": [1, 2]}}', "labels cannot be read"),
+        ('{"labels": {"background": 0}}', "no label but the background"),
+        (None, "no such file"),
+    ],
+)
+def test_broken_descriptions_are_refused(tmp_path: Path, about: str | None, text: str) -> None:
+    nnunet(tmp_path, cases=1, about={})
+    (tmp_path / "dataset.json").unlink()
+    if about is not None:
+        (tmp_path / "dataset.json").write_text(about)
+    with pytest.raises(InputError, match=text):
+        get_dataset(str(tmp_path))
+
+
+def test_a_folder_without_label_maps_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"labels": {"liver": 1}}')
+    with pytest.raises(InputError, match="no label maps"):
+        nnunet_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("cases", "folds"), [(2, 1), (3, 1), (4, 2), (7, 3), (10, 5), (33, 5)])
+def test_folds_of_any_number_of_cases(cases: int, folds: int) -> None:
+    found = field_folds(cases)
+    assert len(found) == folds
+    assert set().union(*found) == set(range(cases))
+    assert all(len(fold) >= 2 for fold in found)
+
+
 def test_unknown_names() -> None:
     assert get_dataset("chaos") is CHAOS
+    assert get_dataset("MS-CMRSeg") is MS_CMRSEG
     with pytest.raises(UsageError, match="no data set 'x'"):
         get_dataset("x")
     with pytest.raises(UsageError, match="no fold 5"):

@@ -6,9 +6,17 @@ Landman et al., MICCAI 2015 "Beyond the Cranial Vault" workshop and challenge.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-from latentseg.evaluation.datasets.base import Dataset, fold_ranges
-from latentseg.imaging import Volume
+import numpy as np
+
+from latentseg.evaluation.datasets.base import ORGANS, Dataset, field_folds
+from latentseg.evaluation.datasets.originals import Original, Pair, fit_in_plane, reorient, resample_pair
+from latentseg.imaging import Volume, read, read_labels
+
+WINDOW_HU = (-125.0, 275.0)
+BORDER = 32  # pixels of 512 that are cut off on each side
 
 
 def mend_orientation(volume: Volume) -> Volume:
@@ -21,12 +29,36 @@ def mend_orientation(volume: Volume) -> Volume:
     return replace(volume, orientation="LAS") if volume.axis_codes == "LPS" else volume
 
 
+def find_originals(folder: Path) -> list[Original]:
+    """Cases of the BTCV download (`img/img0001.nii.gz`, `label/label0001.nii.gz`), by position."""
+    images = {path.name[3:7]: path for path in folder.rglob("img[0-9][0-9][0-9][0-9].nii.gz")}
+    labels = {path.name[5:9]: path for path in folder.rglob("label[0-9][0-9][0-9][0-9].nii.gz")}
+    both = sorted(images.keys() & labels.keys())
+    return [
+        Original(str(position), partial(_read, images[number], labels[number]))
+        for position, number in enumerate(both)
+    ]
+
+
+def _read(image_path: Path, label_path: Path) -> Pair:
+    """Window to 0..255, cut the border off, shrink in the plane by 1.75; LAS, which `load` leaves alone."""
+    image = read(image_path, modality="CT")
+    labels = reorient(read_labels(label_path, like=image), "LAS")
+    image = reorient(image, "LAS")
+    low, high = WINDOW_HU
+    shown = image.with_array((np.clip(image.array, low, high) - low) * (255 / (high - low)))
+    inner = shown.shape[0] - 2 * BORDER, shown.shape[1] - 2 * BORDER
+    shown, labels = fit_in_plane(shown, inner, value=0), fit_in_plane(labels, inner, value=0)
+    x, y, z = shown.spacing_mm
+    return resample_pair(shown, labels, spacing_mm=(1.75 * x, 1.75 * y, z))
+
+
 SABS = Dataset(
     name="SABS",
     folder="sabs",
     modality="CT",
     ids=tuple(str(number) for number in range(30)),
-    folds=fold_ranges((0, 6), (6, 12), (12, 18), (18, 24), (24, 29)),
+    folds=field_folds(30),
     label_of={
         "liver": 6,
         "right_kidney": 2,
@@ -42,5 +74,8 @@ SABS = Dataset(
         "right_adrenal_gland": 12,
         "left_adrenal_gland": 13,
     },
+    organs=ORGANS,
+    cross_folds=field_folds(20),
     repair=mend_orientation,
+    find_originals=find_originals,
 )

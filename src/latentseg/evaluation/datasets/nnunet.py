@@ -1,0 +1,99 @@
+"""Any data set in the layout of nnU-Net: `imagesTr`, `labelsTr` and `dataset.json`.
+
+The folder is given in the place of a name. Cases are in natural order. Folds are those of
+`splits_final.json` (the validation cases of each split) where it lies in the folder, else the field's rule.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentseg.errors import InputError
+from latentseg.evaluation.datasets.base import Dataset, field_folds
+from latentseg.imaging.files import case_name, natural_key
+
+
+def nnunet_folder(folder: str | Path) -> Dataset:
+    """Describe a folder; of several channels the first is taken.
+
+    Raises:
+        InputError: No `dataset.json`, one that cannot be read or does not name the labels, or no cases.
+    """
+    path = Path(folder).absolute()
+    about = read_json(path / "dataset.json")
+    ending = str(about.get("file_ending", ".nii.gz"))
+    labels = sorted((path / "labelsTr").glob(f"*{ending}"), key=natural_key)
+    ids = [case_name(label) for label in labels]
+    if not ids:
+        what = f"no label maps *{ending}"
+        raise InputError(what, where=str(path / "labelsTr"), fix="put them where nnU-Net expects them")
+    channel = "_0000" if (path / "imagesTr" / f"{ids[0]}_0000{ending}").exists() else ""
+    return Dataset(
+        name=path.name,
+        folder=path.name,
+        modality="CT" if _first_channel(about).upper() == "CT" else "MR",
+        ids=ids,
+        folds=_folds(path, ids),
+        label_of=label_names(about, where=str(path / "dataset.json")),
+        image_file=f"imagesTr/{{case}}{channel}{ending}",
+        label_file=f"labelsTr/{{case}}{ending}",
+        root=path.parent,
+    )
+
+
+def label_names(about: Mapping[str, Any], *, where: str) -> dict[str, int]:
+    """Label ids by name, from `{"liver": 1}` or the older `{"1": "liver"}`; background is left out.
+
+    Raises:
+        InputError: No labels, or ids that are no numbers (regions are not supported).
+    """
+    table = about.get("labels")
+    try:
+        if not isinstance(table, Mapping):
+            raise TypeError("there is no table of labels")
+        pairs = [(str(k), int(v)) if not str(k).isdecimal() else (str(v), int(k)) for k, v in table.items()]
+    except (TypeError, ValueError) as error:
+        fix = 'write "labels": {"background": 0, "liver": 1}'
+        raise InputError(f"the labels cannot be read ({error})", where=where, fix=fix) from error
+    names = {name.strip().replace(" ", "_"): label for name, label in pairs if label != 0}
+    if not names:
+        raise InputError("no label but the background", where=where, fix="name the labels of the maps")
+    return names
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: The file is missing or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        fix = "give a folder in the layout of nnU-Net, whose dataset.json names the labels"
+        raise InputError(f"cannot read it ({reason})", where=str(path), fix=fix) from error
+    if not isinstance(content, dict):
+        raise InputError("this is no JSON object", where=str(path), fix="write it as nnU-Net does")
+    return content
+
+
+def _first_channel(about: Mapping[str, Any]) -> str:
+    channels = about.get("channel_names") or about.get("modality") or {}
+    return str(channels.get("0", "")) if isinstance(channels, Mapping) else ""
+
+
+def _folds(path: Path, ids: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Folds of `splits_final.json`, else the field's."""
+    splits = path / "splits_final.json"
+    if not splits.exists():
+        return field_folds(len(ids))
+    try:
+        content = json.loads(splits.read_text(encoding="utf-8"))
+        return tuple(tuple(sorted(ids.index(case) for case in split["val"])) for split in content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "remove it, or write a list of {train, val} with names of cases in labelsTr"
+        raise InputError(f"the splits cannot be used ({error})", where=str(splits), fix=fix) from error

@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentseg.backbones.compact import CompactAutoencoder, CompactBackbone, save_autoencoder
+from latentseg.backbones.compact import (
+    CompactAutoencoder,
+    CompactBackbone,
+    new_denoiser,
+    save_autoencoder,
+    save_denoiser,
+)
+from latentseg.errors import ModelError
 from latentseg.fewshot import checkpoint
 from latentseg.fewshot.episodes import EpisodeOptions
 from latentseg.fewshot.training import FewShotOptions, FewShotTask, build, soft_dice
@@ -20,7 +27,7 @@ from latentseg.training.pack import Pack
 
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
 EPISODES = EpisodeOptions(scenes=2, targets=2, queries=3, min_area=12)
-OPTIONS = FewShotOptions(loop=LoopOptions(steps=10, learning_rate=1e-3), episodes=EPISODES)
+OPTIONS = FewShotOptions(loop=LoopOptions(steps=10, learning_rate=1e-3), episodes=EPISODES, start="matching")
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +158,22 @@ def test_soft_dice() -> None:
     guess = torch.stack([truth[0], 1 - truth[0], torch.zeros(10, 10), torch.full((10, 10), 0.5)])
     assert soft_dice(guess, truth).tolist() == pytest.approx([1, 1 / 101, 1 / 51, 51 / 101])
     assert soft_dice(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)).tolist() == [1]
+
+
+def test_it_starts_from_the_denoiser_which_stays_as_it_is(packed: Pack, backbone: CompactBackbone) -> None:
+    options = OPTIONS.model_copy(update={"start": "denoiser"})
+    with pytest.raises(ModelError, match="no denoiser"):
+        build(options, packed, backbone)
+    assert backbone.folder is not None
+    save_denoiser(new_denoiser(), backbone.folder)
+    before = copied(backbone.unet)
+    task = build(options, packed, backbone)
+    network = task.model.unet
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight"
+    assert torch.equal(network.unet.state_dict()[name], before[name])
+    torch.testing.assert_close(network.conv_in.weight[:, :4], before["conv_in.weight"] / 2)
+    assert all(p.requires_grad for p in network.parameters())
+    loss, _ = task.loss(task.batch(rng(), 0.5))
+    loss.backward()
+    assert all(torch.equal(t, before[name]) for name, t in backbone.unet.state_dict().items())
+    assert not any(p.requires_grad for p in backbone.unet.parameters())

@@ -8,7 +8,7 @@ large one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class FewShotOptions(BaseModel):
         matching: Weight of the cross-entropy of what attention alone carries over, see :mod:`losses`.
         foreground: How much more the target weighs than what is beside it, in both losses; without it the
             first thing that is learned is to answer nothing.
+        start: From the backbone's pretrained ``denoiser``, as published; or by ``matching`` alone, see
+            :func:`start_by_matching`.
         easy: Share of the steps over which episodes grow from the support's own slice to full difficulty.
     """
 
@@ -51,17 +53,17 @@ class FewShotOptions(BaseModel):
     mask: float = 0.5
     matching: float = 1.0
     foreground: float = 6.0
+    start: Literal["denoiser", "matching"] = "denoiser"
     easy: float = 0.25
 
 
 class FewShotModel(nn.Module):
     """Everything that is trained: the two-entrance UNet, the condition translator and the mask head."""
 
-    def __init__(self, head: MaskHead, *, condition_features: int) -> None:
+    def __init__(self, unet: FewShotUNet, head: MaskHead, *, condition_features: int) -> None:
         super().__init__()
-        self.unet = FewShotUNet.from_denoiser(UNet2DConditionModel(**UNET_CONFIG))
-        start_by_matching(self.unet)
-        self.translator = ConditionTranslator(condition_features, self.unet.condition_dim)
+        self.unet = unet
+        self.translator = ConditionTranslator(condition_features, unet.condition_dim)
         self.mask_head = MaskHead()
         self.mask_head.load_state_dict(head.state_dict())
 
@@ -73,6 +75,19 @@ class FewShotModel(nn.Module):
         cache = self.unet.encode_support(torch.cat([inputs.support, inputs.support_mask], 1), condition)
         x = enhance(inputs.query, inputs.fg, inputs.bg, group=group)
         return self.unet.segment(x, cache, group=group, matches=matches)
+
+
+def initial_unet(options: FewShotOptions, backbone: CompactBackbone) -> FewShotUNet:
+    """The network before training.
+
+    Raises:
+        ModelError: The backbone has no denoiser to start from.
+    """
+    if options.start == "denoiser":
+        return FewShotUNet.from_denoiser(backbone.unet).requires_grad_(requires_grad=True)
+    network = FewShotUNet.from_denoiser(UNet2DConditionModel(**UNET_CONFIG))
+    start_by_matching(network)
+    return network
 
 
 @torch.no_grad()
@@ -110,7 +125,8 @@ class FewShotTask:
     def __init__(self, options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> None:
         self.options, self.backbone = options, backbone
         self.episodes = Episodes(packed, options.episodes)
-        self.model = FewShotModel(backbone.mask_head, condition_features=backbone.feature_dim)
+        unet = initial_unet(options, backbone)
+        self.model = FewShotModel(unet, backbone.mask_head, condition_features=backbone.feature_dim)
 
     @property
     def images_per_batch(self) -> int:

@@ -20,9 +20,7 @@ from latentseg.training.log import plot_log, read_log
 from latentseg.training.loop import Loop, LoopOptions, rate_at, stop_requests
 
 pytest.importorskip("matplotlib", reason="needs the extra `train`")
-OPTIONS = LoopOptions(
-    steps=12, learning_rate=0.05, warmup=3, ema=0.9, log_every=1, checkpoint_minutes=60, prefetch=False
-)
+OPTIONS = LoopOptions(steps=12, learning_rate=0.05, warmup=3, ema=0.9, log_every=1, checkpoint_minutes=60)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +46,8 @@ class LineTask:
         self.before: dict[int, Callable[[], None]] = {}
         self.bad_steps: set[int] = set()
 
-    images_per_batch = 8
+    def images(self, batch: Tensor) -> int:
+        return len(batch)
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)

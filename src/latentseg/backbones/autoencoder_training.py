@@ -86,10 +86,9 @@ class AutoencoderTask:
         self.chance = np.repeat(1 / np.sqrt(counts), counts)
         self.chance /= self.chance.sum()
 
-    @property
-    def images_per_batch(self) -> int:
+    def images(self, batch: Batch) -> int:
         """Crops, or whole slices in the last part."""
-        return self.options.batch
+        return len(batch.images)
 
     def to(self, device: torch.device) -> None:
         """Move the model."""

@@ -91,10 +91,9 @@ class DenoiserTask:
         phrases = sorted({p for d in self.descriptions for p in (*d.always, *d.structures)})
         self.embedding = dict(zip(phrases, torch.from_numpy(embed(phrases)), strict=True))
 
-    @property
-    def images_per_batch(self) -> int:
+    def images(self, batch: Batch) -> int:
         """Slices."""
-        return self.options.batch
+        return len(batch.latents)
 
     def to(self, device: torch.device) -> None:
         """Move the denoiser and the autoencoder."""

@@ -128,11 +128,9 @@ class FewShotTask:
         unet = initial_unet(options, backbone)
         self.model = FewShotModel(unet, backbone.mask_head, condition_features=backbone.feature_dim)
 
-    @property
-    def images_per_batch(self) -> int:
+    def images(self, batch: EpisodeBatch) -> int:
         """Queries, each with one target."""
-        episodes = self.options.episodes
-        return episodes.scenes * episodes.targets * episodes.queries
+        return len(batch.query_masks)
 
     def to(self, device: torch.device) -> None:
         """Move the few-shot network and the frozen backbone."""

@@ -43,7 +43,8 @@ class LoopOptions(BaseModel):
         checkpoint_minutes: Wall-clock minutes between checkpoints.
         pieces: Batches per step, whose gradients are averaged; several processes share them.
         precision: ``auto`` takes bf16 where the hardware has units for it.
-        prefetch: Draw the next batch while a step runs.
+        prefetch: Draw the next batch while a step runs. Left out, only beside a GPU: on a CPU the two would
+            fight for the same cores.
         threads: CPU threads, 0 for torch's choice.
     """
 
@@ -60,7 +61,7 @@ class LoopOptions(BaseModel):
     seed: int = 0
     pieces: int = Field(1, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    prefetch: bool = True
+    prefetch: bool | None = None
     threads: int = 0
 
 
@@ -72,9 +73,8 @@ class Task(Protocol[Model]):
         """The model; parameters that require no gradient stay as they are."""
         ...
 
-    @property
-    def images_per_batch(self) -> int:
-        """Images of a batch, for the throughput in the log."""
+    def images(self, batch: Any) -> int:
+        """How many images a batch holds, for the throughput in the log."""
         ...
 
     def to(self, device: torch.device) -> None:
@@ -144,7 +144,7 @@ class Loop(Generic[Model]):
             self._restore(resume)
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
-        first, before = self.step, self.seconds
+        before = self.seconds
         started = saved = time.monotonic()
         self.task.model.train()
         with stop_requests() as stop, self._batches() as batches:
@@ -153,8 +153,7 @@ class Loop(Generic[Model]):
                 now = time.monotonic()
                 self.seconds = before + now - started
                 if self.step % self.options.log_every == 0:
-                    images = (self.step - first) * self.options.pieces * self.task.images_per_batch
-                    self._write_log(figures | {"images_per_s": images / (now - started)})
+                    self._write_log(figures)
                 if now - saved > 60 * self.options.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
@@ -183,10 +182,13 @@ class Loop(Generic[Model]):
                     coming = pool.submit(draw, step)
                 yield drawn
 
+        beside_gpu = self.processes.device.type != "cpu"
+        prefetch = beside_gpu if self.options.prefetch is None else self.options.prefetch
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            yield ahead(pool) if self.options.prefetch else in_turn()
+            yield ahead(pool) if prefetch else in_turn()
 
     def _train_step(self, batches: list[tuple[int, Any]]) -> dict[str, float]:
+        """One optimizer step; returns the means of its figures."""
         from accelerate.utils import send_to_device
 
         options, device = self.options, self.processes.device
@@ -194,12 +196,13 @@ class Loop(Generic[Model]):
             group["lr"] = rate_at(self.step, options)
         self.optimizer.zero_grad(set_to_none=True)
         rows: list[dict[str, float]] = []
+        started = time.monotonic()
         for piece, batch in batches:
             torch.manual_seed(hash((options.seed, self.step, piece)) % 2**31)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16()):
                 loss, figures = self.task.loss(send_to_device(batch, device))
             (loss / options.pieces).backward()
-            rows.append({"loss": float(loss.detach()), **figures})
+            rows.append({"loss": float(loss.detach()), **figures, "images": self.task.images(batch)})
         if self.processes.num_processes > 1:
             self._sum_over_processes()
         norm = nn.utils.clip_grad_norm_(self.trained, options.clip)
@@ -207,7 +210,9 @@ class Loop(Generic[Model]):
             self.optimizer.step()
         self.step += 1
         self._average()
-        return self._mean_over_processes(rows) | {"gradient_norm": float(norm)}
+        figures = self._mean_over_processes(rows)
+        images_per_s = figures.pop("images") * options.pieces / (time.monotonic() - started)
+        return figures | {"gradient_norm": float(norm), "images_per_s": images_per_s}
 
     def _bf16(self) -> bool:
         fastest = fastest_dtype(str(self.processes.device)) == torch.bfloat16

@@ -44,7 +44,7 @@ UNET_CONFIG: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 16,
     "cross_attention_dim": 128,
-    "attention_head_dim": 4,
+    "attention_head_dim": [2, 4, 4],  # numbers of heads, whatever diffusers calls them
 }
 
 TEXT_DIM = 384  # of the sentence embeddings that the denoiser listens to

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FINEST = 16  # edge of the grid of query tokens that are compared; of a finer layer every other one is
+
 
 def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
     """Dice of ``(B, H, W)`` maps, ``(B,)``; a few pixels of smoothing."""
@@ -37,10 +39,12 @@ def matching(
     losses = []
     for q, k in matches:
         side = round(q.shape[2] ** 0.5)
-        shown, truth = (
-            F.adaptive_avg_pool2d(m[:, None], side).flatten(1) for m in (support_masks, query_masks)
-        )
-        attention = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(-1).mean(1)
+        shown, truth = (F.adaptive_avg_pool2d(m[:, None], side) for m in (support_masks, query_masks))
+        step = max(side // FINEST, 1)
+        truth = truth[..., ::step, ::step].flatten(1)
+        shown = shown.flatten(1)
+        asked = q.unflatten(2, (side, side))[:, :, ::step, ::step].flatten(2, 3) / q.shape[3] ** 0.5
+        attention = (asked @ k.transpose(2, 3)).softmax(-1).mean(1)
         carried = torch.einsum("bij,bj->bi", attention, shown).clamp(1e-4, 1 - 1e-4)
         weight = 1 + (foreground - 1) * (truth > 0)
         losses.append(F.binary_cross_entropy(carried, truth, weight=weight))

@@ -1,0 +1,127 @@
+"""Anomaly-aware open-vocabulary attention maps (AOVA) of DiffuGTS.
+
+Adapted features of every stage attend to two texts, "a normal CT of the liver" and "an abnormal CT of the
+liver with a tumor"; the share of attention that the abnormal text gets is the map. In equations (known
+secondhand, with one deviation)::
+
+    A_l = (W_q F'_l) (W_k t_l)^T / sqrt(C_l)      t_l = LN(W_2 GELU(W_1 t))
+    AOVA = softmax over {normal, abnormal} of the mean over l of A_l on a common grid
+
+The third party adds up softmaxes and puts a sigmoid on the sum, which is above 0.5 everywhere; merging the
+logits first is the deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentseg.tumor.adapters import Adapters
+
+NORMAL, ABNORMAL = 0, 1
+TOP_SHARE = 0.01  # of the positions, whose abnormal logits make the image-level score
+
+
+class AttentionMaps(NamedTuple):
+    """What a network says about ``B`` images under two texts each.
+
+    Attributes:
+        logits: ``(B, 2, ...)`` on the finest grid of the stages, for the normal and the abnormal text.
+        class_embeddings: ``(B, 2, D)``, the image as seen by each text, in the space of the texts.
+        score: ``(B,)``, logit of the image showing what the abnormal text says.
+    """
+
+    logits: Tensor
+    class_embeddings: Tensor
+    score: Tensor
+
+    @property
+    def abnormal(self) -> Tensor:
+        """The map: probability of the abnormal text, ``(B, 1, ...)``."""
+        return self.logits.softmax(1)[:, ABNORMAL : ABNORMAL + 1]
+
+
+class TextAttention(nn.Module):
+    """Attention of one stage's positions to texts.
+
+    Args:
+        channels: ``C`` of the stage.
+        text_dim: ``D`` of the texts.
+    """
+
+    def __init__(self, channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Linear(text_dim, text_dim // 2),
+            nn.GELU(),
+            nn.Linear(text_dim // 2, channels),
+            nn.LayerNorm(channels),
+        )
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, features: Tensor, texts: Tensor) -> Tensor:
+        """Logits ``(B, N, ...)`` of features ``(B, C, ...)`` for texts ``(B, N, D)``."""
+        queries = self.to_q(features.movedim(1, -1).flatten(1, -2))
+        keys = self.to_k(self.reduce(texts))
+        logits = queries @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
+        maps: Tensor = logits.transpose(1, 2).unflatten(2, features.shape[2:])
+        return maps
+
+
+class AnomalyAttention(nn.Module):
+    """Adapters, attention of every stage, class embeddings and the image-level score: all that is trained.
+
+    Args:
+        channels: ``C_l`` of the stages.
+        text_dim: ``D``.
+        ratio: Of the adapters.
+    """
+
+    def __init__(self, channels: Sequence[int], *, text_dim: int, ratio: float = 0.1) -> None:
+        super().__init__()
+        self.adapters = Adapters(channels, ratio=ratio)
+        self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in channels)
+        self.embed = nn.Sequential(
+            nn.Linear(sum(channels), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim)
+        )
+        self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
+
+    def forward(self, stages: Sequence[Tensor], texts: Tensor) -> AttentionMaps:
+        """Maps of stages ``[(B, C_l, ...)]``, finest first, for two texts ``(B, 2, D)``."""
+        adapted = self.adapters(stages)
+        grid = adapted[0].shape[2:]
+        levels = [attend(f, texts) for attend, f in zip(self.attention, adapted, strict=True)]
+        logits = torch.stack([resized(level, grid) for level in levels]).mean(0)
+        embeddings = self.embed(self._seen_by_each(adapted, logits.softmax(1)))
+        score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL]) + self.judge(embeddings[:, ABNORMAL])[:, 0]
+        return AttentionMaps(logits, embeddings, score)
+
+    @staticmethod
+    def _seen_by_each(stages: Sequence[Tensor], attention: Tensor) -> Tensor:
+        """Features ``(B, N, sum C_l)`` averaged with the attention ``(B, N, ...)`` of each text."""
+        means = []
+        for stage in stages:
+            weight = resized(attention, stage.shape[2:]).flatten(2)
+            weight = weight / weight.sum(2, keepdim=True).clamp(min=1e-6)
+            means.append(weight @ stage.flatten(2).transpose(1, 2))
+        return torch.cat(means, 2)
+
+
+def top_mean(values: Tensor, *, share: float = TOP_SHARE) -> Tensor:
+    """Mean of the largest values ``(B, ...)`` of each item, ``(B,)``."""
+    flat = values.flatten(1)
+    return flat.topk(max(round(share * flat.shape[1]), 1), 1).values.mean(1)
+
+
+def resized(maps: Tensor, grid: Sequence[int]) -> Tensor:
+    """Maps ``(B, N, ...)`` on another grid, linear."""
+    if tuple(maps.shape[2:]) == tuple(grid):
+        return maps
+    mode = {1: "bilinear", 2: "trilinear"}[len(grid) - 1]
+    return F.interpolate(maps, size=list(grid), mode=mode, align_corners=False)

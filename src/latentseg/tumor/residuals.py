@@ -1,0 +1,90 @@
+"""From an image and its pseudo-healthy version to a mask: pixel and feature residuals, fusion, threshold.
+
+Known secondhand: ``R = b1 P + b2 F`` with ``b1 = b2 = 0.5`` and Otsu's threshold. Deviations, each for a
+reason: the pixel residual compares two *decoded* images, which cancels the autoencoder's own error; the
+feature residual is the drop of the abnormal probability, where an untrained projector says nothing; Otsu
+looks only inside the dilated map, as it always finds two classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.filters import threshold_otsu
+from torch import Tensor, nn
+
+BINS = 256
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What inpainting changed.
+
+    Attributes:
+        pixel: ``|decode(z) - decode(z0)|``, ``(B, 1, ...)``, 0 to 2.
+        feature: Drop of the abnormal probability from the image to its pseudo-healthy version, same shape.
+    """
+
+    pixel: Tensor
+    feature: Tensor
+
+
+def residuals(decoded: Tensor, pseudo_healthy: Tensor, before: Tensor, after: Tensor) -> Residuals:
+    """Residuals on the grid of the images.
+
+    Args:
+        decoded: The image through the autoencoder, ``(B, 1, ...)``.
+        pseudo_healthy: The inpainted latents, decoded.
+        before: Abnormal probability of the image, ``(B, 1, ...)`` on the same grid.
+        after: That of the pseudo-healthy image.
+    """
+    return Residuals((decoded - pseudo_healthy).abs(), F.relu(before - after))
+
+
+def weighted_sum(found: Residuals, *, pixel: float = 0.5, feature: float = 0.5) -> Tensor:
+    """``b1 P + b2 F`` of residuals that are scaled to [0, 1] by their own maximum in each image."""
+    return pixel * _unit(found.pixel) + feature * _unit(found.feature)
+
+
+def otsu_masks(values: Tensor, inside: Tensor) -> Tensor:
+    """Masks ``(B, 1, ...)`` of values above Otsu's threshold, looked for inside alone.
+
+    An item with nothing inside, or with a single value there, has an empty mask.
+    """
+    masks = torch.zeros_like(inside, dtype=torch.bool)
+    for item, (value, region) in enumerate(zip(values, inside.bool(), strict=True)):
+        chosen = value[region].cpu().numpy()
+        if chosen.size and np.ptp(chosen) > 0:
+            half_a_bin = (
+                np.ptp(chosen) / BINS / 2
+            )  # the library returns the middle of the lower class's last bin
+            masks[item] = (value > float(threshold_otsu(chosen, nbins=BINS) + half_a_bin)) & region
+    return masks
+
+
+class Fusion(nn.Module):
+    """Learned fusion of the attention map and the two residuals to a lesion logit, position by position."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, width), nn.GELU(), nn.Linear(width, 1))
+
+    def forward(self, attention: Tensor, found: Residuals) -> Tensor:
+        """Logits ``(B, 1, ...)`` of maps ``(B, 1, ...)``."""
+        blurred = _blur(found.pixel)
+        evidence = torch.cat([attention, found.pixel, blurred, found.feature], 1).movedim(1, -1)
+        logits: Tensor = self.layers(evidence)
+        return logits.movedim(-1, 1)
+
+
+def _unit(values: Tensor) -> Tensor:
+    largest = values.flatten(1).amax(1).clamp(min=1e-6)
+    return values / largest.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _blur(values: Tensor, *, radius: int = 3) -> Tensor:
+    pool = F.avg_pool2d if values.ndim == 4 else F.avg_pool3d
+    return pool(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)

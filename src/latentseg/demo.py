@@ -16,7 +16,7 @@ from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
 from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.metrics import dice
-from latentseg.evaluation.protocols import EP1, Outcome, SliceMethod, run_ep1
+from latentseg.evaluation.protocols import EP1, Outcome, SliceMethod, run_protocol
 from latentseg.evaluation.tables import Row, summarize, table_cells
 from latentseg.fewshot.segmenter import FewShotSegmenter
 from latentseg.fewshot.support import Support
@@ -173,7 +173,7 @@ def real_outcomes(segmenter: FewShotSegmenter, protocol: EP1, *, queries: int) -
     backbone = segmenter.parts.backbone
     methods: list[SliceMethod] = [FewShotMethod(segmenter), PrototypeMatching(backbone), MaskCopy()]
     seen: list[str] = []
-    for outcome in run_ep1(protocol, methods=methods):
+    for outcome in run_protocol(protocol, methods=methods):
         if outcome.row.case not in seen:
             seen.append(outcome.row.case)
         if len(seen) > queries:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from latentseg.cli import main
-from latentseg.training.loop import read_log
+from latentseg.training.log import read_log
 from latentseg.training.pack import Pack
 
 PACKS = Path(__file__).parents[1] / "training" / "packs.py"
@@ -31,6 +31,11 @@ crop: 32
 FEWSHOT = """
 loop: {steps: 2, learning_rate: 1.0e-3, warmup: 1, log_every: 1, threads: 1}
 episodes: {scenes: 1, targets: 2, queries: 1, min_area: 12}
+"""
+DENOISER = """
+loop: {steps: 2, learning_rate: 1.0e-3, warmup: 1, log_every: 1, threads: 1}
+batch: 2
+phrases: {phantom: [abdomen]}
 """
 # The command line with networks of a few thousand parameters.
 SMALL = f"""
@@ -58,6 +63,7 @@ def packed(tmp_path: Path) -> Pack:
 def configs(tmp_path: Path) -> Path:
     (tmp_path / "autoencoder.yaml").write_text(AUTOENCODER)
     (tmp_path / "fewshot.yaml").write_text(FEWSHOT)
+    (tmp_path / "denoiser.yaml").write_text(DENOISER)
     return tmp_path
 
 
@@ -112,8 +118,12 @@ def test_from_scans_to_weights(tmp_path: Path, configs: Path, monkeypatch: pytes
     (configs / "autoencoder.yaml").write_text(AUTOENCODER.replace(*steps.popitem()))
     autoencoder = tmp_path / "autoencoder"
     assert train("autoencoder", configs / "autoencoder.yaml", "--pack", folder, "--out", autoencoder) == 0
-    words = ("fewshot", configs / "fewshot.yaml", "--pack", folder, "--backbone", autoencoder)
-    assert train(*words, "--out", tmp_path / "fewshot") == 0
+    words = ("--pack", folder, "--backbone", autoencoder)
+    denoiser = tmp_path / "denoiser"
+    assert train("denoiser", configs / "denoiser.yaml", *words, "--out", denoiser) == 0
+    for file in denoiser.glob("denoiser.*"):
+        file.rename(autoencoder / file.name)
+    assert train("fewshot", configs / "fewshot.yaml", *words, "--out", tmp_path / "fewshot") == 0
     assert (tmp_path / "fewshot" / "fewshot.safetensors").is_file()
 
 

@@ -52,6 +52,13 @@ def test_a_single_slice_has_an_inside() -> None:
     assert surface(np.ones((1, 1, 1), bool)).sum() == 1
 
 
+def test_a_mask_in_one_slice_of_many_has_no_inside() -> None:
+    plate = np.zeros((9, 9, 5), bool)
+    plate[2:7, 2:7, 2] = True
+    found = surface_distances(plate, plate, spacing_mm=(1.0, 1.0, 1.0))
+    assert len(found.from_truth) == 25
+
+
 def test_rule_for_empty_masks() -> None:
     empty = np.zeros((3, 4, 12), bool)
     full = ~empty

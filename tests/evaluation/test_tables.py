@@ -47,7 +47,10 @@ def test_methods_stand_in_their_own_lines() -> None:
     text = markdown(summarize([*ROWS, row("0", "liver", (1, 0, 0), method="other")]))
     lines = text.splitlines()
     assert len(lines) == 4
-    assert lines[0].startswith("| query | support | method | liver | left kidney | mean |")
+    assert lines[0].startswith(
+        "| query | support | method | liver | left kidney | mean | 95 % interval | folds |"
+    )
+    assert lines[2].startswith("| EP1: TOY, fold 0 | TOY, index 2 |")
     assert "| copy | 83.3 | 25.0 | 54.2 |" in lines[2]
     assert "| other | 100.0 | – | 100.0 |" in lines[3]
     assert len({line.count("|") for line in lines}) == 1

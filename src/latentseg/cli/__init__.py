@@ -24,7 +24,10 @@ VERBS = {
     "support": Verb("latentseg.cli.support", "Check or encode a folder of examples."),
     "prompts": Verb("latentseg.cli.prompts", "List what prompts may name, and explain how one is read."),
     "demo": Verb("latentseg.cli.demo", "Segment phantoms and, where they are, real scans; write a page."),
-    "evaluate": Verb("latentseg.cli.evaluate", "Run a few-shot protocol on a data set."),
+    "evaluate": Verb(
+        "latentseg.cli.evaluate", "Compare label maps with the truth, or run a protocol on its data."
+    ),
+    "compare": Verb("latentseg.cli.compare", "Compare two evaluations case by case."),
     "train": Verb("latentseg.cli.train", "Train the compact model: pack, supervoxels, autoencoder, fewshot."),
     "doctor": Verb(
         "latentseg.cli.doctor", "Check this machine: Python, torch, device, memory, disk, weights."

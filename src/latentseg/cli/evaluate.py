@@ -1,87 +1,319 @@
-"""`latentseg evaluate`: protocols of the literature on their own data."""
+"""`latentseg evaluate`: label maps against the truth, and protocols of the literature on their own data."""
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from latentseg.cli.output import show_table
-from latentseg.cli.segment import BackboneOption, Weights
+from latentseg.cli.output import AsJson, show_json, show_table
+from latentseg.cli.segment import BackboneOption, Mode, Weights, read_mode
 from latentseg.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True)
+if TYPE_CHECKING:
+    from latentseg.evaluation.protocols import FewShotProtocol
+    from latentseg.evaluation.rows import Row
+    from latentseg.evaluation.slices import SliceMethod
+    from latentseg.fewshot.segmenter import FewShotSegmenter
+
+METHODS = ("fewshot", "prototype", "copy", "registration")
+DEFAULT_COMMAND = "masks"
+
+
+class MasksByDefault(TyperGroup):
+    """`latentseg evaluate PRED TRUTH` is `latentseg evaluate masks PRED TRUTH`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Put the default command in front of what is no command.
+
+        Raises:
+            UsageError: A word that is no path and nearly a command.
+        """
+        first = next(iter(args), "--help")
+        if first not in self.commands and first != "--help":
+            close = difflib.get_close_matches(first, self.commands, n=1)
+            if close and not Path(first).exists():
+                raise UsageError(f"no such command '{first}'", fix=f"did you mean '{close[0]}'?")
+            args = [DEFAULT_COMMAND, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=MasksByDefault, no_args_is_help=True)
+
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="Folder of table.md, cases.csv, results.json; a run goes on."),
+]
+DatasetOption = Annotated[
+    str, typer.Option(help="SABS, CHAOS, ACDC, MS-CMRSeg, or a folder in the layout of nnU-Net.")
+]
+DatasetArgument = Annotated[str, typer.Argument(help="SABS, CHAOS, ACDC or MS-CMRSeg.")]
+SettingOption = Annotated[
+    str, typer.Option(help="What the training saw: 1, 2 (as published), 2-corrected, cross-domain.")
+]
 
 
 @app.callback()
 def evaluate() -> None:
-    """Run protocols of the literature on their own data."""
+    """Compare label maps (`latentseg evaluate PRED TRUTH`), or run the protocols of the literature."""
+
+
+@app.command(DEFAULT_COMMAND)
+def masks(
+    prediction: Annotated[Path, typer.Argument(help="Label maps to judge: a folder or one file.")],
+    truth: Annotated[Path, typer.Argument(help="True label maps, named alike.")],
+    labels: Annotated[
+        str | None, typer.Option(help="Names, such as 1=liver,2=tumor, or a dataset.json; default: all ids.")
+    ] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Surface error that NSD forgives.")] = 2.0,
+    lesion_iou: Annotated[float, typer.Option(help="IoU from which a lesion counts as found.")] = 0.1,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for table.md, cases.csv, results.json.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Dice, IoU, NSD, HD95, ASSD, volume, lesion F1, panoptic quality and false positives, per label."""
+    from latentseg.evaluation import label_maps
+    from latentseg.results import check_writable
+
+    if not (tolerance_mm >= 0 and 0 < lesion_iou <= 1):
+        raise UsageError("a tolerance below 0 or an IoU outside 0 to 1", fix="give --tolerance-mm 2 or so")
+    if out is not None:
+        check_writable(out)
+    pairs, extra = label_maps.pair_files(prediction, truth)
+    if extra:
+        typer.echo(f"warning: {len(extra)} predictions have no truth: {', '.join(extra[:8])}", err=True)
+    names = label_maps.parse_labels(labels) if labels else label_maps.find_labels(pairs)
+    options = label_maps.MetricOptions(names, tolerance_mm=tolerance_mm, lesion_iou=lesion_iou)
+    rows = [row for pair in pairs for row in label_maps.evaluate_pair(pair, options)]
+    summaries = label_maps.summarize_labels(rows)
+    if out is not None:
+        label_maps.write_label_tables(rows, folder=out, options=options)
+    if as_json:
+        show_json([asdict(summary) for summary in summaries])
+    else:
+        show_table(*label_maps.label_cells(summaries))
 
 
 @app.command()
 def fewshot(
-    dataset: Annotated[str, typer.Option(help="Data set of the queries: SABS or CHAOS.")] = "SABS",
-    folds: Annotated[str, typer.Option(help="Folds of the queries, comma-separated.")] = "0",
+    dataset: DatasetOption = "SABS",
+    folds: Annotated[str, typer.Option(help="Folds of the queries, comma-separated, or 'all'.")] = "0",
+    protocol: Annotated[str, typer.Option(help="EP1: slices with the organ; EP2: whole volumes.")] = "EP1",
+    setting: SettingOption = "1",
+    shots: Annotated[int, typer.Option(help="Support scans of each query, 1 to 5.", min=1, max=5)] = 1,
     support_dataset: Annotated[
         str | None, typer.Option(help="Data set of the support; default: that of the queries.")
     ] = None,
     support_index: Annotated[int, typer.Option(help="Position of the support scan in its fold.")] = 2,
+    support_slices: Annotated[
+        int | None, typer.Option(help="Slices of each support scan; default: 3 in EP1, 1 in EP2.", min=1)
+    ] = None,
+    organs: Annotated[
+        str | None, typer.Option(help="Comma-separated; default: those the data set is known for.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help=f"What to run, of {','.join(METHODS)}: the network, and three baselines.")
+    ] = ",".join(METHODS),
+    queries: Annotated[
+        int | None, typer.Option(help="Only the first query scans of each fold, for a trial.", min=1)
+    ] = None,
     backbone: BackboneOption = "compact",
     weights: Weights = None,
-    baselines: Annotated[bool, typer.Option(help="Run the two baselines on the same slices.")] = True,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for table.md, cases.csv, results.json.")
-    ] = Path("evaluation"),
+    support_mode: Mode = "nearest",
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what the folder holds.")] = False,
+    out: Out = Path("evaluation"),
 ) -> None:
-    """EP1, the few-shot field's protocol: per-patient Dice of four organs, beside two baselines."""
-    import latentseg as ls
-    from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
+    """Few-shot segmentation by the field's protocols, per patient, beside baselines and published rows.
+
+    A run that was stopped goes on where it was when it is called again with the same folder.
+    """
     from latentseg.evaluation.datasets import get_dataset
-    from latentseg.evaluation.methods import FewShotMethod
-    from latentseg.evaluation.protocols import EP1, SliceMethod, run_ep1
-    from latentseg.evaluation.tables import summarize, table_cells, write_tables
+    from latentseg.evaluation.protocols import EP1, EP2
+    from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
+    from latentseg.evaluation.settings import read_setting
     from latentseg.results import check_writable
 
     check_writable(out)
-    queries = get_dataset(dataset)
-    source = get_dataset(support_dataset) if support_dataset else None
+    queried = get_dataset(dataset)
+    kind = {"EP1": EP1, "EP2": EP2}.get(protocol.upper())
+    if kind is None:
+        raise UsageError(f"no protocol {protocol!r}", where="--protocol", fix="choose EP1 or EP2")
+    fixed: dict[str, Any] = {"support_slices": support_slices} if support_slices else {}
     runs = [
-        EP1(queries, fold=fold, support_index=support_index, support_dataset=source)
-        for fold in read_folds(folds)
+        kind(
+            queried,
+            fold=fold,
+            support_index=support_index,
+            support_dataset=get_dataset(support_dataset) if support_dataset else None,
+            organs=split_words(organs),
+            shots=shots,
+            setting=read_setting(setting),
+            **fixed,
+        )
+        for fold in read_folds(folds, count=len(queried.folds))
     ]
-    for protocol in runs:
-        protocol.cases()  # what is missing is said before the work
-    segmenter = ls.load(backbone=backbone, weights=weights)
-    methods: list[SliceMethod] = [FewShotMethod(segmenter)]
-    if baselines:
-        methods += [PrototypeMatching(segmenter.parts.backbone), MaskCopy()]
-    rows = []
-    for protocol in runs:
-        for outcome in run_ep1(protocol, methods=methods):
-            rows.append(outcome.row)
-            typer.echo(
-                f"{outcome.row.patient} {outcome.row.organ} {outcome.row.method}: {outcome.row.dice:.3f}",
-                err=True,
-            )
-    about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": ls.__version__,
-        "weights": segmenter.parts.fingerprint,
-    }
-    write_tables(rows, folder=out, about=about)
-    header, body = table_cells(summarize(rows))
-    show_table(header, body)
+    for run in runs:
+        run.check()  # what is missing is said before the work
+    chosen = read_methods(methods)
+    segmenter = load(backbone, weights, support_mode) if {"fewshot", "prototype"} & set(chosen) else None
+    facts = run_facts(segmenter, support_mode)
+    folder = RunFolder(out, facts=facts, restart=restart)
+    seen = scans_seen(backbone, weights, runs) if segmenter else {}
+    options = RunOptions(queries, seen, say)
+    rows = run_all(runs, methods=make_methods(chosen, segmenter), folder=folder, options=options)
+    limit = {"queries": f"the first {queries} of each fold: a trial"} if queries else {}
+    show_rows(rows, out, about=facts | limit)
 
 
-def read_folds(text: str) -> list[int]:
-    """Fold numbers such as `0,1`.
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `latentseg evaluate fewshot` wrote.")],
+    out: Out = Path("evaluation"),
+) -> None:
+    """Put runs together, such as folds or organs that were evaluated apart, into one table."""
+    from latentseg.evaluation.runs import merge_runs
+    from latentseg.results import check_writable
+
+    check_writable(out)
+    rows, about = merge_runs(runs)
+    show_rows(rows, out, about=about)
+
+
+@app.command()
+def prepare(
+    dataset: DatasetArgument,
+    original: Annotated[Path, typer.Argument(help="Folder of the download, unpacked.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the pairs; default: where they are sought."),
+    ] = None,
+) -> None:
+    """Make the few-shot field's files from a data set as it is downloaded; what is there is kept."""
+    from latentseg.evaluation.datasets import get_dataset
+    from latentseg.evaluation.datasets.originals import prepare_originals
+    from latentseg.results import check_writable
+
+    wanted = get_dataset(dataset)
+    folder = out or wanted.path
+    check_writable(folder)
+    made = []
+    for case in prepare_originals(wanted, original=original, folder=folder):
+        typer.echo(f"{wanted.name} {case}", err=True)
+        made.append(case)
+    typer.echo(f"{len(made)} of {len(wanted.ids)} cases in {folder}")
+
+
+@app.command()
+def split(
+    dataset: DatasetArgument,
+    fold: Annotated[int, typer.Option(help="Test fold.")] = 0,
+    setting: SettingOption = "1",
+    group: Annotated[str, typer.Option(help="Organs that are tested, in 2-corrected: upper or lower.")] = "",
+) -> None:
+    """Print, as JSON, which slices a model that is tested on a fold may be trained on."""
+    from latentseg.evaluation.datasets import get_dataset
+    from latentseg.evaluation.settings import read_setting, training_split
+
+    found = training_split(get_dataset(dataset), fold=fold, setting=read_setting(setting), group=group)
+    show_json(asdict(found))
+
+
+def load(backbone: str, weights: Path | None, support_mode: str) -> FewShotSegmenter:
+    """The segmenter to be evaluated."""
+    import latentseg as ls
+    from latentseg.fewshot.segmenter import SegmentOptions
+
+    options = SegmentOptions(support_mode=read_mode(support_mode))
+    return ls.load(backbone=backbone, weights=weights, options=options)
+
+
+def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[SliceMethod]:
+    """Methods by name, in the order of `METHODS`."""
+    from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
+    from latentseg.evaluation.registration import Registration
+
+    made: dict[str, SliceMethod] = {"copy": MaskCopy(), "registration": Registration()}
+    if segmenter:
+        from latentseg.evaluation.methods import FewShotMethod
+
+        made["fewshot"] = FewShotMethod(segmenter)
+        made["prototype"] = PrototypeMatching(
+            segmenter.parts.backbone, fingerprint=segmenter.parts.fingerprint
+        )
+    return [made[name] for name in METHODS if name in chosen]
+
+
+def scans_seen(backbone: str, weights: Path | None, runs: list[FewShotProtocol]) -> dict[str, set[str]]:
+    """Test scans that the weights were trained on; with weights of one's own nobody knows."""
+    from latentseg.backbones import registry
+    from latentseg.evaluation.training_data import seen_cases, trained_on
+
+    listed = None if weights else trained_on(registry.resolve(backbone))
+    if listed is None:
+        typer.echo("warning: nothing says which scans these weights were trained on", err=True)
+    return {run.dataset.name: seen_cases(listed or [], run.dataset) for run in runs}
+
+
+def run_facts(segmenter: FewShotSegmenter | None, support_mode: str) -> dict[str, object]:
+    """What all rows of a folder share."""
+    import latentseg as ls
+
+    fingerprint = segmenter.parts.fingerprint if segmenter else ""
+    return {"version": ls.__version__, "weights": fingerprint, "support_mode": support_mode}
+
+
+def say(row: Row) -> None:
+    """One line for each result, as it is ready."""
+    text = f"{row.protocol} {row.patient} {row.organ} {row.method}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}"
+    typer.echo(text, err=True)
+
+
+def show_rows(rows: list[Row], out: Path, *, about: dict[str, object]) -> None:
+    """Write the files of a run and print its tables."""
+    from latentseg.evaluation.page import sections
+    from latentseg.evaluation.tables import summarize, write_tables
+
+    write_tables(rows, folder=out, about={"date": datetime.now(UTC).date().isoformat()} | about)
+    for section in sections(summarize(rows)):
+        typer.echo(f"\n{section.title}")
+        show_table(section.header, section.body)
+    typer.echo(f"\nwritten to {out}")
+
+
+def read_folds(text: str, *, count: int) -> list[int]:
+    """Fold numbers such as `0,1`, or `all`.
 
     Raises:
         UsageError: Something that is no number.
     """
     parts = [part.strip() for part in text.split(",")]
+    if parts == ["all"]:
+        return list(range(count))
     if not all(part.isdecimal() for part in parts):
-        raise UsageError(f"unknown folds {text!r}", where="--folds", fix="give numbers such as 0,1")
-    return [int(part) for part in parts]
+        raise UsageError(f"unknown folds {text!r}", where="--folds", fix="give numbers such as 0,1, or all")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def read_methods(text: str) -> list[str]:
+    """Names of methods.
+
+    Raises:
+        UsageError: One that does not exist.
+    """
+    names = split_words(text)
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        what = f"no method {', '.join(map(repr, unknown)) or 'was given'}"
+        raise UsageError(what, where="--methods", fix=f"choose from {', '.join(METHODS)}")
+    return list(names)
+
+
+def split_words(text: str | None) -> tuple[str, ...]:
+    """Comma-separated words."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())

@@ -1,6 +1,7 @@
 """Baselines without training, run beside the few-shot network on the same slices.
 
-`MaskCopy` shows what position alone gives; `PrototypeMatching` what the frozen features alone give.
+`MaskCopy` shows what position alone gives, `PrototypeMatching` what the frozen features alone give, and
+`Registration` (in a file of its own) what position and a deformation give.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.evaluation.protocols import SupportSlices
+from latentseg.evaluation.slices import SupportSlices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,16 +25,35 @@ class FeatureBackbone(Protocol):
         """Feature maps `(B, C_i, h_i, w_i)` of images `(B, 1, H, W)` in [-1, 1]."""
 
 
+LAYOUT_GRID = 8
+
+
 @dataclass(frozen=True)
 class MaskCopy:
-    """The mean support mask, whatever the query shows."""
+    """The mask of the support slice that looks most like the query slice, copied."""
 
     name: str = "support mask copied"
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give every query slice the same answer."""
-        copied = support.masks.astype(np.float32).mean(axis=0)
-        return np.broadcast_to(copied, query_slices.shape).copy()
+        """Copy a mask to each of `(S, H, W)`."""
+        return support.masks[nearest_support(support, query_slices)].astype(np.float32)
+
+
+def nearest_support(support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Index `(S,)` of the support slice with the most similar layout; the first of equals."""
+    return np.asarray((layouts(query_slices) @ layouts(support.images).T).argmax(axis=1))
+
+
+def layouts(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coarse grey values of slices `(S, H, W)`, centered and of unit length, `(S, 64)`."""
+    coarse = np.asarray(slices, np.float32)
+    for axis in (1, 2):
+        cuts = np.linspace(0, coarse.shape[axis], LAYOUT_GRID + 1).astype(int)
+        sums = np.add.reduceat(coarse, cuts[:-1], axis=axis)
+        coarse = sums / np.expand_dims(np.diff(cuts), axis=(0, 3 - axis))
+    flat = coarse.reshape(len(coarse), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +71,7 @@ class PrototypeMatching:
         batch: Slices in one pass through the backbone.
         name: Name in tables.
         scales: Indices of the feature maps to use; empty takes all.
+        fingerprint: Of the weights that the features come from.
     """
 
     backbone: FeatureBackbone
@@ -59,6 +80,7 @@ class PrototypeMatching:
     batch: int = 8
     name: str = "prototype matching"
     scales: tuple[int, ...] = ()
+    fingerprint: str = ""
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Match `(S, H, W)` with the prototypes of the support."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.evaluation.protocols import SupportSlices
+from latentseg.evaluation.slices import SupportSlices
 from latentseg.fewshot.support import Support
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ class FewShotMethod:
 
     Attributes:
         name: Name in tables.
+        fingerprint: Of the weights.
     """
 
     def __init__(self, segmenter: FewShotSegmenter, *, name: str = "") -> None:
         self.name = name or f"SD-FSMIS ({segmenter.parts.backbone.name})"
+        self.fingerprint = segmenter.parts.fingerprint
         self.segmenter = segmenter
         self._latents: OrderedDict[bytes, Tensor] = OrderedDict()
         self._contexts: OrderedDict[bytes, SupportContext] = OrderedDict()
@@ -42,6 +44,16 @@ class FewShotMethod:
         images = _tensor(query_slices)
         chosen = nearest(signatures(images), context)
         return self.segmenter.probability_slices(self._encoded(images), context, chosen)
+
+    def decide(self, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Mask of a whole scan by the segmenter's own rules for presence and for components."""
+        from latentseg.fewshot.components import large_in_volume
+        from latentseg.fewshot.segmenter import presence_score
+
+        options = self.segmenter.options
+        if presence_score(chance) < options.min_presence:
+            return np.zeros(fine.shape, bool)
+        return large_in_volume(fine >= options.threshold)
 
     def _context(self, support: SupportSlices) -> SupportContext:
         key = _key(support.images) + _key(support.masks)

@@ -1,69 +1,83 @@
-"""EP1, the few-shot field's evaluation protocol, in one domain and across two.
+"""EP1 and EP2, the few-shot field's evaluation protocols, in one domain and across two.
 
-One scan of a fold is the support, the others are queries. For each organ only the slices that hold it are
-used, of support and query alike (so EP1 says nothing about absence). The `C` query slices are cut into
-three chunks at `linspace(0, C, 4)`; chunk `k` is segmented with the one support slice that lies at
-`(k + 0.5) / 3` of the support's own slices. Dice is computed per patient, on the scan's original grid.
+One scan of a fold is the support, the others are queries. Dice is computed per patient, on the scan's
+original grid.
 
-Across domains, the support comes from the same position of a fold of another data set; the queries stay
-the same scans, so that a row with a CT support compares with the row with an MR support.
+* **EP1** (nearly every paper): of each organ only the slices that hold it are used, of support and query
+  alike, so EP1 says nothing about absence. The `C` query slices are cut into three chunks at
+  `linspace(0, C, 4)`; chunk `k` is segmented with the one support slice at `(k + 0.5) / 3` of the support's
+  own slices.
+* **EP2** (ADNet's default): every slice of the query is segmented with the middle slice of the support's own;
+  what is found where the organ is not counts against the method.
+
+With more **shots**, each query is shown further scans of the support's fold in cyclic order from the support
+scan on, never itself, and then the scans that follow the fold in the published order. The queries stay the
+same, so that shots can be compared case by case.
+
+Two things are called cross-domain. In FAMNet's protocol (setting `cross-domain`) the training is on another
+modality, support and query are not. With a `support_dataset` the support itself is of another modality: it
+comes from the same position of a fold of that data set, and the queries stay the same scans.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from latentseg.errors import InputError, LatentsegWarning, UsageError
-from latentseg.evaluation.datasets.base import ORGANS, Case, Dataset
+from latentseg.errors import UsageError
+from latentseg.evaluation.datasets.base import Dataset
 from latentseg.evaluation.metrics import overlap
-from latentseg.evaluation.tables import Row
-from latentseg.imaging import Canonical, fit_square, normalize, to_canonical
+from latentseg.evaluation.presence import auroc, presence_scores
+from latentseg.evaluation.rows import Row, RowKey
+from latentseg.evaluation.settings import Setting
+from latentseg.evaluation.slices import (
+    THIRDS,
+    PreparedCase,
+    SliceMethod,
+    SupportSlices,
+    answer_of,
+    decided,
+    prepare,
+    segment_by_chunks,
+    support_slices,
+)
+from latentseg.evaluation.surface import surface_distances
 
-CHUNKS = 3
+__all__ = [
+    "EP1",
+    "EP2",
+    "FewShotProtocol",
+    "Outcome",
+    "SliceMethod",
+    "SupportSlices",
+    "prepare",
+    "run_protocol",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class SupportSlices:
-    """Examples of one organ: canonical slices with their masks.
+class Answer:
+    """What a protocol made of a method's answers for one organ of one scan.
 
     Attributes:
-        images: `(n, H, W)` float32 in [-1, 1].
-        masks: `(n, H, W)` bool.
+        chance: `(S, size, size)` in canonical slices; 0 where the protocol gives no slice.
+        mask: `(I, J, K)` on the scan's grid.
+        facts: Fields of the row that only this protocol has.
     """
 
-    images: NDArray[np.float32]
-    masks: NDArray[np.bool_]
-
-
-class SliceMethod(Protocol):
-    """Anything that segments slices after examples; few-shot networks and baselines alike."""
-
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-
-    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Segment slices.
-
-        Args:
-            support: Examples `(n, H, W)` with masks.
-            query_slices: `(S, H, W)` in [-1, 1], inferior to superior.
-
-        Returns:
-            Probability `(S, H, W)` of the organ; 0.5 and above is the organ.
-        """
+    chance: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    facts: dict[str, float | int | bool | None]
 
 
 @dataclass(frozen=True)
-class EP1:
-    """One run of the protocol: whose queries, whose support.
+class FewShotProtocol:
+    """One run of a protocol: whose queries, whose support.
 
     Attributes:
         dataset: Data set of the queries.
@@ -71,65 +85,180 @@ class EP1:
         support_index: Position of the support scan in its fold, 2 in most published code, or -1.
         support_dataset: Data set of the support; None is the data set of the queries.
         support_fold: Fold of the support; None is `fold` within one data set and 0 across two.
-        organs: What to segment.
+        organs: What to segment; empty is what the data set is known for.
+        shots: Support scans of each query.
+        support_slices: Slices of each support scan.
+        setting: What the training may have seen, see `settings`.
         size: Side of the slices given to the methods, in pixels.
     """
+
+    name: ClassVar[str] = ""
 
     dataset: Dataset
     fold: int = 0
     support_index: int = 2
     support_dataset: Dataset | None = None
     support_fold: int | None = None
-    organs: Sequence[str] = ORGANS
+    organs: Sequence[str] = ()
+    shots: int = 1
+    support_slices: int = THIRDS
+    setting: Setting = "1"
     size: int = 256
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is segmented."""
+        return tuple(self.organs) or self.dataset.targets
+
     def cases(self) -> tuple[tuple[Dataset, str], list[str]]:
-        """Data set and id of the support scan, and the ids of the query scans.
+        """Data set and id of the (first) support scan, and the ids of the query scans.
 
         Raises:
             UsageError: The fold or the position in it does not exist.
             InputError: Cases of a fold are missing on this machine.
         """
-        source = self.support_dataset or self.dataset
-        crossing = source.name != self.dataset.name
-        default = 0 if crossing else self.fold
-        fold = default if self.support_fold is None else self.support_fold
-        members = self.dataset.fold(self.fold)
+        source, fold = self._source()
+        members = self._queried().fold(self.fold)
         left_out = _pick(members, self.support_index, where=f"{self.dataset.name} fold {self.fold}")
         support = _pick(source.fold(fold), self.support_index, where=f"{source.name} fold {fold}")
-        used = {left_out} if crossing else {left_out, support}
+        used = {left_out} if self._crosses() else {left_out, support}
         return (source, support), [case for case in members if case not in used]
 
+    def supports(self, query: str) -> list[str]:
+        """Ids of the support scans of a query, the first one first.
 
-@dataclass(frozen=True, eq=False)
-class PreparedCase:
-    """A case as the methods see it, and the way back to its grid.
+        Raises:
+            UsageError: There are not that many scans.
+        """
+        source, fold = self._source()
+        members, order = source.members(fold), source.folds[fold]
+        first = members.index(_pick(members, self.support_index, where=f"{source.name} fold {fold}"))
+        after = [source.ids[(order[-1] + 1 + n) % len(source.ids)] for n in range(len(source.ids))]
+        candidates = [*members[first:], *members[:first], *(case for case in after if case not in members)]
+        usable = [case for case in candidates if self._crosses() or case != query]
+        if not 1 <= self.shots <= len(usable):
+            fix = f"choose from 1 to {len(usable)}"
+            raise UsageError(f"{self.shots} shots of {source.name} are not possible", where="shots", fix=fix)
+        return usable[: self.shots]
 
-    Attributes:
-        case: Scan and labels as stored.
-        canonical: Orientation to slices and back.
-        images: `(S, size, size)` float32 in [-1, 1].
-        undo: Takes `(S, size, size)` back to the slices' own height and width.
-    """
+    def check(self) -> None:
+        """Notice before the work what would stop it later.
 
-    case: Case
-    canonical: Canonical
-    images: NDArray[np.float32]
-    undo: Callable[[NDArray[Any]], NDArray[Any]]
+        Raises:
+            UsageError: A fold, a position, an organ or a number of shots that does not exist.
+            InputError: Cases are missing on this machine.
+        """
+        (source, _), queries = self.cases()
+        for dataset in (self.dataset, source):
+            for organ in self.targets:
+                if organ not in dataset.label_of:
+                    known = ", ".join(dataset.label_of)
+                    raise UsageError(f"no organ '{organ}'", where=dataset.name, fix=f"choose from {known}")
+        if self.support_slices < 1:
+            raise UsageError(f"{self.support_slices} support slices", fix="take at least one")
+        needed = dict.fromkeys(case for query in queries for case in self.supports(query))
+        source.require(list(needed), what=f"{self.shots}-shot support")
 
-    def mask_slices(self, organ: str) -> NDArray[np.bool_]:
-        """Mask of one organ as canonical slices `(S, size, size)`."""
-        slices = self.canonical.apply(self.case.mask(organ))
-        pixel_mm = self.canonical.spacing_mm[1:]
-        return np.asarray(fit_square(slices, self.images.shape[-1], kind="mask", pixel_mm=pixel_mm)[0])
+    def segment(
+        self, method: SliceMethod, query: PreparedCase, *, supports: Sequence[SupportSlices], organ: str
+    ) -> Answer:
+        """Segment one organ of one scan as this protocol has it."""
+        raise NotImplementedError
 
-    def held(self, organ: str) -> NDArray[np.intp]:
-        """Indices of the slices that hold the organ on the original grid, inferior to superior."""
-        return np.flatnonzero(self.canonical.apply(self.case.mask(organ)).any(axis=(1, 2)))
+    def asks(self, query: PreparedCase, organ: str) -> bool:
+        """Whether the organ of this scan is evaluated."""
+        raise NotImplementedError
 
-    def restore(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Bring slices `(S, size, size)` back to the grid `(I, J, K)` of the scan."""
-        return np.asarray(self.canonical.restore(self.undo(probability)))
+    def row(self, query: str, *, organ: str, method: SliceMethod) -> Row:
+        """The row of a result, before there is one."""
+        return Row(
+            protocol=self.name,
+            dataset=self.dataset.name,
+            fold=self.fold,
+            case=query,
+            support_dataset=self._source()[0].name,
+            support_index=self.support_index,
+            support_case=" ".join(self.supports(query)),
+            organ=organ,
+            method=method.name,
+            slices=0,
+            both=0,
+            only_prediction=0,
+            only_truth=0,
+            voxel_volume_ml=0.0,
+            setting=self.setting,
+            shots=self.shots,
+            support_slices=self.support_slices,
+            weights=str(getattr(method, "fingerprint", "")),
+        )
+
+    def _queried(self) -> Dataset:
+        return self.dataset.across_domains() if self.setting == "cross-domain" else self.dataset
+
+    def _crosses(self) -> bool:
+        return self.support_dataset is not None and self.support_dataset.name != self.dataset.name
+
+    def _source(self) -> tuple[Dataset, int]:
+        """Data set and fold of the support."""
+        source = self.support_dataset if self.support_dataset and self._crosses() else self._queried()
+        default = 0 if self._crosses() else self.fold
+        return source, default if self.support_fold is None else self.support_fold
+
+
+@dataclass(frozen=True)
+class EP1(FewShotProtocol):
+    """Slices that hold the organ, in thirds; see the module."""
+
+    name: ClassVar[str] = "EP1"
+
+    def segment(
+        self, method: SliceMethod, query: PreparedCase, *, supports: Sequence[SupportSlices], organ: str
+    ) -> Answer:
+        """Segment the slices that hold the organ, third by third."""
+        held = query.held(organ)
+        chance = np.zeros(query.images.shape, np.float32)
+        chance[held] = segment_by_chunks(method, supports=supports, query_slices=query.images[held])
+        return Answer(chance, query.restore(chance) >= 0.5, {"slices": len(held)})
+
+    def asks(self, query: PreparedCase, organ: str) -> bool:
+        """A scan without the organ is left out, as in the field."""
+        return query.held(organ).size > 0
+
+
+@dataclass(frozen=True)
+class EP2(FewShotProtocol):
+    """Whole volumes, absence counts; see the module."""
+
+    name: ClassVar[str] = "EP2"
+
+    support_slices: int = 1
+
+    def segment(
+        self, method: SliceMethod, query: PreparedCase, *, supports: Sequence[SupportSlices], organ: str
+    ) -> Answer:
+        """Segment every slice, and measure what is found where the organ is not."""
+        chance = answer_of(method, SupportSlices.join(supports), query.images)
+        fine = np.asarray(query.undo(chance))
+        found = decided(method, chance, fine)
+        absent = np.ones(len(chance), bool)
+        absent[query.held(organ)] = False
+        scores = presence_scores(chance)
+        facts: dict[str, float | int | bool | None] = {
+            "slices": len(chance),
+            "absent_slices": int(absent.sum()),
+            "false_slices": int((found.any(axis=(1, 2)) & absent).sum()),
+            "slice_auroc": auroc(scores[~absent].tolist(), scores[absent].tolist()),
+            "presence": None if absent.all() else float(scores.max()),
+        }
+        if absent.any():
+            facts["absent_presence"] = float(scores[absent].max())
+            facts["absent_found"] = bool(decided(method, chance[absent], fine[absent]).any())
+        return Answer(chance, np.asarray(query.canonical.restore(found)), facts)
+
+    def asks(self, query: PreparedCase, organ: str) -> bool:
+        """Always: to find nothing in a scan without the organ is an answer, too."""
+        del query, organ
+        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +268,7 @@ class Outcome:
     Attributes:
         row: The numbers.
         query: The query scan.
-        support: The support slices, one per chunk `(3, size, size)`.
+        support: The support slices of all shots `(n, size, size)`.
         probability: `(S, size, size)` in canonical slices; 0 where the protocol gives no slice.
         truth: `(S, size, size)` true mask in canonical slices, for pictures.
         mask: `(I, J, K)` predicted mask on the scan's grid, the one that was scored.
@@ -153,108 +282,67 @@ class Outcome:
     mask: NDArray[np.bool_]
 
 
-def prepare(case: Case, *, size: int = 256) -> PreparedCase:
-    """Normalize a scan and turn it into square canonical slices."""
-    canonical = to_canonical(case.image)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LatentsegWarning)  # the field's CT is known to be windowed to 8 bits
-        normal = normalize(canonical.slices, modality=case.image.modality)
-    images, undo = fit_square(normal, size, pixel_mm=canonical.spacing_mm[1:])
-    return PreparedCase(case, canonical, images, undo)
-
-
-def support_slices(support: PreparedCase, *, organ: str, count: int = CHUNKS) -> SupportSlices:
-    """The slices at `(k + 0.5) / count` of the slices that hold the organ.
-
-    Raises:
-        InputError: The scan does not hold the organ.
-    """
-    held = support.held(organ)
-    if held.size == 0:
-        where = f"{support.case.dataset} case {support.case.id}"
-        raise InputError(f"the support scan has no {organ}", where=where, fix="choose another support scan")
-    chosen = held[support_positions(held.size, count=count)]
-    return SupportSlices(support.images[chosen], support.mask_slices(organ)[chosen])
-
-
-def support_positions(slices: int, *, count: int = CHUNKS) -> list[int]:
-    """Positions `floor((k + 0.5) / count * slices)` of the support slices."""
-    return [int((k + 0.5) / count * slices) for k in range(count)]
-
-
-def chunk_bounds(slices: int, *, count: int = CHUNKS) -> list[tuple[int, int]]:
-    """Half-open bounds of the chunks, `linspace(0, slices, count + 1)` cut to integers; some may be empty."""
-    cuts = np.linspace(0, slices, count + 1).astype(int).tolist()
-    return list(pairwise(cuts))
-
-
-def segment_by_chunks(
-    method: SliceMethod, *, support: SupportSlices, query_slices: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Segment `(S, H, W)`, chunk `k` with support slice `k`.
-
-    Raises:
-        InputError: The method's answer is not a finite probability of the slices' shape.
-    """
-    probability = np.zeros(query_slices.shape, np.float32)
-    for k, (start, stop) in enumerate(chunk_bounds(len(query_slices), count=len(support.images))):
-        if start == stop:
-            continue
-        one = SupportSlices(support.images[k : k + 1], support.masks[k : k + 1])
-        chunk = query_slices[start:stop]
-        probability[start:stop] = _checked(method(one, chunk), shape=chunk.shape, name=method.name)
-    return probability
-
-
-def run_ep1(protocol: EP1, *, methods: Sequence[SliceMethod]) -> Iterator[Outcome]:
+def run_protocol(
+    protocol: FewShotProtocol,
+    *,
+    methods: Sequence[SliceMethod],
+    done: Container[RowKey] = frozenset(),
+    queries: int | None = None,
+) -> Iterator[Outcome]:
     """Evaluate methods on the same inputs, one outcome per query, organ and method, as they are ready.
 
-    A query that does not hold an organ is left out for that organ, as in the field.
+    Args:
+        protocol: What to run.
+        methods: What to run it on.
+        done: Keys of rows that need not be made again.
+        queries: How many query scans to take, from the first on; None is all.
 
     Raises:
-        UsageError: The fold, the position in it or an organ does not exist.
-        InputError: Cases are missing, or the support scan does not hold an organ.
+        UsageError: See `FewShotProtocol.check`.
+        InputError: Cases are missing or cannot be read, or a support scan does not hold an organ.
     """
-    (source, support_id), queries = protocol.cases()
-    support = prepare(source.load(support_id), size=protocol.size)
-    examples = {organ: support_slices(support, organ=organ) for organ in protocol.organs}
-    for query_id in queries:
-        query = prepare(protocol.dataset.load(query_id), size=protocol.size)
-        for organ in protocol.organs:
-            for method in methods if query.held(organ).size else ():
-                yield _outcome(protocol, method, query, support=(support.case, examples[organ]), organ=organ)
+    protocol.check()
+    (source, _), cases = protocol.cases()
+
+    @cache
+    def shown(support: str) -> dict[str, SupportSlices]:
+        scan, count = prepare(source.load(support), size=protocol.size), protocol.support_slices
+        return {organ: support_slices(scan, organ=organ, count=count) for organ in protocol.targets}
+
+    for case in cases[:queries]:
+        todo = [
+            (method, row)
+            for organ in protocol.targets
+            for method in methods
+            if (row := protocol.row(case, organ=organ, method=method)).key not in done
+        ]
+        if todo:
+            supports = [shown(support) for support in protocol.supports(case)]
+            query = prepare(protocol.dataset.load(case), size=protocol.size)
+        for method, row in todo:
+            if protocol.asks(query, row.organ):
+                examples = [slices[row.organ] for slices in supports]
+                answer = protocol.segment(method, query, supports=examples, organ=row.organ)
+                yield _outcome(row, query, support=SupportSlices.join(examples), answer=answer)
 
 
-def _outcome(
-    protocol: EP1,
-    method: SliceMethod,
-    query: PreparedCase,
-    *,
-    support: tuple[Case, SupportSlices],
-    organ: str,
-) -> Outcome:
-    held, (support_case, examples) = query.held(organ), support
-    probability = np.zeros(query.images.shape, np.float32)
-    probability[held] = segment_by_chunks(method, support=examples, query_slices=query.images[held])
-    mask = query.restore(probability) >= 0.5
-    counts = overlap(mask, query.case.mask(organ))
-    row = Row(
-        protocol="EP1",
-        dataset=query.case.dataset,
-        fold=protocol.fold,
-        case=query.case.id,
-        support_dataset=support_case.dataset,
-        support_index=protocol.support_index,
-        support_case=support_case.id,
-        organ=organ,
-        method=method.name,
-        slices=len(held),
+def _outcome(row: Row, query: PreparedCase, *, support: SupportSlices, answer: Answer) -> Outcome:
+    """Score an answer on the scan's grid."""
+    truth, image = query.case.mask(row.organ), query.case.image
+    counts = overlap(answer.mask, truth)
+    distances = surface_distances(answer.mask, truth, spacing_mm=image.spacing_mm)
+    scored = replace(
+        row,
         both=counts.both,
         only_prediction=counts.only_prediction,
         only_truth=counts.only_truth,
-        voxel_volume_ml=query.case.image.voxel_volume_ml,
+        voxel_volume_ml=image.voxel_volume_ml,
+        nsd=distances.nsd(),
+        hd95_mm=distances.hd95_mm,
+        assd_mm=distances.assd_mm,
+        **answer.facts,  # type: ignore[arg-type]  # the names are those of the row
     )
-    return Outcome(row, query, examples, probability, query.mask_slices(organ), mask)
+    return Outcome(scored, query, support, answer.chance, query.mask_slices(row.organ), answer.mask)
 
 
 def _pick(cases: Sequence[str], index: int, *, where: str) -> str:
@@ -262,11 +350,3 @@ def _pick(cases: Sequence[str], index: int, *, where: str) -> str:
         fix = f"choose an index from 0 to {len(cases) - 1}, or -1"
         raise UsageError(f"no support scan {index}", where=where, fix=fix)
     return cases[index]
-
-
-def _checked(probability: ArrayLike, *, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
-    answer = np.asarray(probability, np.float32)
-    if answer.shape != shape or not np.isfinite(answer).all():
-        what = f"the method answered with shape {answer.shape} or non-finite values, expected {shape}"
-        raise InputError(what, where=name, fix="return one finite probability per pixel")
-    return answer

@@ -84,16 +84,22 @@ def surface_distances(
     if empty:
         return SurfaceDistances(nothing, nothing, diagonal_mm, empty)
     (box,) = ndimage.find_objects((p | t).astype(np.uint8))
-    edge_p, edge_t = surface(p[box]), surface(t[box])
+    edge_p, edge_t = (surface(mask[box], grid=p.shape) for mask in (p, t))
     to_t = ndimage.distance_transform_edt(~edge_t, sampling=tuple(spacing_mm))
     to_p = ndimage.distance_transform_edt(~edge_p, sampling=tuple(spacing_mm))
     return SurfaceDistances(to_t[edge_p], to_p[edge_t], diagonal_mm)
 
 
-def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels of a mask with a face neighbor outside of it."""
+def surface(mask: NDArray[np.bool_], *, grid: Sequence[int] | None = None) -> NDArray[np.bool_]:
+    """Voxels of a mask with a face neighbor outside of it.
+
+    Args:
+        mask: The mask, or the part of a grid that holds all of it.
+        grid: Shape of the whole grid; None is that of `mask`.
+    """
     from scipy import ndimage
 
-    flat = np.squeeze(mask)
+    single = tuple(axis for axis, length in enumerate(grid or mask.shape) if length == 1)
+    flat = np.squeeze(mask, axis=single)
     inside = ndimage.binary_erosion(flat) if flat.ndim else np.zeros_like(flat)
     return np.asarray(mask & ~inside.reshape(mask.shape))

@@ -1,88 +1,46 @@
-"""Per-case rows, and the tables made of them: Markdown, JSON and CSV."""
+"""Rows averaged over patients, and the files made of them: CSV, JSON and the Markdown page (see `page`)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
 from latentseg.errors import InputError
-from latentseg.evaluation.metrics import Overlap, pooled_dice
-from latentseg.evaluation.statistics import Interval, bootstrap_mean
+from latentseg.evaluation.metrics import pooled_dice
+from latentseg.evaluation.presence import auroc
+from latentseg.evaluation.rows import Row
+from latentseg.evaluation.statistics import Interval, bootstrap_mean, spread
 from latentseg.imaging.files import written_whole
 
-_Key = TypeVar("_Key")
+__all__ = ["Row", "Summary", "csv_text", "markdown", "summarize", "table_cells", "write_tables"]
+
+_Key = TypeVar("_Key", bound=Hashable)
+DERIVED = ("dice", "iou", "volume_ml", "truth_volume_ml")
+METRICS = ("nsd", "hd95_mm", "assd_mm", "iou")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One organ of one query scan, segmented by one method. One line of the CSV.
+class Absence:
+    """What a method did where the organ is not (EP2).
 
     Attributes:
-        protocol: Evaluation protocol, such as `"EP1"`.
-        dataset: Data set of the query scan.
-        fold: Fold of the query scan.
-        case: Case id of the query scan.
-        support_dataset: Data set of the support scan; another one than `dataset` across domains.
-        support_index: Position of the support scan in its fold.
-        support_case: Case id of the support scan.
-        organ: What was segmented.
-        method: What segmented it.
-        slices: Slices given to the method.
-        both: Voxels of the original grid in prediction and truth.
-        only_prediction: Voxels in the prediction alone.
-        only_truth: Voxels in the truth alone.
-        voxel_volume_ml: Volume of one voxel in milliliters.
+        slice_fpr: Mean over cases of the share of slices without the organ that got a voxel of it.
+        slice_auroc: Mean over cases of the AUROC of slices with the organ against slices without.
+        scan_fpr: Share of scans without the organ in which it was found.
+        scan_auroc: Mean over organs of the AUROC of scans with the organ against scans without.
+        scans: Scans without the organ: those that lack it, and of each other one the slices that do.
     """
 
-    protocol: str
-    dataset: str
-    fold: int
-    case: str
-    support_dataset: str
-    support_index: int
-    support_case: str
-    organ: str
-    method: str
-    slices: int
-    both: int
-    only_prediction: int
-    only_truth: int
-    voxel_volume_ml: float
-
-    @property
-    def overlap(self) -> Overlap:
-        """The voxel counts of this row."""
-        return Overlap(self.both, self.only_prediction, self.only_truth)
-
-    @property
-    def dice(self) -> float:
-        """Dice of this row in [0, 1]."""
-        return self.overlap.dice
-
-    @property
-    def volume_ml(self) -> float:
-        """Predicted volume in milliliters."""
-        return (self.both + self.only_prediction) * self.voxel_volume_ml
-
-    @property
-    def truth_volume_ml(self) -> float:
-        """True volume in milliliters."""
-        return (self.both + self.only_truth) * self.voxel_volume_ml
-
-    @property
-    def patient(self) -> str:
-        """Who was scanned: the unit of averages and of the bootstrap."""
-        return f"{self.dataset} {self.case}"
-
-    @property
-    def setting(self) -> tuple[str, str, str, int]:
-        """What rows must share to stand in one line: protocol, query data, support data, support index."""
-        return self.protocol, self.dataset, self.support_dataset, self.support_index
+    slice_fpr: float | None
+    slice_auroc: float | None
+    scan_fpr: float | None
+    scan_auroc: float | None
+    scans: int
 
 
 @dataclass(frozen=True)
@@ -91,30 +49,52 @@ class Summary:
 
     Attributes:
         protocol: Evaluation protocol.
+        setting: What the training may have seen.
         dataset: Data set of the queries.
         support_dataset: Data set of the supports.
         support_index: Position of the support scan in its fold.
-        folds: Folds of the queries.
+        shots: Support scans.
+        support_slices: Slices of each of them.
         method: Name of the method.
+        folds: Folds of the queries.
+        weights: Fingerprints of the weights.
         organ_dice: Mean over patients of Dice, by organ, in [0, 1].
         mean: Mean over patients of the mean over organs, with its 95 % bootstrap interval by patient.
         pooled_dice: Mean over organs of the Dice of pooled voxel counts, in [0, 1].
+        fold_dice: By fold, mean Dice by organ and under `"mean"` that over organs.
+        fold_spread: Standard deviation of the folds' means; None of one fold.
+        metrics: Other metrics with their intervals, averaged like Dice: NSD, HD95, ASSD, IoU.
+        missed: Rows of which either prediction or truth is empty, and not both.
+        cases: Rows.
+        seen: Query scans that the weights were trained on.
+        absence: What was found where the organ is not; None where the protocol does not ask.
     """
 
     protocol: str
+    setting: str
     dataset: str
     support_dataset: str
     support_index: int
-    folds: tuple[int, ...]
+    shots: int
+    support_slices: int
     method: str
+    folds: tuple[int, ...]
+    weights: tuple[str, ...]
     organ_dice: Mapping[str, float]
     mean: Interval
     pooled_dice: float
+    fold_dice: Mapping[int, Mapping[str, float]]
+    fold_spread: float | None
+    metrics: Mapping[str, Interval]
+    missed: int
+    cases: int
+    seen: int
+    absence: Absence | None = field(default=None)
 
 
 def summarize(rows: Iterable[Row]) -> list[Summary]:
     """Average rows over patients: one summary per setting and method, in order of first appearance."""
-    return [_summary(group) for group in _grouped(rows, key=lambda row: (row.setting, row.method)).values()]
+    return [_summary(group) for group in grouped(rows, key=lambda row: row.group).values()]
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
@@ -123,10 +103,13 @@ def markdown(summaries: Sequence[Summary]) -> str:
     Raises:
         InputError: There is nothing to show.
     """
-    header, body = table_cells(summaries)
-    aligned = ["---"] * 3 + ["---:"] * (len(header) - 3)
-    lines = [header, aligned, *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    return markdown_table(*table_cells(summaries), texts=3)
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], *, texts: int) -> str:
+    """A Markdown table whose first `texts` columns are text and the others numbers."""
+    aligned = ["---"] * texts + ["---:"] * (len(header) - texts)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, aligned, *body]) + "\n"
 
 
 def table_cells(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
@@ -137,10 +120,34 @@ def table_cells(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]
     """
     if not summaries:
         raise InputError("no result to tabulate", where="evaluation", fix="evaluate at least one case")
-    organs = list(dict.fromkeys(organ for summary in summaries for organ in summary.organ_dice))
+    organs = organs_of(summaries)
     names = [organ.replace("_", " ") for organ in organs]
-    header = ["query", "support", "method", *names, "mean", "95 % interval", "pooled", "patients"]
+    header = ["query", "support", "method", *names, "mean", "95 % interval", "folds", "pooled", "patients"]
     return header, [_cells(summary, organs) for summary in summaries]
+
+
+def organs_of(summaries: Iterable[Summary]) -> list[str]:
+    """Every organ, in order of first appearance."""
+    return list(dict.fromkeys(organ for summary in summaries for organ in summary.organ_dice))
+
+
+def line_of(summary: Summary) -> list[str]:
+    """The first three cells of a summary in any table: query, support, method."""
+    setting = "" if summary.setting == "1" else f" setting {summary.setting}"
+    folds = ", ".join(map(str, summary.folds))
+    shots = "" if summary.shots == 1 else f", {summary.shots} shots"
+    slices = "s" if summary.support_slices > 1 else ""
+    slices = "" if summary.protocol == "EP1" else f", {summary.support_slices} slice{slices}"
+    return [
+        f"{summary.protocol}{setting}: {summary.dataset}, fold {folds}",
+        f"{summary.support_dataset}, index {summary.support_index}{shots}{slices}",
+        summary.method + (" †" if summary.seen else ""),
+    ]
+
+
+def percent(value: float | None) -> str:
+    """A share in percent with one decimal, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def write_tables(
@@ -156,28 +163,37 @@ def write_tables(
     Raises:
         InputError: There is no row, or the folder cannot be written.
     """
+    from latentseg.evaluation.page import page
+
     summaries = summarize(rows)
     results = {
         "about": dict(about or {}),
         "summaries": [asdict(summary) for summary in summaries],
-        "cases": [asdict(row) | {"dice": row.dice} for row in rows],
+        "cases": [asdict(row) | {name: getattr(row, name) for name in DERIVED} for row in rows],
     }
-    _write(markdown(summaries), Path(folder) / "table.md")
+    _write(page(summaries, about=about or {}), Path(folder) / "table.md")
     _write(csv_text(rows), Path(folder) / "cases.csv")
     _write(json.dumps(results, indent=1) + "\n", Path(folder) / "results.json")
 
 
 def csv_text(rows: Iterable[Row]) -> str:
-    """One line per row, with Dice and both volumes in milliliters."""
-    derived = ("dice", "volume_ml", "truth_volume_ml")
+    """One line per row, with Dice, IoU and both volumes in milliliters."""
     names = [field.name for field in fields(Row)]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*names, *derived])
+    writer.writerow([*names, *DERIVED])
     for row in rows:
-        plain = [getattr(row, name) for name in names]
-        writer.writerow(plain + [f"{getattr(row, name):.6g}" for name in derived])
+        values = [getattr(row, name) for name in (*names, *DERIVED)]
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
     return stream.getvalue()
+
+
+def grouped(rows: Iterable[Row], *, key: Callable[[Row], _Key]) -> dict[_Key, list[Row]]:
+    """Rows by key, in order of first appearance."""
+    groups: dict[_Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def _write(text: str, path: Path) -> None:
@@ -186,49 +202,87 @@ def _write(text: str, path: Path) -> None:
 
 
 def _summary(rows: Sequence[Row]) -> Summary:
-    by_organ = _grouped(rows, key=lambda row: row.organ)
-    by_patient = _grouped(rows, key=lambda row: row.patient)
+    by_organ = grouped(rows, key=lambda row: row.organ)
     first = rows[0]
+    fold_dice = {
+        fold: _organ_means(group) for fold, group in sorted(grouped(rows, key=lambda r: r.fold).items())
+    }
     return Summary(
         protocol=first.protocol,
+        setting=first.setting,
         dataset=first.dataset,
         support_dataset=first.support_dataset,
         support_index=first.support_index,
-        folds=tuple(sorted({row.fold for row in rows})),
+        shots=first.shots,
+        support_slices=first.support_slices,
         method=first.method,
+        folds=tuple(fold_dice),
+        weights=tuple(sorted({row.weights for row in rows})),
         organ_dice={organ: _patient_mean(group) for organ, group in by_organ.items()},
-        mean=bootstrap_mean({patient: [row.dice for row in group] for patient, group in by_patient.items()}),
+        mean=_interval(rows, "dice"),
         pooled_dice=sum(pooled_dice(row.overlap for row in group) for group in by_organ.values())
         / len(by_organ),
+        fold_dice=fold_dice,
+        fold_spread=spread([means["mean"] for means in fold_dice.values()]),
+        metrics={name: _interval(rows, name) for name in METRICS},
+        missed=sum(row.one_is_empty for row in rows),
+        cases=len(rows),
+        seen=len({row.patient for row in rows if row.seen}),
+        absence=_absence(rows) if any(row.absent_presence is not None for row in rows) else None,
     )
+
+
+def _absence(rows: Sequence[Row]) -> Absence:
+    scans = [row for row in rows if row.absent_found is not None]
+    curves = [
+        auroc(
+            [row.presence for row in group if row.presence is not None],
+            [row.absent_presence for row in group if row.absent_presence is not None],
+        )
+        for group in grouped(rows, key=lambda row: row.organ).values()
+    ]
+    shares = [row.false_slices / row.absent_slices for row in rows if row.absent_slices]
+    known = [value for value in curves if value is not None]
+    within = [row.slice_auroc for row in rows if row.slice_auroc is not None]
+    return Absence(
+        slice_fpr=_mean(shares),
+        slice_auroc=_mean(within),
+        scan_fpr=_mean([float(bool(row.absent_found)) for row in scans]),
+        scan_auroc=_mean(known),
+        scans=len(scans),
+    )
+
+
+def _interval(rows: Iterable[Row], name: str) -> Interval:
+    by_patient = grouped(rows, key=lambda row: row.patient)
+    return bootstrap_mean({who: [float(getattr(row, name)) for row in of] for who, of in by_patient.items()})
+
+
+def _organ_means(rows: Iterable[Row]) -> dict[str, float]:
+    means = {organ: _patient_mean(group) for organ, group in grouped(rows, key=lambda row: row.organ).items()}
+    return means | {"mean": sum(means.values()) / len(means)}
 
 
 def _patient_mean(rows: Sequence[Row]) -> float:
     """Mean over patients; a patient queried in two folds counts once."""
-    means = [
-        sum(row.dice for row in group) / len(group)
-        for group in _grouped(rows, key=lambda r: r.patient).values()
-    ]
+    by_patient = grouped(rows, key=lambda r: r.patient).values()
+    means = [sum(row.dice for row in group) / len(group) for group in by_patient]
     return sum(means) / len(means)
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def _cells(summary: Summary, organs: Sequence[str]) -> list[str]:
-    folds = ", ".join(map(str, summary.folds))
-    dice = [summary.organ_dice.get(organ) for organ in organs]
+    means = [fold["mean"] for fold in summary.fold_dice.values()]
+    spread_text = "" if summary.fold_spread is None else f" ± {100 * summary.fold_spread:.1f}"
     return [
-        f"{summary.dataset}, fold {folds}",
-        f"{summary.support_dataset}, index {summary.support_index}",
-        summary.method,
-        *("–" if value is None else f"{100 * value:.1f}" for value in dice),
+        *line_of(summary),
+        *(percent(summary.organ_dice.get(organ)) for organ in organs),
         f"{100 * summary.mean.mean:.1f}",
         f"{100 * summary.mean.low:.1f}–{100 * summary.mean.high:.1f}",
+        f"{100 * sum(means) / len(means):.1f}{spread_text}",
         f"{100 * summary.pooled_dice:.1f}",
         str(summary.mean.patients),
     ]
-
-
-def _grouped(rows: Iterable[Row], *, key: Callable[[Row], _Key]) -> dict[_Key, list[Row]]:
-    groups: dict[_Key, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups

@@ -124,6 +124,7 @@ class Loop(Generic[Model]):
         )
         self.step = 0
         self.seconds = 0.0
+        self.figures: list[dict[str, float]] = []
 
     @property
     def checkpoint(self) -> Path:
@@ -149,11 +150,11 @@ class Loop(Generic[Model]):
         self.task.model.train()
         with stop_requests() as stop, self._batches() as batches:
             while self.step < self.options.steps and not stop:
-                figures = self._train_step(next(batches))
+                self.figures.append(self._train_step(next(batches)))
                 now = time.monotonic()
                 self.seconds = before + now - started
                 if self.step % self.options.log_every == 0:
-                    self._write_log(figures)
+                    self._write_log()
                 if now - saved > 60 * self.options.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
@@ -249,9 +250,12 @@ class Loop(Generic[Model]):
             else:
                 mean.copy_(new)
 
-    def _write_log(self, figures: dict[str, float]) -> None:
+    def _write_log(self) -> None:
+        """Log the means of the figures since the last row."""
         if self.processes.is_main_process:
-            write_row(self.folder, {"step": self.step, "seconds": round(self.seconds, 1), **figures})
+            means = {name: float(np.mean([row[name] for row in self.figures])) for name in self.figures[0]}
+            write_row(self.folder, {"step": self.step, "seconds": round(self.seconds, 1), **means})
+        self.figures.clear()
 
     def save(self) -> None:
         """Write the checkpoint (whole or not at all), the exported weights and the loss plot."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentseg.errors import InputError
 from latentseg.evaluation.datasets.base import ORGANS, Dataset, field_folds
 from latentseg.evaluation.datasets.originals import Original, Pair, fit_in_plane, reorient, resample_pair
 from latentseg.imaging import Volume, read, read_labels
@@ -48,6 +49,11 @@ def _read(image_path: Path, label_path: Path) -> Pair:
     low, high = WINDOW_HU
     shown = image.with_array((np.clip(image.array, low, high) - low) * (255 / (high - low)))
     inner = shown.shape[0] - 2 * BORDER, shown.shape[1] - 2 * BORDER
+    if min(inner) <= 0:
+        what = (
+            f"slices of {shown.shape[0]} x {shown.shape[1]} pixels have nothing inside a border of {BORDER}"
+        )
+        raise InputError(what, where=str(image_path), fix="give the scans as downloaded, 512 x 512")
     shown, labels = fit_in_plane(shown, inner, value=0), fit_in_plane(labels, inner, value=0)
     x, y, z = shown.spacing_mm
     return resample_pair(shown, labels, spacing_mm=(1.75 * x, 1.75 * y, z))

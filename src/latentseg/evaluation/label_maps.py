@@ -1,0 +1,328 @@
+"""Two folders of label maps compared, case by case and label by label.
+
+Masks that are empty follow the rules of `metrics`, `surface` and `lesions`. Cases whose truth lacks a label
+are its absent cases; any predicted voxel there is a false positive.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from latentseg.errors import GeometryError, InputError, UsageError
+from latentseg.evaluation.lesions import FOUND_IOU, match_lesions
+from latentseg.evaluation.metrics import overlap
+from latentseg.evaluation.statistics import Interval, bootstrap_mean
+from latentseg.evaluation.surface import TOLERANCE_MM, surface_distances
+from latentseg.evaluation.tables import markdown_table, percent
+from latentseg.imaging import Volume, read_labels, same_grid
+from latentseg.imaging.files import SUFFIXES, case_name, natural_key, written_whole
+from latentseg.imaging.geometry import describe_grid
+
+
+class Pair(NamedTuple):
+    """Files of one case."""
+
+    case: str
+    prediction: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What the metrics depend on.
+
+    Attributes:
+        label_of: Label id by name (see `find_labels` for maps without names).
+        tolerance_mm: Surface error that NSD forgives.
+        lesion_iou: IoU from which a lesion counts as found.
+    """
+
+    label_of: Mapping[str, int]
+    tolerance_mm: float = TOLERANCE_MM
+    lesion_iou: float = FOUND_IOU
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One label of one case.
+
+    Attributes:
+        case: Case id.
+        label: Name of the label, or its number.
+        dice: Dice in [0, 1].
+        iou: Intersection over union in [0, 1].
+        nsd: Normalized surface Dice in [0, 1].
+        hd95_mm: 95 % Hausdorff distance.
+        assd_mm: Average symmetric surface distance.
+        volume_ml: Predicted volume.
+        truth_volume_ml: True volume.
+        volume_error_ml: Predicted minus true volume.
+        relative_volume_error: The same as a fraction of the true volume; None where that is 0.
+        lesion_f1: F1 over connected components.
+        panoptic_quality: Panoptic quality over connected components.
+        true_lesions: Number of true components.
+        predicted_lesions: Number of predicted components.
+        found_lesions: True components that were found.
+        present: Whether the truth holds the label.
+        predicted: Whether the prediction does.
+    """
+
+    case: str
+    label: str
+    dice: float
+    iou: float
+    nsd: float
+    hd95_mm: float
+    assd_mm: float
+    volume_ml: float
+    truth_volume_ml: float
+    volume_error_ml: float
+    relative_volume_error: float | None
+    lesion_f1: float
+    panoptic_quality: float
+    true_lesions: int
+    predicted_lesions: int
+    found_lesions: int
+    present: bool
+    predicted: bool
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """One label over all cases.
+
+    Attributes:
+        label: Name of the label.
+        means: Mean with its bootstrap interval, by metric, over all cases.
+        present_dice: Mean Dice over the cases that hold the label; None without any.
+        present: Cases that hold the label.
+        absent: Cases that do not.
+        absent_fpr: Share of those with a predicted voxel; None without any.
+    """
+
+    label: str
+    means: Mapping[str, Interval]
+    present_dice: float | None
+    present: int
+    absent: int
+    absent_fpr: float | None
+
+
+MEANS = (
+    *("dice", "iou", "nsd", "hd95_mm", "assd_mm"),
+    *("volume_error_ml", "lesion_f1", "panoptic_quality"),
+)
+
+
+def pair_files(prediction: Path, truth: Path) -> tuple[list[Pair], list[str]]:
+    """Pairs of files by name (two files are a pair whatever their names), and predictions left over.
+
+    Raises:
+        InputError: A path does not exist, a file against a folder, no truth, or predictions are missing.
+    """
+    for path in (prediction, truth):
+        if not path.exists():
+            raise InputError("no such file or folder", where=str(path), fix="check the path")
+    if prediction.is_dir() != truth.is_dir():
+        where = f"{prediction} and {truth}"
+        raise InputError("one is a folder and the other a file", where=where, fix="give two of a kind")
+    if truth.is_file():
+        return [Pair(case_name(truth), prediction, truth)], []
+    predictions, truths = _files(prediction), _files(truth)
+    if not truths:
+        raise InputError("no label maps", where=str(truth), fix="give a folder of NIfTI or NRRD files")
+    missing = [case for case in truths if case not in predictions]
+    if missing:
+        names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        what = f"predictions are missing for {len(missing)} of {len(truths)} cases ({names})"
+        fix = "predict them too: leaving out the hard ones flatters the mean"
+        raise InputError(what, where=str(prediction), fix=fix)
+    pairs = [Pair(case, predictions[case], path) for case, path in truths.items()]
+    return pairs, [case for case in predictions if case not in truths]
+
+
+def find_labels(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Every label id of all files under its number, but 0.
+
+    Raises:
+        InputError: A file cannot be read, or no file holds a label.
+    """
+    found: set[int] = set()
+    for pair in pairs:
+        for path in (pair.prediction, pair.truth):
+            found |= {int(label) for label in np.unique(read_labels(path).array)}
+    if not found - {0}:
+        where = ", ".join(str(pair.truth) for pair in pairs[:3])
+        raise InputError("no label map holds a label", where=where, fix="name the labels with --labels")
+    return {str(label): label for label in sorted(found - {0})}
+
+
+def evaluate_pair(pair: Pair, options: MetricOptions) -> list[LabelRow]:
+    """Compare the two label maps of a case, label by label.
+
+    Raises:
+        InputError: A file cannot be read, or holds a label that `options` does not name.
+        GeometryError: The two are on different grids.
+    """
+    truth = read_labels(pair.truth)
+    prediction = read_labels(pair.prediction)
+    if not same_grid(truth, prediction):
+        what = f"prediction and truth are on different grids: {describe_grid(prediction)}"
+        where = f"{pair.prediction} and {pair.truth}"
+        fix = "resample the prediction onto the truth's grid (nearest neighbor)"
+        raise GeometryError(f"{what} against {describe_grid(truth)}", where=where, fix=fix)
+    present = {int(label) for volume in (truth, prediction) for label in np.unique(volume.array)} - {0}
+    unknown = sorted(present - set(options.label_of.values()))
+    if unknown:
+        what = f"unknown label ids {', '.join(map(str, unknown[:12]))}"
+        fix = f"name them too; known are {', '.join(f'{v}={k}' for k, v in options.label_of.items())}"
+        raise InputError(what, where=f"{pair.prediction} or {pair.truth}", fix=fix)
+    return [
+        _row(pair.case, name, (prediction, truth), label=label, options=options)
+        for name, label in options.label_of.items()
+    ]
+
+
+def _row(
+    case: str, name: str, volumes: tuple[Volume, Volume], *, label: int, options: MetricOptions
+) -> LabelRow:
+    prediction, truth = (volume.array == label for volume in volumes)
+    voxel_ml = volumes[1].voxel_volume_ml
+    counts = overlap(prediction, truth)
+    distances = surface_distances(prediction, truth, spacing_mm=volumes[1].spacing_mm)
+    lesions = match_lesions(prediction, truth)
+    volume, truth_volume = counts.both + counts.only_prediction, counts.both + counts.only_truth
+    return LabelRow(
+        case=case,
+        label=name,
+        dice=counts.dice,
+        iou=counts.iou,
+        nsd=distances.nsd(options.tolerance_mm),
+        hd95_mm=distances.hd95_mm,
+        assd_mm=distances.assd_mm,
+        volume_ml=volume * voxel_ml,
+        truth_volume_ml=truth_volume * voxel_ml,
+        volume_error_ml=(volume - truth_volume) * voxel_ml,
+        relative_volume_error=counts.relative_volume_error if truth_volume else None,
+        lesion_f1=lesions.f1(options.lesion_iou),
+        panoptic_quality=lesions.panoptic_quality,
+        true_lesions=lesions.true,
+        predicted_lesions=lesions.predicted,
+        found_lesions=lesions.found(options.lesion_iou),
+        present=truth_volume > 0,
+        predicted=volume > 0,
+    )
+
+
+def summarize_labels(rows: Sequence[LabelRow]) -> list[LabelSummary]:
+    """One summary per label, in order of first appearance."""
+    labels = dict.fromkeys(row.label for row in rows)
+    return [_summary(label, [row for row in rows if row.label == label]) for label in labels]
+
+
+def label_cells(summaries: Sequence[LabelSummary]) -> tuple[list[str], list[list[str]]]:
+    """Header and text cells of the table of all labels."""
+    header = [
+        *("label", "Dice %", "present %", "IoU %", "NSD %", "HD95 mm", "ASSD mm", "volume error ml"),
+        *("lesion F1 %", "PQ %", "present", "absent", "absent FPR %"),
+    ]
+    return header, [_cells(summary) for summary in summaries]
+
+
+def label_csv(rows: Sequence[LabelRow]) -> str:
+    """One line per case and label."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([field.name for field in fields(LabelRow)])
+    for row in rows:
+        values = asdict(row).values()
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
+    return stream.getvalue()
+
+
+def write_label_tables(rows: Sequence[LabelRow], *, folder: Path, options: MetricOptions) -> None:
+    """Write `cases.csv`, `table.md` and `results.json` into a folder, which is made if it does not exist.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    summaries = summarize_labels(rows)
+    about = {"tolerance_mm": options.tolerance_mm, "lesion_iou": options.lesion_iou}
+    results = {
+        "about": about,
+        "summaries": [asdict(summary) for summary in summaries],
+        "cases": [asdict(row) for row in rows],
+    }
+    contents = {
+        "cases.csv": label_csv(rows),
+        "table.md": markdown_table(*label_cells(summaries), texts=1),
+        "results.json": json.dumps(results, indent=1) + "\n",
+    }
+    for name, content in contents.items():
+        with written_whole(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+def parse_labels(text: str) -> dict[str, int]:
+    """Label ids by name, from `1=liver,2=tumor` or from the path of a `dataset.json`.
+
+    Raises:
+        UsageError: Neither of the two.
+        InputError: The file cannot be read or names no labels.
+    """
+    from latentseg.evaluation.datasets.nnunet import label_names, read_json
+
+    if text.endswith(".json"):
+        return label_names(read_json(Path(text)), where=text)
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(number.strip().isdecimal() and int(number) and name.strip() for number, _, name in pairs):
+        fix = "write 1=liver,2=tumor, or give a dataset.json"
+        raise UsageError(f"unknown labels {text!r}", where="--labels", fix=fix)
+    return {name.strip(): int(number) for number, _, name in pairs}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    paths = [path for path in folder.iterdir() if path.name.lower().endswith(tuple(SUFFIXES))]
+    return {case_name(path): path for path in sorted(paths, key=natural_key)}
+
+
+def _summary(label: str, rows: Sequence[LabelRow]) -> LabelSummary:
+    present = [row for row in rows if row.present]
+    absent = [row for row in rows if not row.present]
+    means = {name: bootstrap_mean({row.case: [getattr(row, name)] for row in rows}) for name in MEANS}
+    return LabelSummary(
+        label=label,
+        means=means,
+        present_dice=float(np.mean([row.dice for row in present])) if present else None,
+        present=len(present),
+        absent=len(absent),
+        absent_fpr=float(np.mean([row.predicted for row in absent])) if absent else None,
+    )
+
+
+def _cells(summary: LabelSummary) -> list[str]:
+    means = summary.means
+    dice = means["dice"]
+    return [
+        summary.label,
+        f"{100 * dice.mean:.1f} ({100 * dice.low:.1f}–{100 * dice.high:.1f})",
+        percent(summary.present_dice),
+        percent(means["iou"].mean),
+        percent(means["nsd"].mean),
+        f"{means['hd95_mm'].mean:.1f}",
+        f"{means['assd_mm'].mean:.2f}",
+        f"{means['volume_error_ml'].mean:+.1f}",
+        percent(means["lesion_f1"].mean),
+        percent(means["panoptic_quality"].mean),
+        str(summary.present),
+        str(summary.absent),
+        percent(summary.absent_fpr),
+    ]

@@ -1,0 +1,175 @@
+"""Scans as the few-shot field's methods see them: square canonical slices, and the way back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.errors import InputError, LatentsegWarning
+from latentseg.evaluation.datasets.base import Case
+from latentseg.imaging import Canonical, fit_square, normalize, to_canonical
+
+THIRDS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class SupportSlices:
+    """Examples of one organ: canonical slices with their masks.
+
+    Attributes:
+        images: `(n, H, W)` float32 in [-1, 1].
+        masks: `(n, H, W)` bool.
+    """
+
+    images: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+
+    def __getitem__(self, at: slice) -> SupportSlices:
+        """Some of the slices."""
+        return SupportSlices(self.images[at], self.masks[at])
+
+    @classmethod
+    def join(cls, parts: Sequence[SupportSlices]) -> SupportSlices:
+        """The slices of several scans, in order."""
+        return cls(np.concatenate([p.images for p in parts]), np.concatenate([p.masks for p in parts]))
+
+
+class SliceMethod(Protocol):
+    """Anything that segments slices after examples; few-shot networks and baselines alike."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+
+    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Segment slices.
+
+        Args:
+            support: Examples `(n, H, W)` with masks.
+            query_slices: `(S, H, W)` in [-1, 1], inferior to superior.
+
+        Returns:
+            Probability `(S, H, W)` of the organ; 0.5 and above is the organ.
+        """
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """A method with a rule of its own for whole volumes: is the organ there, and which voxels are it?"""
+
+    def decide(self, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Mask `(S, H', W')` of a scan.
+
+        Args:
+            chance: `(S, H, W)`, what the method answered.
+            fine: `(S, H', W')`, the same on the slices' own grid.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case as the methods see it, and the way back to its grid.
+
+    Attributes:
+        case: Scan and labels as stored.
+        canonical: Orientation to slices and back.
+        images: `(S, size, size)` float32 in [-1, 1].
+        undo: Takes `(S, size, size)` back to the slices' own height and width.
+    """
+
+    case: Case
+    canonical: Canonical
+    images: NDArray[np.float32]
+    undo: Callable[[NDArray[Any]], NDArray[Any]]
+
+    def mask_slices(self, organ: str) -> NDArray[np.bool_]:
+        """Mask of one organ as canonical slices `(S, size, size)`."""
+        slices = self.canonical.apply(self.case.mask(organ))
+        pixel_mm = self.canonical.spacing_mm[1:]
+        return np.asarray(fit_square(slices, self.images.shape[-1], kind="mask", pixel_mm=pixel_mm)[0])
+
+    def held(self, organ: str) -> NDArray[np.intp]:
+        """Indices of the slices that hold the organ on the original grid, inferior to superior."""
+        return np.flatnonzero(self.canonical.apply(self.case.mask(organ)).any(axis=(1, 2)))
+
+    def restore(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bring slices `(S, size, size)` back to the grid `(I, J, K)` of the scan."""
+        return np.asarray(self.canonical.restore(self.undo(probability)))
+
+
+def prepare(case: Case, *, size: int = 256) -> PreparedCase:
+    """Normalize a scan and turn it into square canonical slices."""
+    canonical = to_canonical(case.image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LatentsegWarning)  # the field's CT is known to be windowed to 8 bits
+        normal = normalize(canonical.slices, modality=case.image.modality)
+    images, undo = fit_square(normal, size, pixel_mm=canonical.spacing_mm[1:])
+    return PreparedCase(case, canonical, images, undo)
+
+
+def support_slices(support: PreparedCase, *, organ: str, count: int = THIRDS) -> SupportSlices:
+    """The slices at `(k + 0.5) / count` of the slices that hold the organ.
+
+    Raises:
+        InputError: The scan does not hold the organ.
+    """
+    held = support.held(organ)
+    if held.size == 0:
+        where = f"{support.case.dataset} case {support.case.id}"
+        raise InputError(f"the support scan has no {organ}", where=where, fix="choose another support scan")
+    chosen = held[support_positions(held.size, count=count)]
+    return SupportSlices(support.images[chosen], support.mask_slices(organ)[chosen])
+
+
+def support_positions(slices: int, *, count: int = THIRDS) -> list[int]:
+    """Positions `floor((k + 0.5) / count * slices)` of the support slices."""
+    return [int((k + 0.5) / count * slices) for k in range(count)]
+
+
+def chunk_bounds(slices: int, *, count: int = THIRDS) -> list[tuple[int, int]]:
+    """Half-open bounds of the chunks, `linspace(0, slices, count + 1)` cut to integers; some may be empty."""
+    cuts = np.linspace(0, slices, count + 1).astype(int).tolist()
+    return list(pairwise(cuts))
+
+
+def segment_by_chunks(
+    method: SliceMethod, *, supports: Sequence[SupportSlices], query_slices: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Segment `(S, H, W)`, chunk `k` with slice `k` of each support scan.
+
+    Raises:
+        InputError: The method's answer is not a finite probability of the slices' shape.
+    """
+    probability = np.zeros(query_slices.shape, np.float32)
+    for k, (start, stop) in enumerate(chunk_bounds(len(query_slices), count=len(supports[0].images))):
+        if start < stop:
+            shown = SupportSlices.join([support[k : k + 1] for support in supports])
+            probability[start:stop] = answer_of(method, shown, query_slices[start:stop])
+    return probability
+
+
+def answer_of(
+    method: SliceMethod, support: SupportSlices, query_slices: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What a method answers.
+
+    Raises:
+        InputError: It is not a finite probability of the slices' shape.
+    """
+    answer = np.asarray(method(support, query_slices), np.float32)
+    if answer.shape != query_slices.shape or not np.isfinite(answer).all():
+        seen = f"shape {answer.shape} or non-finite values, expected {query_slices.shape}"
+        what = f"the method answered with {seen}"
+        raise InputError(what, where=method.name, fix="return one finite probability per pixel")
+    return answer
+
+
+def decided(method: SliceMethod, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Mask of a whole scan, by the method's own rule or at one half."""
+    return method.decide(chance, fine) if isinstance(method, Decides) else fine >= 0.5

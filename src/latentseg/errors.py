@@ -7,6 +7,12 @@ public interface.
 
 from __future__ import annotations
 
+import errno
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
 
 def _one_line(text: str) -> str:
     """Collapse line breaks and repeated spaces, so that a message stays one line."""
@@ -106,3 +112,37 @@ class Interrupted(LatentsegError):  # noqa: N818 - the name says what happened
 
 class LatentsegWarning(UserWarning):
     """Something surprising that does not stop the work."""
+
+
+def explained(error: BaseException) -> LatentsegError:
+    """Translate any exception to one of ours: one sentence and a documented exit code."""
+    if isinstance(error, LatentsegError):
+        return error
+    if _is_out_of_memory(error):
+        what = f"not enough memory ({_first_line(error)})"
+        return MemoryLimitError(what, fix="close other programs, or work on a smaller image or batch")
+    if isinstance(error, OSError):
+        return _os_error(error)
+    what = f"internal error, {type(error).__name__}: {_first_line(error)}"
+    return LatentsegError(what, fix="run again with --debug and report the traceback")
+
+
+def _os_error(error: OSError) -> InputError:
+    reason = (error.strerror or _first_line(error)).lower()
+    where = str(error.filename or "")
+    if error.errno in _NO_SPACE:
+        return InputError(f"cannot write, {reason}", where=where, fix="free some space or write elsewhere")
+    if error.errno in _NO_RIGHT:
+        fix = "check the permissions or choose another folder"
+        return InputError(f"cannot read or write, {reason}", where=where, fix=fix)
+    return InputError(reason, where=where, fix="check the path")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -11,18 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from latentseg.errors import (
-    InputError,
-    Interrupted,
-    LatentsegError,
-    LatentsegWarning,
-    MemoryLimitError,
-    UsageError,
-)
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+from latentseg.errors import Interrupted, LatentsegError, LatentsegWarning, UsageError, explained
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -57,13 +45,7 @@ def as_latentseg_error(error: BaseException) -> LatentsegError:
         return Interrupted("interrupted", fix="nothing half-written was left")
     if hasattr(error, "format_message"):  # typer's usage errors
         return _usage_error(error)
-    if _is_out_of_memory(error):
-        what = f"not enough memory ({_first_line(error)})"
-        return MemoryLimitError(what, fix="close other programs, or work on a smaller image or batch")
-    if isinstance(error, OSError):
-        return _os_error(error)
-    what = f"internal error, {type(error).__name__}: {_first_line(error)}"
-    return LatentsegError(what, fix="run again with --debug and report the traceback")
+    return explained(error)
 
 
 def _invoke(words: list[str]) -> int:
@@ -116,24 +98,3 @@ def _usage_error(error: Any) -> UsageError:
     message = " ".join(error.format_message().split()) or "no command given"
     what, _, guess = message.partition(" Did you mean")
     return UsageError(what, fix=f"did you mean{guess}" if guess else f"see '{command} --help'")
-
-
-def _os_error(error: OSError) -> InputError:
-    reason = (error.strerror or _first_line(error)).lower()
-    where = str(error.filename or "")
-    if error.errno in _NO_SPACE:
-        return InputError(f"cannot write, {reason}", where=where, fix="free some space or write elsewhere")
-    if error.errno in _NO_RIGHT:
-        fix = "check the permissions or choose another folder"
-        return InputError(f"cannot read or write, {reason}", where=where, fix=fix)
-    return InputError(reason, where=where, fix="check the path")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

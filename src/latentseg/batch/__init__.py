@@ -1,0 +1,1 @@
+"""Cohorts: many scans, one model, nothing lost."""

@@ -1,0 +1,165 @@
+"""What a batch works on: scans listed in a table or found in a folder, each with a name of its own."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentseg.errors import InputError, UsageError
+from latentseg.imaging.files import case_name, natural_key, suffix_of
+
+if TYPE_CHECKING:
+    from latentseg.imaging.intensity import Modality
+
+COLUMNS = ("image", "case", "modality", "orientation")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of a cohort.
+
+    Attributes:
+        name: Names the case in all outputs; no two cases of a cohort share it.
+        image: The file or folder of the scan.
+        modality: What the values mean, where the file does not tell.
+        orientation: Axis codes that overrule a wrong affine, see :func:`latentseg.read`.
+    """
+
+    name: str
+    image: Path
+    modality: Modality | None = None
+    orientation: str | None = None
+
+
+def find_cases(source: Path, *, out: Path | None = None) -> list[Case]:
+    """The cases of a table or of a folder, in the natural order of their paths.
+
+    A folder gives every image in it and below, but for hidden ones and those below ``out``. A table is a CSV
+    file with a column ``image``, and where wanted ``case``, ``modality`` and ``orientation``; its paths are
+    relative to the table.
+
+    Raises:
+        UsageError: A column that is not known, or two cases of one name.
+        InputError: Nothing there, no image in the folder, or a damaged table.
+    """
+    if source.is_dir():
+        cases = _of_folder(source, out)
+    elif suffix_of(source):
+        cases = _named([source], root=source.parent)
+    else:
+        cases = _of_table(source)
+    if not cases:
+        fix = "give a folder with images, or a CSV file with a column 'image'"
+        raise InputError("there is no scan here", where=str(source), fix=fix)
+    _check_names(cases)
+    return cases
+
+
+def take_shard(cases: Sequence[Case], shard: str) -> list[Case]:
+    """Every n-th case from the i-th on, for a shard written ``i/n`` with i from 0 to n-1.
+
+    Raises:
+        UsageError: Anything else.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", shard.strip())
+    part, count = (int(n) for n in found.groups()) if found else (0, 0)
+    if part >= count:
+        fix = "give 0/4, 1/4, 2/4 and 3/4 to four runs"
+        raise UsageError(f"{shard!r} is no part of a whole", where="--shard", fix=fix)
+    return list(cases[part::count])
+
+
+def _of_folder(folder: Path, out: Path | None) -> list[Case]:
+    if out is not None and out.resolve() == folder.resolve():
+        fix = "choose another folder for the output"
+        raise UsageError("the output folder is the input folder", where=str(folder), fix=fix)
+    inside = [path for path in folder.rglob("*") if suffix_of(path) and not _hidden(path, folder)]
+    if out is not None and out.exists():
+        inside = [path for path in inside if not path.resolve().is_relative_to(out.resolve())]
+    images = [path for path in inside if path.is_file() or path.is_symlink()]
+    images.sort(key=lambda path: [natural_key(Path(part)) for part in path.relative_to(folder).parts])
+    return _named(images, root=folder)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _named(images: Sequence[Path], *, root: Path) -> list[Case]:
+    """Name cases by their file, and where files of several folders share a name, by their folders too."""
+    shared = Counter(case_name(image).casefold() for image in images)
+    names = [
+        case_name(image) if shared[case_name(image).casefold()] == 1 else _long_name(image, root)
+        for image in images
+    ]
+    return [Case(_plain(name), image) for name, image in zip(names, images, strict=True)]
+
+
+def _plain(name: str) -> str:
+    """A name that is fit for a folder: what is no letter, digit or ``.+-_`` becomes ``_``."""
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
+def _long_name(image: Path, root: Path) -> str:
+    parts = image.relative_to(root).parent.parts if image.is_relative_to(root) else image.parent.parts[-1:]
+    return "_".join([*parts, case_name(image)])
+
+
+def _of_table(table: Path) -> list[Case]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        fix = "give a folder with images, or a CSV file with a column 'image'"
+        raise InputError(f"cannot read the list of cases ({reason})", where=str(table), fix=fix) from error
+    _check_columns(columns, table)
+    paths = [_path(row, number, table) for number, row in enumerate(rows, start=2)]
+    unnamed = _named(paths, root=table.parent)
+    return [_of_row(row, case) for row, case in zip(rows, unnamed, strict=True)]
+
+
+def _check_columns(columns: Iterable[str], table: Path) -> None:
+    unknown = [column for column in columns if column not in COLUMNS]
+    if "image" not in columns or unknown:
+        what = f"unknown column {unknown[0]!r}" if unknown else "no column 'image'"
+        fix = f"name the columns in the first line, of {', '.join(COLUMNS)}"
+        raise UsageError(what, where=str(table), fix=fix)
+
+
+def _path(row: Mapping[str, str | None], number: int, table: Path) -> Path:
+    text = (row["image"] or "").strip()
+    if not text or None in row:
+        what = f"line {number} has more cells than columns" if text else f"line {number} names no image"
+        raise UsageError(what, where=str(table), fix="correct the line")
+    return table.parent / Path(text).expanduser()
+
+
+def _of_row(row: Mapping[str, str | None], case: Case) -> Case:
+    cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    modality = cells["modality"].upper()
+    if modality not in ("", "CT", "MR"):
+        fix = "give CT, MR or nothing"
+        raise UsageError(f"unknown modality {cells['modality']!r}", where=str(case.image), fix=fix)
+    kind: Modality | None = "CT" if modality == "CT" else "MR" if modality == "MR" else None
+    return Case(cells["case"] or case.name, case.image, kind, cells["orientation"] or None)
+
+
+def _check_names(cases: Sequence[Case]) -> None:
+    """Require names that are folders of their own, also where capitals do not count."""
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if re.search(r"[^\w.+-]", case.name) or case.name.startswith("."):
+            fix = "use letters, digits and any of ._+- in the column 'case'"
+            raise UsageError(f"{case.name!r} cannot name a case", where=str(case.image), fix=fix)
+        other = seen.setdefault(case.name.casefold(), case)
+        if other is not case:
+            what = f"two scans would both be the case {case.name!r}"
+            fix = "list the scans in a CSV file, with a column 'case' that tells them apart"
+            raise UsageError(what, where=f"{other.image} and {case.image}", fix=fix)

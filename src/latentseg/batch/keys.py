@@ -1,0 +1,80 @@
+"""Content hashes: two runs of one key give one result, so that a finished case is known to be finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from latentseg.batch.cases import Case
+
+
+def scan_state(image: Path) -> dict[str, Any]:
+    """Size and latest time of change of a scan's files; equal states are taken for equal contents.
+
+    Raises:
+        OSError: No such file, or no permission.
+    """
+    states = [path.stat() for path in _files(image)]
+    return {
+        "bytes": sum(s.st_size for s in states),
+        "mtime_ns": max((s.st_mtime_ns for s in states), default=0),
+    }
+
+
+def scan_sha256(image: Path) -> str:
+    """Hash of the content of a scan's files, and in a folder of their names.
+
+    Raises:
+        OSError: No such file, or no permission.
+    """
+    digest = hashlib.sha256()
+    for path in _files(image):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{path.name if image.is_dir() else ''}:{content}\n".encode())
+    return digest.hexdigest()
+
+
+def case_key(case: Case, *, content: str, recipe: Mapping[str, Any]) -> str:
+    """The key of a case: the content of its scan, how it is read, and what is done with it."""
+    about = [content, case.name, case.modality, case.orientation, recipe]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def options_of(segmenter: Any) -> dict[str, Any]:
+    """The options of a segmenter, as they stand in keys and in the manifest."""
+    options = getattr(segmenter, "options", None)
+    return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
+
+
+def target_digest(target: Any) -> str:
+    """A hash that changes with what is asked for: the words of a prompt, or the content of a support."""
+    if isinstance(target, str):
+        return target
+    digest = hashlib.sha256()
+    for part in _parts(target):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(target: Any) -> Iterator[bytes]:
+    """The content of a support, encoded or not, as bytes."""
+    if hasattr(target, "cache"):
+        tensors = target.cache.tensors() | {n: getattr(target, n) for n in ("fg", "bg", "signature")}
+        for name, tensor in sorted(tensors.items()):
+            yield name.encode()
+            yield tensor.detach().cpu().float().contiguous().numpy().tobytes()
+        yield repr((target.name, target.mode, target.compat, target.model)).encode()
+    else:
+        yield repr((target.name, target.images.shape)).encode()
+        yield target.images.tobytes()
+        yield target.masks.tobytes()
+
+
+def _files(image: Path) -> list[Path]:
+    """The file, or the files of a folder, in order."""
+    return sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else [image]

@@ -159,7 +159,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: _folder(d / "f", lambda p: _save(p.with_suffix(".nii"))),
         "holds 1 volumes",
     ),
-    "folder of DICOM": (lambda d: _folder(d / "f", _dicom), "DICOM, which this version does not read"),
+    "folder of DICOM": (lambda d: _folder(d / "f", _dicom), "none of 1 DICOM files can be read"),
     "DICOM": (lambda d: _dicom(d / "a.dcm"), "DICOM"),
     "odd stack": (lambda d: _folder(d / "f", _grey, lambda p: _grey(p, 5)), "do not form a stack"),
     "sheared": (lambda d: _save(d / "a.nii.gz", affine=SHEARED), r"sheared by 21\.8 degrees"),

@@ -31,6 +31,7 @@ SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
 }
+DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 RASTER_FORMATS = ("PNG", "TIFF", "JPEG")
 
 
@@ -41,11 +42,13 @@ class Loaded(NamedTuple):
         array: `(I, J, K)`, data type as stored.
         affine_ras_mm: `(4, 4)` float64, voxel index to RAS world millimeters.
         header: whatever the same format's writer needs to reproduce the grid bit for bit.
+        modality: ``"CT"``, ``"MR"`` or ``"unknown"`` where the file says so, ``None`` where it says nothing.
     """
 
     array: NDArray[Any]
     affine_ras_mm: NDArray[np.float64]
     header: Any = None
+    modality: Any = None
 
 
 def suffix_of(path: Path) -> str:
@@ -99,8 +102,8 @@ def format_of(path: Path) -> str:
     """
     if not path.exists():
         raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
-    if sniff(path) == "DICOM":
-        raise dicom_not_yet(path)
+    if sniff(path) in ("DICOM", "zip") or path.suffix.lower() in DICOM_SUFFIXES:
+        return "DICOM"
     suffix = suffix_of(path)
     if not suffix:
         raise unknown_suffix(path)
@@ -121,15 +124,6 @@ def not_an_image(path: Path) -> InputError:
     suffix = suffix_of(path)
     what = f"the content is no {SUFFIXES[suffix]} image, whatever the suffix {suffix} says"
     return InputError(what, where=str(path), fix="Check how the file was made, or copy it again")
-
-
-def dicom_not_yet(path: Path) -> InputError:
-    """The error for DICOM input, which has its own reader in a later version."""
-    return InputError(
-        "this is DICOM, which this version does not read yet",
-        where=str(path),
-        fix="Convert it to NIfTI first, for example with dcm2niix",
-    )
 
 
 def broken(path: Path, kind: str, cause: BaseException) -> InputError:

@@ -44,12 +44,9 @@ def read_stack(folder: Path, *, labels: bool = False) -> files.Loaded:
     """Read a folder of equally large pictures as one stack, in natural order of their names.
 
     Raises:
-        InputError: DICOM, no pictures, other images among them, or pictures of different sizes.
+        InputError: no pictures, other images among them, or pictures of different sizes.
     """
     members = sorted((p for p in folder.iterdir() if p.is_file() and p.name[0] != "."), key=files.natural_key)
-    dicom = next((p for p in members if p.suffix.lower() == ".dcm" or files.sniff(p) == "DICOM"), None)
-    if dicom or (folder / "DICOMDIR").exists():
-        raise files.dicom_not_yet(folder)
     pictures = [p for p in members if files.SUFFIXES.get(files.suffix_of(p)) in files.RASTER_FORMATS]
     volumes = [p for p in members if files.suffix_of(p) and p not in pictures]
     if volumes or not pictures:

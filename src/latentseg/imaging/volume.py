@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import files, geometry
 from latentseg.imaging.intensity import Modality, check_finite, guess_modality
+
+if TYPE_CHECKING:
+    from latentseg.imaging.dicom import DicomOptions
 
 OutputKind = Literal["mask", "probability", "image"]
 
@@ -74,7 +77,8 @@ class Volume:
     @property
     def name(self) -> str:
         """Case id: the source's name without its suffix, ``"volume"`` where there is no source."""
-        return files.case_name(self.source) if self.source else "volume"
+        case = getattr(self.header, "case", "")
+        return case or (files.case_name(self.source) if self.source else "volume")
 
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Another array on the same grid.
@@ -90,25 +94,32 @@ class Volume:
         return replace(self, array=array)
 
 
-def read(path: str | Path, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:
-    """Read an image: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG, or a folder of slices as one stack.
+def read(
+    path: str | Path,
+    *,
+    modality: Modality | None = None,
+    orientation: str | None = None,
+    dicom: DicomOptions | None = None,
+) -> Volume:
+    """Read an image: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG, a folder of slices, or a DICOM series.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; DICOM also as a zip archive.
         modality: CT or MR; guessed from the values when not given.
         orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`).
+        dicom: which series of several, and what of its geometry may be resampled.
 
     Raises:
         InputError: missing, empty, damaged, of unknown type, not 3-D, in color, with NaN or infinite values.
-        GeometryError: an affine that is sheared or cannot be inverted.
+        GeometryError: an affine that is sheared or cannot be inverted, or DICOM slices that make no grid.
     """
     path = Path(path)
-    loaded = _load(path, labels=False)
+    loaded = _load(path, labels=False, dicom=dicom)
     check_finite(loaded.array, where=str(path))
     return Volume(
         array=loaded.array,
         affine_ras_mm=loaded.affine_ras_mm,
-        modality=modality or guess_modality(loaded.array),
+        modality=modality or loaded.modality or guess_modality(loaded.array),
         source=path,
         header=loaded.header,
         orientation=orientation,
@@ -172,6 +183,8 @@ def write_like(array: NDArray[Any], *, like: Volume, path: str | Path, kind: Out
 def default_suffix(volume: Volume) -> str:
     """The suffix to save results for ``volume`` under: that of its source, where it can hold a mask."""
     suffix = files.suffix_of(volume.source) if volume.source else ""
+    if volume.header is not None and hasattr(volume.header, "series"):  # DICOM, whatever the file is called
+        return ".nii.gz"
     if suffix in (".png", ".jpg", ".jpeg"):
         return ".png" if volume.shape[2] == 1 else ".tif"
     if volume.source and not suffix and volume.source.is_dir():
@@ -202,12 +215,16 @@ def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | ND
     return array.astype(np.uint8) if high <= 255 else array.astype(np.uint16)
 
 
-def _load(path: Path, *, labels: bool) -> files.Loaded:
-    if path.is_dir():
+def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> files.Loaded:
+    kind = _kind_of(path)
+    if kind == "DICOM":
+        from latentseg.imaging.dicom import read_dicom
+
+        return read_dicom(path, dicom)
+    if kind == "folder":
         from latentseg.imaging.raster import read_stack
 
         return read_stack(path, labels=labels)
-    kind = files.format_of(path)
     if kind == "NIfTI":
         from latentseg.imaging.nifti import read_nifti
 
@@ -219,6 +236,15 @@ def _load(path: Path, *, labels: bool) -> files.Loaded:
     from latentseg.imaging.nrrd import read_itk
 
     return read_itk(path)
+
+
+def _kind_of(path: Path) -> str:
+    """The format of a file; of a folder ``"DICOM"``, or ``"folder"`` for pictures."""
+    if not path.is_dir():
+        return files.format_of(path)
+    from latentseg.imaging.dicom_files import holds_dicom
+
+    return "DICOM" if holds_dicom(path) else "folder"
 
 
 def _write(volume: Volume, kind: str, path: Path) -> None:

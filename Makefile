@@ -32,7 +32,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch==2.13.0
 	@$(PIP) hatchling editables
-	@$(PIP) --no-build-isolation -e '.[train,text,bench,dicom,dev]'
+	@$(PIP) --no-build-isolation -e '.[train,text,maisi,bench,dicom,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)

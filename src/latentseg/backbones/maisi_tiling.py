@@ -1,0 +1,168 @@
+"""MAISI's autoencoder on whole volumes, slab by slab, exactly.
+
+Sliding windows, the usual way to fit a volume into memory, change the result: group normalization sees
+another window each time, and seams must be blended. Here every layer runs over slabs of rows with a halo of
+one row, and normalization uses the statistics of the whole volume, gathered slab by slab. The result is that
+of the whole volume up to rounding, no convolution is computed twice, and besides one slab only the input and
+the output of a convolution are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
+    MaisiConvolution,
+    MaisiDownsample,
+    MaisiGroupNorm3D,
+    MaisiResBlock,
+    MaisiUpsample,
+)
+from torch import Tensor, nn
+
+Affine = tuple[Tensor, Tensor]
+Rows = Callable[[int, int], Tensor]
+
+
+def run_blocks(
+    blocks: nn.ModuleList, x: Tensor, *, rows: int, keep: Sequence[int] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """Run the encoder or the decoder of an `AutoencoderKlMaisi` without attention.
+
+    Args:
+        blocks: ``autoencoder.encoder.blocks`` or ``autoencoder.decoder.blocks``.
+        x: One item, ``(1, C, X, Y, Z)``; its memory format is kept.
+        rows: Rows along X that go through a layer at a time.
+        keep: Indices of blocks whose outputs are wanted.
+
+    Returns:
+        The output, and the outputs that are wanted in the order of the blocks.
+    """
+    kept, norm = [], None
+    for index, block in enumerate(blocks):
+        if isinstance(block, MaisiGroupNorm3D):
+            norm = group_affine(block, x, rows)  # applied by the convolution that follows
+        else:
+            x = _run_block(block, x, rows, norm)
+        if index in keep:
+            kept.append(x)
+    return x, kept
+
+
+def group_affine(norm: nn.GroupNorm, x: Tensor, rows: int) -> Affine:
+    """Scale and shift, each ``(1, C, 1, 1, 1)``, that normalize ``(1, C, X, Y, Z)`` as a whole."""
+    channels, groups = x.shape[1], norm.num_groups
+    wide = channels // groups
+    first = x[:, :, :1].float().mean((0, 2, 3, 4)).unflatten(0, (groups, wide)).mean(1)
+    center = first.repeat_interleave(
+        wide
+    )  # near the mean, so that the variance is no difference of large sums
+    sums = torch.zeros(2, channels, dtype=torch.float64, device=x.device)
+    for slab in x.split(rows, 2):
+        flat = slab.permute(0, 2, 3, 4, 1).reshape(-1, channels).float() - center
+        sums += torch.stack([flat.sum(0), flat.square_().sum(0)])
+    mean, square = sums.unflatten(1, (groups, wide)).mean(2) / x[0, 0].numel()
+    inverse = (square - mean.square() + norm.eps).rsqrt().repeat_interleave(wide)
+    scale = inverse * norm.weight.double()
+    shift = norm.bias.double() - (first + mean).repeat_interleave(wide) * scale
+    return _as_affine(scale, x), _as_affine(shift, x)
+
+
+def _as_affine(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).reshape(1, -1, 1, 1, 1)
+
+
+def _run_block(block: nn.Module, x: Tensor, rows: int, norm: Affine | None) -> Tensor:
+    if isinstance(block, MaisiResBlock):
+        return _residual(block, x, rows)
+    if isinstance(block, MaisiDownsample):
+        return _downsample(_conv_of(block.conv), x, rows)
+    if isinstance(block, MaisiUpsample) and not block.use_convtranspose:
+        return _upsample(_conv_of(block.conv), x, rows)
+    if isinstance(block, MaisiConvolution):
+        return _convolve(_conv_of(block), lambda a, b: _normalized(x[:, :, a:b], norm), x, rows)
+    raise TypeError(f"no slabs for {type(block).__name__}")
+
+
+def _residual(block: MaisiResBlock, x: Tensor, rows: int) -> Tensor:
+    """``x + conv2(silu(norm2(conv1(silu(norm1(x))))))``; the second half overwrites the first."""
+    norm = group_affine(block.norm1, x, rows)
+    hidden = _convolve(_conv_of(block.conv1), lambda a, b: _activated(x[:, :, a:b], norm), x, rows)
+    norm = group_affine(block.norm2, hidden, rows)
+    conv, above = _conv_of(block.conv2), None
+    for start, stop in _slabs(x.shape[2], rows):
+        slab = _activated(hidden[:, :, start : min(stop + 1, x.shape[2])], norm)
+        last = slab[:, :, stop - start - 1 : stop - start].clone()
+        out = _conv_rows(
+            conv, slab if above is None else torch.cat([above, slab], 2), start, stop, x.shape[2]
+        )
+        straight = x[:, :, start:stop]
+        if not isinstance(block.nin_shortcut, nn.Identity):
+            straight = _conv_of(block.nin_shortcut)(straight)
+        hidden[:, :, start:stop] = out.add_(straight)
+        above = last
+    return hidden
+
+
+def _downsample(conv: nn.Conv3d, x: Tensor, rows: int) -> Tensor:
+    """Stride 2 after one row of zeros at the end of each axis."""
+    half = x.shape[2] // 2
+    out = _empty(x, conv.out_channels, [n // 2 for n in x.shape[2:]])
+    for start, stop in _slabs(half, max(rows // 2, 1)):
+        slab = x[:, :, 2 * start : 2 * stop + 1]
+        missing = 2 * (stop - start) + 1 - slab.shape[2]
+        out[:, :, start:stop] = conv(F.pad(slab, (0, 1, 0, 1, 0, missing)))
+    return out
+
+
+def _upsample(conv: nn.Conv3d, x: Tensor, rows: int) -> Tensor:
+    """Trilinear to twice the size, then a convolution."""
+
+    def doubled(a: int, b: int) -> Tensor:
+        low, high = max((a - 1) // 2, 0), min(b // 2 + 1, x.shape[2])
+        whole = F.interpolate(x[:, :, low:high], scale_factor=2.0, mode="trilinear")
+        return whole[:, :, a - 2 * low : b - 2 * low]
+
+    return _convolve(conv, doubled, x, rows, scale=2)
+
+
+def _convolve(conv: nn.Conv3d, source: Rows, x: Tensor, rows: int, scale: int = 1) -> Tensor:
+    """A 3x3x3 convolution of what ``source(a, b)`` makes of ``x``, rows ``a`` to ``b`` of its output grid."""
+    shape = [scale * n for n in x.shape[2:]]
+    out = _empty(x, conv.out_channels, shape)
+    for start, stop in _slabs(shape[0], rows):
+        slab = source(max(start - 1, 0), min(stop + 1, shape[0]))
+        out[:, :, start:stop] = _conv_rows(conv, slab, start, stop, shape[0])
+    return out
+
+
+def _conv_rows(conv: nn.Conv3d, slab: Tensor, start: int, stop: int, size: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of a convolution, from these rows and the neighbors that there are."""
+    if start == 0 or stop == size:
+        slab = F.pad(slab, (0, 0, 0, 0, int(start == 0), int(stop == size)))
+    return F.conv3d(slab, conv.weight, conv.bias, padding=(0, 1, 1))
+
+
+def _activated(slab: Tensor, norm: Affine) -> Tensor:
+    return F.silu(_normalized(slab, norm), inplace=True)
+
+
+def _normalized(slab: Tensor, norm: Affine | None) -> Tensor:
+    return slab if norm is None else torch.addcmul(norm[1], slab, norm[0])
+
+
+def _conv_of(module: nn.Module) -> nn.Conv3d:
+    return cast("nn.Conv3d", module.get_submodule("conv.conv"))
+
+
+def _empty(like: Tensor, channels: int, shape: Sequence[int]) -> Tensor:
+    channels_last = like.is_contiguous(memory_format=torch.channels_last_3d)
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    return torch.empty(1, channels, *shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _slabs(size: int, rows: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + rows, size)) for start in range(0, size, rows))

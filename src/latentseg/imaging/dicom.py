@@ -6,7 +6,6 @@ slices, whatever the order of files, instance numbers or table positions.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import GeometryError, InputError, LatentsegWarning
+from latentseg.errors import GeometryError, InputError, caution
 from latentseg.imaging import files
 from latentseg.imaging.dicom_files import Entry, Scan, Series, choose, quiet_pydicom, scan
 from latentseg.imaging.dicom_geometry import Planes, Stack, audit
@@ -314,4 +313,4 @@ def _warn_about_damage(scanned: Scan) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, LatentsegWarning, stacklevel=4)
+    caution(message, stacklevel=4)

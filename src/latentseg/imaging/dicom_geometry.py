@@ -20,8 +20,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_ANGLE_DEGREES = 0.1
 """Largest angle between two slices of one series; headers are rounded to about 0.001 degrees."""
 
-MAX_OFF_GRID_MM = 0.06
-"""How far a slice may lie off the grid: positions rounded to 0.1 mm are off by up to 0.05 mm."""
+MAX_OFF_GRID_MM = 0.105
+"""How far a slice may lie off the grid between the first and the last, all of them rounded to 0.1 mm."""
 
 MAX_OFF_GRID_STEPS = 0.02
 MOST_SLICES = 4096

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError, LatentsegWarning
+from latentseg.errors import InputError, caution
 
 Modality = Literal["CT", "MR", "unknown"]
 
@@ -88,11 +87,11 @@ def _ct_range(array: NDArray[Any], window: tuple[float, float], where: str) -> t
     if low >= 0 and high <= 255:
         top = 255.0 if high > 1 else 1.0
         message = f"This CT{name} spans {low:g} to {high:g}, not HU: taken as already windowed, 0 to {top:g}"
-        warnings.warn(message, LatentsegWarning, stacklevel=3)
+        caution(message, stacklevel=3)
         return 0.0, top
     if low > AIR_HU:
         message = f"This CT{name} has no air (minimum {low:g} HU): check that its values are Hounsfield units"
-        warnings.warn(message, LatentsegWarning, stacklevel=3)
+        caution(message, stacklevel=3)
     if not window[0] < window[1]:
         raise InputError(f"the CT window {window} is empty", where=where, fix="Give (lower, upper) in HU")
     return window

@@ -7,14 +7,13 @@ is bit for bit the affine of its input in every program that reads either.
 from __future__ import annotations
 
 import gzip
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError, LatentsegWarning
+from latentseg.errors import InputError, caution
 from latentseg.imaging.files import Loaded, broken, not_an_image
 
 GEOMETRY_FIELDS = (
@@ -108,7 +107,7 @@ def _warn_about_forms(header: Any, shape: tuple[int, ...], path: Path) -> None:
         message = (
             f"{path} says nothing about orientation (sform and qform codes are 0): left and right are a guess"
         )
-        warnings.warn(message, LatentsegWarning, stacklevel=4)
+        caution(message, stacklevel=4)
     if not (sform_code and qform_code):
         return
     try:
@@ -119,4 +118,4 @@ def _warn_about_forms(header: Any, shape: tuple[int, ...], path: Path) -> None:
     gap_mm = max(float(np.linalg.norm((difference @ at)[:3])) for at in (far, np.array([0, 0, 0, 1])))
     if gap_mm > 0.1 * float(np.min(np.abs(header["pixdim"][1:4]))):
         message = f"sform and qform of {path} disagree by {gap_mm:.3g} mm: the sform is used"
-        warnings.warn(message, LatentsegWarning, stacklevel=4)
+        caution(message, stacklevel=4)

@@ -8,6 +8,10 @@ public interface.
 from __future__ import annotations
 
 import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -112,6 +116,28 @@ class Interrupted(LatentsegError):  # noqa: N818 - the name says what happened
 
 class LatentsegWarning(UserWarning):
     """Something surprising that does not stop the work."""
+
+
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+def caution(message: str, *, stacklevel: int = 2) -> None:
+    """Warn with a `LatentsegWarning`, or inside `noted` put the message on its list."""
+    notes = _notes.get()
+    if notes is None:
+        warnings.warn(message, LatentsegWarning, stacklevel + 1)
+    else:
+        notes.append(message)
+
+
+@contextmanager
+def noted(notes: list[str]) -> Iterator[list[str]]:
+    """Collect what this thread warns of; `warnings.catch_warnings` would change it for all threads."""
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 def explained(error: BaseException) -> LatentsegError:

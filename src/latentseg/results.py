@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError, LatentsegWarning, UsageError
+from latentseg.errors import InputError, UsageError, noted
 from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
 from latentseg.imaging.files import written_whole
 from latentseg.report.previews import Canvas, Layer, key_slices, montage, overlay
@@ -81,8 +80,7 @@ class Segmentation:
     def preview(self, *, slices: int = 3) -> bytes:
         """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty."""
         canonical = to_canonical(self.scan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LatentsegWarning)  # was said when the scan was segmented
+        with noted([]):  # was said when the scan was segmented
             values = normalize(canonical.slices, modality=self.scan.modality)
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)

@@ -171,9 +171,11 @@ class FewShotSegmenter:
         """Segment one target in a prepared scan.
 
         Raises:
+            GeometryError: A 2-D image, and a target that was shown in volumes.
             ModelError: A saved support of other weights.
             UsageError: A saved support of the other ``compat``.
         """
+        check_dimensions(prepared.scan, target)
         context = target if isinstance(target, SupportContext) else self.encode_support(target)
         if context.model != self.parts.fingerprint:
             raise ModelError(

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-import latentseg
+from latentseg.api import fingerprint
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.compact import condition_tokens
 from latentseg.backbones.sampling import SamplingOptions, sample
@@ -171,7 +171,7 @@ def main() -> None:
     figures = measure(backbone, options.pack, options.count)
     for what, value in figures.items():
         sys.stdout.write(f"| {what} | {value:.2f} |\n")
-    weights = latentseg.api.fingerprint([folder / "autoencoder.safetensors", folder / "denoiser.safetensors"])
+    weights = fingerprint([folder / "autoencoder.safetensors", folder / "denoiser.safetensors"])
     about = {"date": datetime.now(UTC).date().isoformat(), "weights": weights, "count": options.count}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({**about, **figures}, indent=1) + "\n")

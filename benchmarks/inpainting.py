@@ -29,7 +29,7 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from skimage.restoration import inpaint_biharmonic
 
-import latentseg
+from latentseg.api import fingerprint
 from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone, condition_tokens
 from latentseg.backbones.inpainting import InpaintingOptions, inpaint, paste, pool_mask
@@ -183,7 +183,7 @@ def main() -> None:
             sys.stdout.write(f"| {title} | {name} | " + " | ".join(map(str, figures.values())) + " |\n")
         if options.montage and dataset is SABS:
             montage(found, filled, options.montage)
-    weights = latentseg.api.fingerprint([folder / "autoencoder.safetensors", folder / "denoiser.safetensors"])
+    weights = fingerprint([folder / "autoencoder.safetensors", folder / "denoiser.safetensors"])
     about = {"date": datetime.now(UTC).date().isoformat(), "weights": weights, "holes": options.limit}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 from latentseg.errors import ModelError, UsageError
 
@@ -12,11 +12,37 @@ if TYPE_CHECKING:
     import torch
 
     from latentseg.fewshot.segmenter import FewShotParts, FewShotSegmenter, SegmentOptions
+    from latentseg.tumor.options import TumorOptions
+    from latentseg.tumor.segmenter import TumorParts, TumorSegmenter
 
 Precision = Literal["auto", "fp32", "bf16"]
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 PRECISIONS = ("auto", "fp32", "bf16")
-METHODS = ("fewshot",)
+METHODS = ("fewshot", "tumor")
+
+
+@overload
+def load(
+    method: Literal["fewshot"] = "fewshot",
+    *,
+    backbone: str | Path = "compact",
+    weights: str | Path | None = None,
+    options: SegmentOptions | None = None,
+    precision: Precision = "auto",
+    offline: bool | None = None,
+) -> FewShotSegmenter: ...
+
+
+@overload
+def load(
+    method: Literal["tumor"],
+    *,
+    backbone: str | Path = "compact",
+    weights: str | Path | None = None,
+    options: TumorOptions | None = None,
+    precision: Precision = "auto",
+    offline: bool | None = None,
+) -> TumorSegmenter: ...
 
 
 def load(
@@ -24,19 +50,21 @@ def load(
     *,
     backbone: str | Path = "compact",
     weights: str | Path | None = None,
-    options: SegmentOptions | None = None,
+    options: SegmentOptions | TumorOptions | None = None,
     precision: Precision = "auto",
     offline: bool | None = None,
-) -> FewShotSegmenter:
+) -> FewShotSegmenter | TumorSegmenter:
     """Load a method on a backbone; nothing is downloaded.
 
     Args:
-        method: ``"fewshot"``, segmentation from examples (SD-FSMIS).
+        method: ``"fewshot"``, segmentation from examples (SD-FSMIS), or ``"tumor"``, from a text prompt
+            (DiffuGTS).
         backbone: A name of ``latentseg models list``, or a folder in that model's layout.
-        weights: Trained few-shot weights where the backbone brings none: for Stable Diffusion a checkpoint
-            folder in the released layout (``unet/`` and ``image_projector/``), or a file that
-            ``latentseg train`` wrote.
-        options: See :class:`latentseg.fewshot.segmenter.SegmentOptions`.
+        weights: Trained weights of the method where the backbone brings none: for SD-FSMIS on Stable
+            Diffusion a checkpoint folder in the released layout (``unet/`` and ``image_projector/``), else a
+            file that ``latentseg train`` wrote.
+        options: See :class:`latentseg.fewshot.segmenter.SegmentOptions` and
+            :class:`latentseg.tumor.options.TumorOptions`.
         precision: Of Stable Diffusion: ``auto`` takes bf16 where the processor computes it in hardware.
         offline: Only changes the advice of the error when weights are missing.
 
@@ -50,8 +78,11 @@ def load(
         raise UsageError(f"unknown precision {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}")
     from latentseg.backbones import registry
     from latentseg.fewshot.segmenter import FewShotSegmenter
+    from latentseg.tumor.segmenter import TumorSegmenter
 
     folder = registry.resolve(backbone, offline=offline)
+    if method == "tumor":
+        return TumorSegmenter(tumor_parts(folder, weights), options=options)  # type: ignore[arg-type]  # overloads
     if (folder / "autoencoder.json").exists():
         parts = compact_parts(folder, weights)
     elif not (folder / "vae").is_dir():
@@ -59,7 +90,36 @@ def load(
         raise ModelError("not a folder of a model that is known here", where=str(folder), fix=fix)
     else:
         parts = diffusers_parts(folder, weights, precision=precision, offline=offline)
-    return FewShotSegmenter(parts, options=options)
+    return FewShotSegmenter(parts, options=options)  # type: ignore[arg-type]  # overloads
+
+
+def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
+    """The networks of DiffuGTS on a compact backbone, from a folder of its files.
+
+    Raises:
+        ModelError: The folder is no compact backbone, or weights are missing, damaged, or made for another.
+    """
+    from latentseg.backbones.compact import CompactBackbone, phrase_condition
+    from latentseg.text import embed
+    from latentseg.tumor import network
+    from latentseg.tumor.queries import Queries
+    from latentseg.tumor.segmenter import TumorParts
+
+    if not (folder / "autoencoder.json").exists():
+        fix = "choose compact, or a folder with autoencoder.json"
+        raise ModelError("tumors are not segmented on this backbone yet", where=str(folder), fix=fix)
+    path = Path(weights) if weights else folder / "tumor.safetensors"
+    if not path.exists():
+        fix = "give weights=, a file that `latentseg train tumor` wrote"
+        raise ModelError("this backbone has no tumor weights", where=str(path), fix=fix)
+    backbone = CompactBackbone.from_folder(folder)
+    trained, facts = network.load(path)
+    files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
+    made_for = facts.get("backbone", "")
+    if made_for and made_for != fingerprint(files):
+        what = f"these tumor weights were made for another backbone ({made_for})"
+        raise ModelError(what, where=str(path), fix="train them again, or take the backbone they came with")
+    return TumorParts(backbone, trained, Queries(embed), phrase_condition, fingerprint([path, *files]))
 
 
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:
@@ -76,7 +136,12 @@ def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotPar
     checkpoint.fill(head, trained.mask_head, where=str(path))
     features = BackboneFeatures(backbone, stages=[-1])
     return FewShotParts(
-        backbone, trained.network, trained.translator, features, head.eval(), fingerprint([path, folder])
+        backbone,
+        trained.network,
+        trained.translator,
+        features,
+        head.eval(),
+        fingerprint([path, folder / "autoencoder.safetensors"]),
     )
 
 

@@ -69,6 +69,8 @@ def test_it_is_a_backbone(folder: Path) -> None:
     ]
     with pytest.raises(ModelError, match="no denoiser"):
         backbone.denoise(latents, 1, torch.zeros(1, 1, backbone.condition_dim))
+    with pytest.raises(ModelError, match="no denoiser"):
+        backbone.features(images(), timestep=1)
 
 
 def test_it_is_frozen_and_repeats_itself(folder: Path) -> None:

@@ -64,8 +64,12 @@ class Backbone(Protocol):
         """
         ...
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Frozen features of images ``(B, 1, H, W)``, finest grid first: a list of ``(B, C_i, h_i, w_i)``."""
+    def features(self, images: Tensor, *, timestep: int | None = None) -> list[Tensor]:
+        """Frozen features of images ``(B, 1, H, W)``, finest grid first: a list of ``(B, C_i, h_i, w_i)``.
+
+        They are the stages of the encoder and, at a timestep, those of the denoiser's decoder, which sees the
+        clean latents and an empty (zero) condition.
+        """
         ...
 
     def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:

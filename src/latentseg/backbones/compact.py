@@ -6,6 +6,7 @@ Everything that runs on Stable Diffusion runs on it unchanged, which makes it a 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,23 @@ class CompactBackbone:
         return self.decode(latents)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Stages of the encoder, finest grid first: 32, 64, 128 and twice 128 channels."""
+    def features(self, images: Tensor, *, timestep: int | None = None) -> list[Tensor]:
+        """Stages of the encoder: 16, 32, 64 and twice 128 channels, and of the denoiser: 192, 128, 64.
+
+        Finest grid first; of one size the encoder's come before the denoiser's, and those in their order.
+
+        Raises:
+            ModelError: A timestep is given, and there is no denoiser.
+        """
         slabs = []
         for slab in images.split(self.slab):
             with captured([*self.vae.encoder.down_blocks, self.vae.encoder.mid_block]) as outputs:
-                self.vae.encode(slab.to(self.device))
-            slabs.append(outputs)
+                latents = self.vae.encode(slab.to(self.device)).latent_dist.mean * self.scaling
+            if timestep is not None:
+                with captured(list(self.unet.up_blocks)) as decoded:
+                    self.denoise(latents, timestep, torch.zeros(1, TOKENS, TEXT_DIM))
+                outputs += decoded
+            slabs.append(sorted(outputs, key=lambda stage: -stage.shape[-1]))
         return [torch.cat(stage) for stage in zip(*slabs, strict=True)]
 
     @torch.no_grad()
@@ -239,6 +250,17 @@ def condition_tokens(embeddings: Tensor) -> Tensor:
     if len(embeddings) > TOKENS:
         raise ValueError(f"{len(embeddings)} phrases, at most {TOKENS} fit")
     return F.pad(embeddings.reshape(-1, TEXT_DIM), (0, 0, 0, TOKENS - len(embeddings)))[None]
+
+
+def phrase_condition(phrases: Sequence[str]) -> Tensor:
+    """Condition ``(1, 4, 384)`` of up to four phrases, such as "CT", "abdomen" and "healthy".
+
+    Raises:
+        UsageError: A phrase that is not in the vocabulary, and no text encoder is installed.
+    """
+    from latentseg.text import embed
+
+    return condition_tokens(torch.from_numpy(embed(phrases)))
 
 
 def new_denoiser() -> UNet2DConditionModel:

@@ -32,15 +32,12 @@ class RunOptions:
         channels_last: Memory format of weights and images; faster on CPUs and on tensor cores.
         slab: Slices that go through the autoencoder at a time. Peak memory grows with this and not with the
             number of slices.
-        feature_timestep: Timestep at which features of the denoiser are read, or None for the encoder's
-            alone.
     """
 
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     channels_last: bool = True
     slab: int = 4
-    feature_timestep: int | None = 1
 
 
 def fastest_dtype(device: str = "cpu") -> torch.dtype:
@@ -117,12 +114,9 @@ class Diffusers2D(nn.Module):
         return self._in_slabs(self._decode, latents)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Stages of the encoder and, at the feature timestep, of the denoiser's decoder; finest grid first.
-
-        The denoiser sees the clean latent and an empty (zero) condition.
-        """
-        slabs = [self._features(slab) for slab in images.split(self.options.slab)]
+    def features(self, images: Tensor, *, timestep: int | None = None) -> list[Tensor]:
+        """Stages of the encoder and, at a timestep, of the denoiser's decoder; finest grid first."""
+        slabs = [self._features(slab, timestep) for slab in images.split(self.options.slab)]
         stages = [torch.cat(stage) for stage in zip(*slabs, strict=True)]
         return sorted(stages, key=lambda f: -f.shape[-1])
 
@@ -133,12 +127,12 @@ class Diffusers2D(nn.Module):
         out: Tensor = self.unet(self._cast(latents), timestep, tokens, return_dict=False)[0]
         return out.float()
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def _features(self, images: Tensor, timestep: int | None) -> list[Tensor]:
         stages: list[nn.Module] = [*self.vae.encoder.down_blocks, self.vae.encoder.mid_block]
         with _HOOKS, captured([*stages, *self.unet.up_blocks]) as outputs:
             latents = self.encode(images)
-            if self.options.feature_timestep is not None:
-                self.denoise(latents, self.options.feature_timestep, torch.zeros(1, 1, self.condition_dim))
+            if timestep is not None:
+                self.denoise(latents, timestep, torch.zeros(1, 1, self.condition_dim))
         return outputs
 
     def _posterior_mean(self, images: Tensor) -> Tensor:

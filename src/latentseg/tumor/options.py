@@ -1,0 +1,44 @@
+"""How tumors are segmented, and the two presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from latentseg.backbones.inpainting import InpaintingOptions
+from latentseg.tumor.refinement import RefinementOptions
+
+
+@dataclass(frozen=True)
+class TumorOptions:
+    """How volumes are segmented.
+
+    Attributes:
+        refinement: How suspicious slices are refined; without it the attention map alone is cut.
+        threshold: Probability above which a voxel belongs to the tumor.
+        min_presence: Anomaly score below which a slice is not refined and holds nothing.
+        across_mm: Width (standard deviation) of the smoothing of evidence across slices.
+        extra_seeds: Seeds added for slices whose refined mask stays undecided.
+        undecided: Share of a slice's suspicion between 0.25 and 0.75 from which it is undecided.
+        slab: Slices that go through a network at a time; memory grows with it and not with the volume.
+    """
+
+    refinement: RefinementOptions | None = field(default_factory=RefinementOptions)
+    threshold: float = 0.5
+    min_presence: float = 0.5
+    across_mm: float = 4.0
+    extra_seeds: int = 2
+    undecided: float = 0.3
+    slab: int = 8
+
+
+RECOMMENDED = TumorOptions()
+"""What we found to work: half the way to noise, learned fusion, more seeds where it is needed."""
+
+PAPER_LIKE = TumorOptions(
+    refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),
+    across_mm=0.0,
+    extra_seeds=0,
+)
+"""As known secondhand: from pure noise, the weighted sum of both residuals, Otsu's threshold."""
+
+PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE}

@@ -1,0 +1,64 @@
+"""From a prompt to what the networks listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentseg.errors import UsageError
+from latentseg.text.prompts import Prompt, read_prompt
+from latentseg.text.vocabulary import concept_named
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+class Query(NamedTuple):
+    """A prompt for one modality.
+
+    Attributes:
+        prompt: As it was read.
+        texts: ``(1, 2, D)``, unit vectors of the normal and the abnormal text.
+        healthy: Phrases that tell a denoiser what the pseudo-healthy image shall be.
+    """
+
+    prompt: Prompt
+    texts: Tensor
+    healthy: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Reads prompts with one text encoder."""
+
+    embed: Embed
+
+    def __call__(self, text: str, modality: str) -> Query:
+        """Read a prompt for a scan of "CT", "MR" or "unknown".
+
+        Raises:
+            UsageError: No prompt, one that names an organ rather than a finding, or a phrase that needs an
+                encoder which is not installed.
+        """
+        prompt = read_prompt(text)
+        if prompt.concept is not None and prompt.concept.kind == "organ":
+            what = f"the prompt {text!r} names an organ, and tumors are looked for"
+            fix = f"name a finding, such as {prompt.concept.name + ' tumor'!r}, or show the organ in examples"
+            raise UsageError(what, fix=fix)
+        spoken = prompt.modality or (modality if modality in ("CT", "MR") else "CT")
+        texts = [
+            self.mean(phrases) for phrases in (prompt.normal_phrases(spoken), prompt.abnormal_phrases(spoken))
+        ]
+        region = concept_named(prompt.organ).region if prompt.organ else ""
+        healthy = tuple(word for word in (spoken, region, "healthy") if word)
+        return Query(prompt, torch.from_numpy(np.stack(texts))[None], healthy)
+
+    def mean(self, phrases: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vector of the mean of phrases."""
+        mean = self.embed(phrases).mean(0)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)

@@ -1,0 +1,117 @@
+"""From an attention map to a refined mask: dilate, inpaint to a pseudo-healthy image, compare, fuse.
+
+Known secondhand are the steps and their order; dilation, time, number of steps, jumps and seeds are not, so
+they are options here, and the two presets of :mod:`segmenter` say which they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latentseg.backbones.base import Backbone
+from latentseg.backbones.inpainting import InpaintingOptions, inpaint, pool_mask
+from latentseg.tumor.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
+
+Attend = Callable[[Tensor], Tensor]  # images (B, 1, ...) to their abnormal probability on the same grid
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """How a map is refined.
+
+    Attributes:
+        fusion: ``learned``, or ``otsu`` for the weighted sum of the residuals with Otsu's threshold.
+        inpainting: Steps, start, jumps, guidance, seed.
+        seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
+        dilate: Pixels by which the map's mask is grown before it is filled.
+        threshold: Of the map, above which a pixel is suspected.
+    """
+
+    fusion: Literal["learned", "otsu"] = "learned"
+    inpainting: InpaintingOptions = field(default_factory=InpaintingOptions)
+    seeds: int = 1
+    dilate: int = 6
+    threshold: float = 0.5
+
+
+class Refined(NamedTuple):
+    """What refinement made of ``B`` images; all ``(B, 1, ...)``.
+
+    Attributes:
+        probability: Of the lesion, mean over seeds; of Otsu's rule 0 or 1.
+        uncertainty: Standard deviation of the probability over seeds.
+        pseudo_healthy: Mean of the inpainted images, decoded, in [-1, 1].
+        residual: Mean pixel residual.
+    """
+
+    probability: Tensor
+    uncertainty: Tensor
+    pseudo_healthy: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Refiner:
+    """Refines the maps of one query.
+
+    Attributes:
+        backbone: With a denoiser.
+        fusion: The learned fusion.
+        attend: Abnormal probability of images, on their own grid.
+        condition: Tokens of the denoiser that say "healthy", or zeros.
+        options: See there.
+    """
+
+    backbone: Backbone
+    fusion: Fusion
+    attend: Attend
+    condition: Tensor
+    options: RefinementOptions
+
+    def __call__(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Refined:
+        """Refine the maps of images.
+
+        Args:
+            images: ``(B, 1, ...)`` in [-1, 1].
+            attention: Abnormal probability on the grid of the images.
+            keys: ``B`` names, of which the noise is a function.
+        """
+        holes = dilated(attention >= self.options.threshold, self.options.dilate)
+        latents = self.backbone.encode(images)
+        decoded = self.backbone.decode(latents).clamp(-1, 1)
+        chances, healthy, changes = [], [], []
+        for seed in range(self.options.seeds):
+            filled = self._fill(latents, holes, [f"{key}/{seed}" for key in keys])
+            pseudo = self.backbone.decode(filled).clamp(-1, 1)
+            found = residuals(decoded, pseudo, attention, self.attend(pseudo))
+            chances.append(self._combined(found, attention, holes))
+            healthy.append(pseudo)
+            changes.append(found.pixel)
+        stacked = torch.stack(chances)
+        spread = stacked.std(0, unbiased=False)
+        return Refined(stacked.mean(0), spread, torch.stack(healthy).mean(0), torch.stack(changes).mean(0))
+
+    def _fill(self, latents: Tensor, holes: Tensor, keys: Sequence[str]) -> Tensor:
+        """Pseudo-healthy latents."""
+        pooled = pool_mask(holes, self.backbone.downscale)
+        options = self.options.inpainting
+        return inpaint(self.backbone, latents, pooled, self.condition, keys=keys, options=options)
+
+    def _combined(self, found: Residuals, attention: Tensor, holes: Tensor) -> Tensor:
+        """Lesion probability inside the holes, from the map and the residuals."""
+        if self.options.fusion == "otsu":
+            return otsu_masks(weighted_sum(found), holes).float()
+        logits: Tensor = self.fusion(attention, found)
+        return logits.sigmoid() * holes
+
+
+def dilated(masks: Tensor, pixels: int) -> Tensor:
+    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1."""
+    grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
+    return grow(masks.float(), 2 * pixels + 1, stride=1, padding=pixels) if pixels else masks.float()

@@ -9,10 +9,9 @@ import pytest
 
 import latentseg as ls
 from latentseg.imaging import Volume, read, write_like
+from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
 
 pytest.importorskip("pydicom")
-
-from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
 
 AFFINE = np.array([[-0.7, 0, 0, 91.5], [0, -0.8, 0, 77.25], [0, 0, 2.5, -120], [0, 0, 0, 1]])
 

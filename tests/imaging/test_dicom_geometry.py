@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from latentseg.errors import GeometryError, InputError, LatentsegWarning
 from latentseg.imaging import Volume, read
-
-pytest.importorskip("pydicom")
-
 from latentseg.imaging.dicom import DicomOptions
 from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
+
+pytest.importorskip("pydicom")
 
 NAMED = {
     "axial": "LPS",

@@ -189,9 +189,10 @@ def decode(entry: Entry) -> NDArray[Any]:
         InputError: damaged, no pixels, or a compression that nothing installed can decode.
     """
     dataset = entry.read(pixels=True)
-    with quiet_pydicom():
+    with quiet_pydicom() as pydicom:
         try:
-            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            syntax = pydicom.uid.UID(dataset.file_meta.get("TransferSyntaxUID") or _plain_syntax(dataset))
+            dataset.file_meta.TransferSyntaxUID = syntax
             pixels = np.asarray(dataset.pixel_array)
         except MemoryError:
             raise
@@ -201,6 +202,12 @@ def decode(entry: Entry) -> NDArray[Any]:
                 raise InputError(what, where=str(entry), fix="pip install 'latentseg[dicom]'") from error
             raise files.broken(Path(str(entry)), "DICOM", error) from error
     return pixels.reshape(-1, *pixels.shape[-2:])
+
+
+def _plain_syntax(dataset: Any) -> str:
+    """The transfer syntax of a file that does not name it, from how its elements are written."""
+    implicit, little = dataset.original_encoding
+    return f"1.2.840.10008.1.2{'' if implicit else '.1' if little else '.2'}"
 
 
 def _frames(entry: Entry, dataset: Any) -> list[Frame]:

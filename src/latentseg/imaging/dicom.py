@@ -106,7 +106,7 @@ def read_dicom(path: Path, options: DicomOptions | None = None) -> files.Loaded:
     ordered = [frames[n] for n in stack.order]
     array = _voxels(ordered)
     if stack.marks:
-        _warn(f"{where} is approximate: {'; '.join(stack.marks)}")
+        caution(f"{where} is approximate: {'; '.join(stack.marks)}")
         array = stack.resample(array)
     header = DicomHeader(
         series,
@@ -178,7 +178,7 @@ def single_images(frames: list[Frame], where: str) -> list[Frame]:
             raise InputError(what, where=where, fix="Separate them into one folder per volume")
     copies = len(frames) - len(groups)
     if copies:
-        _warn(f"{where}: {copies} copies of images were left out")
+        caution(f"{where}: {copies} copies of images were left out")
     return [group[0] for group in groups]
 
 
@@ -188,19 +188,18 @@ def decode(entry: Entry) -> NDArray[Any]:
     Raises:
         InputError: damaged, no pixels, or a compression that nothing installed can decode.
     """
-    dataset = entry.read(pixels=True)
-    with quiet_pydicom() as pydicom:
-        try:
-            syntax = pydicom.uid.UID(dataset.file_meta.get("TransferSyntaxUID") or _plain_syntax(dataset))
-            dataset.file_meta.TransferSyntaxUID = syntax
-            pixels = np.asarray(dataset.pixel_array)
-        except MemoryError:
-            raise
-        except Exception as error:  # every decoder has errors of its own
-            if "missing dependencies" in str(error) or "are unable to" in str(error):
-                what = f"its compression ({syntax.name}) needs a decoder that is not installed"
-                raise InputError(what, where=str(entry), fix="pip install 'latentseg[dicom]'") from error
-            raise files.broken(Path(str(entry)), "DICOM", error) from error
+    dataset, pydicom = entry.read(pixels=True), quiet_pydicom()
+    try:
+        syntax = pydicom.uid.UID(dataset.file_meta.get("TransferSyntaxUID") or _plain_syntax(dataset))
+        dataset.file_meta.TransferSyntaxUID = syntax
+        pixels = np.asarray(dataset.pixel_array)
+    except MemoryError:
+        raise
+    except Exception as error:  # every decoder has errors of its own
+        if "missing dependencies" in str(error) or "are unable to" in str(error):
+            what = f"its compression ({syntax.name}) needs a decoder that is not installed"
+            raise InputError(what, where=str(entry), fix="pip install 'latentseg[dicom]'") from error
+        raise files.broken(Path(str(entry)), "DICOM", error) from error
     return pixels.reshape(-1, *pixels.shape[-2:])
 
 
@@ -316,8 +315,4 @@ def _warn_about_damage(scanned: Scan) -> None:
         files_are = (
             "1 DICOM file is" if len(scanned.damaged) == 1 else f"{len(scanned.damaged)} DICOM files are"
         )
-        _warn(f"{files_are} damaged and left out, such as {entry}: {reason}")
-
-
-def _warn(message: str) -> None:
-    caution(message, stacklevel=4)
+        caution(f"{files_are} damaged and left out, such as {entry}: {reason}")

@@ -67,16 +67,14 @@ class Entry:
         Raises:
             InputError: pydicom is not installed, or the file is damaged.
         """
-        with quiet_pydicom() as pydicom:
-            try:
-                with self.open() as file:
-                    return pydicom.dcmread(
-                        file, stop_before_pixels=not pixels, specific_tags=tags, force=True
-                    )
-            except MemoryError:
-                raise
-            except Exception as error:  # a damaged file fails in many ways deep inside pydicom
-                raise files.broken(Path(str(self)), "DICOM", error) from error
+        pydicom = quiet_pydicom()
+        try:
+            with self.open() as file:
+                return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file fails in many ways deep inside pydicom
+            raise files.broken(Path(str(self)), "DICOM", error) from error
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,7 @@ class Scan:
     damaged: tuple[tuple[Entry, str], ...] = field(default=())
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[Any]:
+def quiet_pydicom() -> Any:
     """Import pydicom, and keep to itself what it has to say about values that bend the standard.
 
     Raises:
@@ -136,11 +133,13 @@ def quiet_pydicom() -> Iterator[Any]:
         import pydicom
     except ImportError as error:
         raise InputError("DICOM needs pydicom", fix="pip install 'latentseg[dicom]'") from error
-    logging.getLogger("pydicom").addHandler(logging.NullHandler())
-    logging.getLogger("pydicom").propagate = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield pydicom
+    log = logging.getLogger("pydicom")
+    if log.propagate:  # once: other threads may be reading
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\b")
+    return pydicom
 
 
 def scan(path: str | Path) -> Scan:

@@ -24,27 +24,27 @@ def slice_datasets(volume: Volume, *, description: str = "phantom", series_numbe
         description: series description.
         series_number: series number.
     """
-    with quiet_pydicom() as pydicom:
-        study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
-        lps = LPS_TO_RAS @ volume.affine_ras_mm
-        spacing = volume.spacing_mm
-        cosines = lps[:3, :2] / np.array(spacing[:2])
-        common = {
-            "SOPClassUID": CLASSES["CT" if volume.modality == "CT" else "MR"],
-            "Modality": "CT" if volume.modality == "CT" else "MR",
-            "StudyInstanceUID": study,
-            "SeriesInstanceUID": series,
-            "FrameOfReferenceUID": frame,
-            "SeriesDescription": description,
-            "SeriesNumber": series_number,
-            "PatientName": "Phantom",
-            "PatientID": "phantom",
-            "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
-            "PixelSpacing": [_decimal(spacing[1]), _decimal(spacing[0])],
-            "SliceThickness": _decimal(spacing[2]),
-            "ImageOrientationPatient": [_decimal(value) for value in cosines.T.ravel()],
-        }
-        return [_dataset(pydicom, volume, k, common, lps @ [0, 0, k, 1]) for k in range(volume.shape[2])]
+    pydicom = quiet_pydicom()
+    study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
+    lps = LPS_TO_RAS @ volume.affine_ras_mm
+    spacing = volume.spacing_mm
+    cosines = lps[:3, :2] / np.array(spacing[:2])
+    common = {
+        "SOPClassUID": CLASSES["CT" if volume.modality == "CT" else "MR"],
+        "Modality": "CT" if volume.modality == "CT" else "MR",
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": series,
+        "FrameOfReferenceUID": frame,
+        "SeriesDescription": description,
+        "SeriesNumber": series_number,
+        "PatientName": "Phantom",
+        "PatientID": "phantom",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "PixelSpacing": [_decimal(spacing[1]), _decimal(spacing[0])],
+        "SliceThickness": _decimal(spacing[2]),
+        "ImageOrientationPatient": [_decimal(value) for value in cosines.T.ravel()],
+    }
+    return [_dataset(pydicom, volume, k, common, lps @ [0, 0, k, 1]) for k in range(volume.shape[2])]
 
 
 def save_slices(datasets: Sequence[Any], folder: str | Path, *, name: str = "slice_{:04d}.dcm") -> list[Path]:
@@ -52,9 +52,8 @@ def save_slices(datasets: Sequence[Any], folder: str | Path, *, name: str = "sli
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name.format(number) for number in range(1, len(datasets) + 1)]
-    with quiet_pydicom():
-        for dataset, path in zip(datasets, paths, strict=True):
-            dataset.save_as(path, enforce_file_format=True)
+    for dataset, path in zip(datasets, paths, strict=True):
+        dataset.save_as(path, enforce_file_format=True)
     return paths
 
 

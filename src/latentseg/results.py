@@ -125,7 +125,7 @@ class Segmentations(dict[str, Segmentation]):
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
         """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`."""
-        what = check_outputs(what)
+        what = tuple(what)
         check_names(list(self))
         written = [path for result in self.values() for path in result.save(folder, what=what)]
         if self:
@@ -173,16 +173,16 @@ def check_names(targets: Sequence[str]) -> None:
         seen[key] = target
 
 
-def check_outputs(what: Iterable[str]) -> tuple[str, ...]:
+def check_outputs(what: Iterable[str], *, known: Sequence[str] = SAVED) -> tuple[str, ...]:
     """The outputs asked for, each one known.
 
     Raises:
-        UsageError: An output that is none of :data:`SAVED`.
+        UsageError: An output that is none of ``known``.
     """
     asked = tuple(what)
-    unknown = set(asked) - set(SAVED)
+    unknown = set(asked) - set(known)
     if unknown:
-        raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(SAVED)}")
+        raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(known)}")
     return asked
 
 

@@ -1,4 +1,4 @@
-"""`latentseg segment`: one scan, any number of targets shown in examples."""
+"""`latentseg segment`: one scan, any number of targets, named by a prompt or shown in examples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,26 @@ if TYPE_CHECKING:
     from latentseg.fewshot.support import Support
     from latentseg.imaging.intensity import Modality
     from latentseg.results import Segmentations
+    from latentseg.tumor.options import TumorOptions
+
+EVIDENCE = ("evidence", "attention", "healthy", "residual", "uncertainty")
 
 app = typer.Typer()
 
-Image = Annotated[Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, or a folder of slices.")]
+Image = Annotated[
+    Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, a folder of slices, or DICOM.")
+]
 Supports = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Option(
         "--support", "-s", help="A folder of examples, one IMAGE,MASK pair, or a .safetensors context."
     ),
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", "-p", help='What to look for, such as "liver tumor"; may be repeated.'),
+]
+Preset = Annotated[str, typer.Option(help="Of prompts: recommended or paper_like.")]
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", "-t", help="What to segment; default: all the support names."),
@@ -48,6 +58,15 @@ ModalityOption = Annotated[
 Orientation = Annotated[
     str | None, typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support.")
 ]
+SeriesOption = Annotated[
+    str | None, typer.Option("--series", help="DICOM: UID or number of the series, where there are several.")
+]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="DICOM: resample uneven or missing slices; marks the outputs.")
+]
+ResampleTilt = Annotated[
+    bool, typer.Option("--resample-tilt", help="DICOM: resample a gantry tilt; marks the outputs.")
+]
 Mode = Annotated[str, typer.Option(help="nearest or joint: how several support slices are used.")]
 BackboneOption = Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")]
 Weights = Annotated[
@@ -58,40 +77,57 @@ Weights = Annotated[
 @app.command()
 def segment(
     image: Image,
-    support: Supports,
+    support: Supports = None,
+    prompt: Prompts = None,
     target: Targets = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Annotated[str, typer.Option(help="What to write: any of mask,prob,preview.")] = "mask,prob,preview",
+    save: Annotated[
+        str | None,
+        typer.Option(
+            help="What to write, of mask,prob,preview and, with prompts, "
+            "evidence,attention,healthy,residual,uncertainty."
+        ),
+    ] = None,
     label: Label = None,
     combined: Combined = None,
     modality: ModalityOption = None,
     orientation: Orientation = None,
+    series: SeriesOption = None,
+    allow_gaps: AllowGaps = False,
+    resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
+    preset: Preset = "recommended",
     backbone: BackboneOption = "compact",
     weights: Weights = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
-    """Segment a scan from examples; masks are written on exactly the scan's grid."""
+    """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
     from latentseg.fewshot.segmenter import SegmentOptions
-    from latentseg.results import check_outputs, check_priority, check_writable
+    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.results import check_priority, check_writable
 
+    if bool(support) == bool(prompt):
+        what = "examples and prompts in one call" if support else "neither examples nor a prompt"
+        raise UsageError(what, fix="give --support or --prompt")
     kind, mode, priority = read_modality(modality), read_mode(support_mode), split_names(combined)
-    what = check_outputs(split_names(save) or [])
+    outputs = read_outputs(save, prompts=bool(prompt))
     check_writable(out)
-    targets = read_targets(support, target, label=label, modality=kind, orientation=orientation)
+    load: Any = partial(ls.load, backbone=backbone, weights=weights, precision=cast("Precision", precision))
+    targets: list[Any]
+    if prompt:
+        targets, names = prompt, prompt
+        load = partial(load, "tumor", options=read_preset(preset))
+    else:
+        targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
+        names = [shown.name for shown in targets]
+        load = partial(load, "fewshot", options=SegmentOptions(support_mode=mode))
     if priority is not None:
-        check_priority(priority, [shown.name for shown in targets])
-    scan = ls.read(image, modality=kind, orientation=orientation)
-    segmenter = ls.load(
-        "fewshot",
-        backbone=backbone,
-        weights=weights,
-        options=SegmentOptions(support_mode=mode),
-        precision=cast("Precision", precision),
-    )
-    results = segmenter(scan, targets, on_progress=show_progress)
-    results.save(out, what=what)
+        check_priority(priority, names)
+    dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
+    scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
+    results = load()(scan, targets, on_progress=show_progress)
+    results.save(out, what=outputs)
     if priority is not None:
         write_combined(results, priority, out)
     show_results(results)
@@ -222,6 +258,34 @@ def read_modality(text: str | None) -> Modality | None:
     if text.upper() not in ("CT", "MR"):
         raise UsageError(f"unknown modality {text!r}", where="--modality", fix="give CT or MR")
     return "CT" if text.upper() == "CT" else "MR"
+
+
+def read_preset(text: str) -> TumorOptions:
+    """Options of prompts by name.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    from latentseg.tumor.options import PRESETS
+
+    if text not in PRESETS:
+        raise UsageError(f"unknown preset {text!r}", where="--preset", fix=f"give {' or '.join(PRESETS)}")
+    return PRESETS[text]
+
+
+def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
+    """What is written; prompts also have evidence.
+
+    Raises:
+        UsageError: Something that is not known, or not made from examples.
+    """
+    from latentseg.results import SAVED, check_outputs
+
+    known = (*SAVED, *EVIDENCE) if prompts else SAVED
+    asked = split_names(text)
+    if asked is None:
+        return (*SAVED, "evidence") if prompts else SAVED
+    return check_outputs(asked, known=known)
 
 
 def read_mode(text: str) -> SupportMode:

@@ -109,5 +109,40 @@ def fewshot(
     Loop(task, options.loop, out).run(resume=resume)
 
 
+@app.command()
+def tumor(
+    config: Config,
+    pack: Packed,
+    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained backbone.")],
+    out: Out,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help='A finding to leave out, such as "liver tumor", for a zero-shot evaluation.'),
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Train the tumor networks (attention maps, then fusion) on a frozen compact backbone."""
+    from latentseg.api import fingerprint
+    from latentseg.backbones.compact import CompactBackbone, phrase_condition
+    from latentseg.backbones.registry import resolve
+    from latentseg.text import embed
+    from latentseg.training.config import read_config
+    from latentseg.training.pack import Pack
+    from latentseg.tumor.queries import Queries
+    from latentseg.tumor.training import TumorTraining, TumorTrainingOptions
+
+    _log_to_terminal()
+    options = read_config(config, TumorTrainingOptions)
+    if without:
+        left_out = options.samples.model_copy(update={"without": tuple(without)})
+        options = options.model_copy(update={"samples": left_out})
+    folder = resolve(backbone)
+    files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
+    metadata = {"backbone": fingerprint(files), "without": ", ".join(options.samples.without)}
+    packed, frozen = Pack(pack), CompactBackbone.from_folder(folder)
+    training = TumorTraining(options, packed, frozen, Queries(embed), phrase_condition, metadata)
+    training.run(out, resume=resume)
+
+
 def _log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")

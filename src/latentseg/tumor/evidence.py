@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from latentseg.errors import UsageError
 from latentseg.imaging import Canonical, default_suffix, write_like
 from latentseg.report.previews import Canvas, Layer, heatmap, key_slices, montage, overlay
-from latentseg.results import SAVED, Segmentation, file_name, write_bytes
+from latentseg.results import SAVED, Segmentation, check_outputs, file_name, write_bytes
 
 MAPS = ("attention", "healthy", "residual", "uncertainty")
+OUTPUTS = (*SAVED, "evidence", *MAPS)
 DECIMALS = 3  # of a map on disk
 HEIGHT = 240  # pixels of a picture of the evidence
 
@@ -132,7 +133,7 @@ class TumorSegmentation(Segmentation):
             UsageError: Something else is asked for.
             InputError: A file cannot be written.
         """
-        asked = tuple(what)
+        asked = check_outputs(what, known=OUTPUTS)
         written = super().save(folder, what=[one for one in asked if one not in (*MAPS, "evidence")])
         case, target = self.scan.name, file_name(self.target)
         suffix = default_suffix(self.scan)

@@ -87,8 +87,7 @@ class Refiner:
         decoded = self.backbone.decode(latents).clamp(-1, 1)
         chances, healthy, changes = [], [], []
         for seed in range(self.options.seeds):
-            filled = self._fill(latents, holes, [f"{key}/{seed}" for key in keys])
-            pseudo = self.backbone.decode(filled).clamp(-1, 1)
+            pseudo = self._inpainted(latents, holes, [f"{key}/{seed}" for key in keys])
             found = residuals(decoded, pseudo, attention, self.attend(pseudo))
             chances.append(self._combined(found, attention, holes))
             healthy.append(pseudo)
@@ -97,11 +96,19 @@ class Refiner:
         spread = stacked.std(0, unbiased=False)
         return Refined(stacked.mean(0), spread, torch.stack(healthy).mean(0), torch.stack(changes).mean(0))
 
-    def _fill(self, latents: Tensor, holes: Tensor, keys: Sequence[str]) -> Tensor:
-        """Pseudo-healthy latents."""
-        pooled = pool_mask(holes, self.backbone.downscale)
-        options = self.options.inpainting
-        return inpaint(self.backbone, latents, pooled, self.condition, keys=keys, options=options)
+    def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
+        """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""
+        holes = dilated(attention >= self.options.threshold, self.options.dilate)
+        latents = self.backbone.encode(images)
+        decoded = self.backbone.decode(latents).clamp(-1, 1)
+        pseudo = self._inpainted(latents, holes, keys)
+        return residuals(decoded, pseudo, attention, self.attend(pseudo))
+
+    def _inpainted(self, latents: Tensor, holes: Tensor, keys: Sequence[str]) -> Tensor:
+        """A pseudo-healthy version of the images of latents."""
+        pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
+        filled = inpaint(self.backbone, latents, pooled, self.condition, keys=keys, options=options)
+        return self.backbone.decode(filled).clamp(-1, 1)
 
     def _combined(self, found: Residuals, attention: Tensor, holes: Tensor) -> Tensor:
         """Lesion probability inside the holes, from the map and the residuals."""

@@ -1,0 +1,295 @@
+"""Training DiffuGTS on a frozen backbone: first the attention maps, then the fusion of the residuals.
+
+Frozen features are computed once for a fixed number of samples and kept in half precision, so that a step
+costs what the trained parts cost and the backbone is run once per sample and not once per step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from latentseg.backbones.base import Backbone
+from latentseg.training.loop import Loop, LoopOptions
+from latentseg.training.pack import Pack
+from latentseg.tumor import network as files
+from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, resized
+from latentseg.tumor.losses import dice, image_loss, pixel_loss, text_loss
+from latentseg.tumor.network import TumorConfig, TumorNetwork, frozen_stages
+from latentseg.tumor.queries import Queries
+from latentseg.tumor.refinement import RefinementOptions, Refiner, dilated
+from latentseg.tumor.residuals import Fusion, Residuals
+from latentseg.tumor.samples import Sample, SampleOptions, Samples
+
+WEIGHTS = "tumor.safetensors"
+Condition = Callable[[Sequence[str]], Tensor]
+
+
+class TumorTrainingOptions(BaseModel):
+    """A training of the tumor networks, as read from YAML.
+
+    Attributes:
+        loop: Of the attention maps.
+        fusion_loop: Of the fusion.
+        network: What they look at.
+        samples: What they are trained on.
+        count: Samples whose features are kept.
+        fusion_count: Samples that are refined for the training of the fusion.
+        batch: Samples per step.
+        pixel: Weight of Dice plus focal loss.
+        image: Weight of the cross-entropy of the anomaly score.
+        text: Weight of the contrastive loss.
+        unmasked: Share of the samples of which only is known whether something is there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loop: LoopOptions
+    fusion_loop: LoopOptions
+    network: TumorConfig = TumorConfig()
+    samples: SampleOptions = SampleOptions()
+    count: int = Field(4000, gt=0)
+    fusion_count: int = Field(400, gt=0)
+    batch: int = Field(16, gt=0)
+    pixel: float = 1.0
+    image: float = 0.5
+    text: float = 0.2
+    unmasked: float = 0.1
+
+
+class AttentionBatch(NamedTuple):
+    """Frozen stages ``[(B, C_l, h_l, w_l)]``, masks ``(B, 1, h, w)``, texts ``(B, 2, D)``, what is masked."""
+
+    stages: list[Tensor]
+    masks: Tensor
+    texts: Tensor
+    masked: Tensor
+
+
+class AttentionTask:
+    """Trains the adapters, the attention and the image-level score.
+
+    Args:
+        options: See there.
+        packed: Slices with labels and supervoxels.
+        backbone: Frozen; it does not change.
+        queries: Reads prompts.
+    """
+
+    def __init__(
+        self, options: TumorTrainingOptions, packed: Pack, backbone: Backbone, *, queries: Queries
+    ) -> None:
+        self.options, self.backbone, self.queries = options, backbone, queries
+        self.samples = Samples(options.samples, packed)
+        self.network = TumorNetwork.for_backbone(options.network, backbone)
+        self.model: AnomalyAttention = self.network.attention
+        edge = backbone.image_size
+        probe = frozen_stages(backbone, torch.zeros(1, 1, edge, edge), options.network)
+        self.stages = [np.zeros((options.count, *stage.shape[1:]), np.float16) for stage in probe]
+        self.masks = np.zeros((options.count, edge // 2, edge // 2), bool)
+        self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
+        self.encoded = np.zeros(options.count, bool)
+
+    def images(self, batch: AttentionBatch) -> int:
+        """Samples."""
+        return len(batch.masks)
+
+    def to(self, device: torch.device) -> None:
+        """Move what is trained; features are computed where the backbone is."""
+        self.model.to(device)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> AttentionBatch:
+        """Draw samples, and encode those that are drawn for the first time."""
+        del progress
+        rows = rng.integers(0, self.options.count, self.options.batch)
+        self._encode([int(row) for row in np.unique(rows[~self.encoded[rows]])])
+        stages = [torch.from_numpy(level[rows].astype(np.float32)) for level in self.stages]
+        masks = torch.from_numpy(self.masks[rows][:, None].astype(np.float32))
+        masked = torch.from_numpy(rng.random(len(rows)) >= self.options.unmasked)
+        return AttentionBatch(stages, masks, torch.from_numpy(self.texts[rows]), masked)
+
+    def sample(self, row: int) -> Sample:
+        """The sample of a row; a function of the seed and the row alone."""
+        return self.samples.draw(np.random.default_rng((self.options.loop.seed, 7, row)))
+
+    def _encode(self, rows: list[int]) -> None:
+        for row in rows:
+            sample = self.sample(row)
+            image = torch.from_numpy(sample.image)[None, None]
+            stages = frozen_stages(self.backbone, image, self.options.network)
+            for level, stage in zip(self.stages, stages, strict=True):
+                level[row] = stage[0].cpu().numpy()
+            self.masks[row] = halved(sample.mask)
+            self.texts[row] = self.queries(sample.finding, sample.modality).texts[0].numpy()
+            self.encoded[row] = True
+
+    def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:
+        """Weighted sum of the losses; Dice of the map's mask where there is a lesion, for the log."""
+        options = self.options
+        maps = self.model(batch.stages, batch.texts)
+        abnormal = batch.masks.flatten(1).amax(1)
+        parts = {
+            "pixel": pixel_loss(maps, batch.masks, batch.masked),
+            "image": image_loss(maps, abnormal),
+            "text": text_loss(maps, batch.texts),
+        }
+        total = options.pixel * parts["pixel"] + options.image * parts["image"] + options.text * parts["text"]
+        with torch.no_grad():
+            chance = resized(maps.logits, batch.masks.shape[2:]).softmax(1)[:, ABNORMAL]
+            overlap = 1 - dice((chance > 0.5).float(), batch.masks[:, 0])
+            found = float(overlap[abnormal > 0].mean()) if bool(abnormal.any()) else 0.0
+            right = float(((maps.score > 0) == (abnormal > 0)).float().mean())
+        return total, {name: float(part.detach()) for name, part in parts.items()} | {
+            "dice": found,
+            "accuracy": right,
+        }
+
+    def export(self, model: AnomalyAttention, folder: Path) -> None:
+        """Write ``tumor.safetensors`` with an untrained fusion."""
+        self.network.attention.load_state_dict(model.state_dict())
+        files.save(folder / WEIGHTS, self.network, {})
+
+
+class FusionBatch(NamedTuple):
+    """Maps, residuals and masks, all ``(B, 1, H, W)``; the holes that were filled."""
+
+    attention: Tensor
+    pixel: Tensor
+    feature: Tensor
+    masks: Tensor
+    holes: Tensor
+
+
+class FusionTask:
+    """Trains the fusion on residuals of training samples with the trained attention maps.
+
+    Args:
+        options: See there.
+        source: Where samples come from, its model trained.
+        condition: Tokens of the denoiser for phrases.
+        network: With the trained attention.
+        metadata: Facts for the file.
+    """
+
+    def __init__(
+        self,
+        options: TumorTrainingOptions,
+        source: AttentionTask,
+        condition: Condition,
+        *,
+        network: TumorNetwork,
+        metadata: dict[str, str],
+    ) -> None:
+        self.options, self.source, self.condition = options, source, condition
+        self.network, self.metadata = network, metadata
+        self.model: Fusion = network.fusion
+        self.kept: dict[int, FusionBatch] = {}
+
+    def images(self, batch: FusionBatch) -> int:
+        """Samples."""
+        return len(batch.masks)
+
+    def to(self, device: torch.device) -> None:
+        """Move what is trained."""
+        self.model.to(device)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> FusionBatch:
+        """Draw samples, and refine those that are drawn for the first time."""
+        del progress
+        rows = rng.integers(0, self.options.fusion_count, self.options.batch)
+        drawn = [self._refined(int(row)) for row in rows]
+        return FusionBatch(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
+
+    @torch.no_grad()
+    def _refined(self, row: int) -> FusionBatch:
+        if row not in self.kept:
+            sample = self.source.sample(row)
+            query = self.source.queries(sample.finding, sample.modality)
+            image = torch.from_numpy(sample.image)[None, None]
+
+            def attend(images: Tensor) -> Tensor:
+                stages = frozen_stages(self.source.backbone, images, self.network.config)
+                logits = self.network.attention(stages, query.texts).logits
+                margin = logits[:, [ABNORMAL]] - logits[:, [NORMAL]]
+                return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
+
+            options = RefinementOptions()
+            attention = attend(image)
+            refiner = Refiner(
+                self.source.backbone, self.model, attend, self.condition(query.healthy), options
+            )
+            found = refiner.residuals(image, attention, keys=[f"training/{row}"])
+            mask = torch.from_numpy(sample.mask)[None, None].float()
+            holes = dilated(attention >= options.threshold, options.dilate)
+            self.kept[row] = FusionBatch(attention, found.pixel, found.feature, mask, holes)
+        return self.kept[row]
+
+    def loss(self, batch: FusionBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy and Dice inside the holes; what is outside of them the map has decided."""
+        logits = self.model(batch.attention, Residuals(batch.pixel, batch.feature))
+        truth = batch.masks * batch.holes
+        errors = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * batch.holes
+        missed = dice(logits.sigmoid() * batch.holes, truth)
+        ill = (truth.flatten(1).amax(1) > 0).float()
+        missed_mean = (ill * missed).sum() / ill.sum().clamp(min=1)
+        total = errors.sum() / batch.holes.sum().clamp(min=1) + missed_mean
+        return total, {"dice": 1 - float(missed_mean.detach())}
+
+    def export(self, model: Fusion, folder: Path) -> None:
+        """Write ``tumor.safetensors``."""
+        self.network.fusion.load_state_dict(model.state_dict())
+        files.save(folder / WEIGHTS, self.network, self.metadata)
+
+
+def halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask ``(H, W)`` on half the grid: set where half of the four pixels are."""
+    height, width = mask.shape
+    return np.asarray(mask.reshape(height // 2, 2, width // 2, 2).mean((1, 3)) >= 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class TumorTraining:
+    """Both trainings, one after the other.
+
+    Attributes:
+        options: See there.
+        packed: Slices with labels and supervoxels.
+        backbone: Frozen, with a denoiser; it does not change.
+        queries: Reads prompts.
+        condition: Tokens of the denoiser for phrases.
+        metadata: Facts for the file of the weights.
+    """
+
+    options: TumorTrainingOptions
+    packed: Pack
+    backbone: Backbone
+    queries: Queries
+    condition: Condition
+    metadata: dict[str, str]
+
+    def run(self, folder: Path, *, resume: bool = False) -> None:
+        """Train; ``tumor.safetensors`` lies in the folder when all is done.
+
+        Raises:
+            ModelError: The folder holds a run and ``resume`` is not set, or the backbone has no denoiser.
+            KeyboardInterrupt: The run was stopped, with a checkpoint.
+        """
+        torch.manual_seed(self.options.loop.seed)
+        task = AttentionTask(self.options, self.packed, self.backbone, queries=self.queries)
+        attention = Loop(task, self.options.loop, folder / "attention")
+        attention.run(resume=resume)
+        task.network.attention.load_state_dict(attention.average.state_dict())
+        task.network.attention.eval()
+        fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
+        Loop(fusion, self.options.fusion_loop, folder / "fusion").run(resume=resume)
+        shutil.copyfile(folder / "fusion" / WEIGHTS, folder / WEIGHTS)

@@ -6,17 +6,20 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentseg.batch.studies import find_series
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging.files import case_name, natural_key, suffix_of
 
 if TYPE_CHECKING:
+    from latentseg.imaging.dicom import DicomOptions
     from latentseg.imaging.intensity import Modality
 
-COLUMNS = ("image", "case", "modality", "orientation")
+COLUMNS = ("image", "case", "modality", "orientation", "series")
+WANTED = "give a folder with images, or a CSV file with a column 'image'"
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,22 @@ class Case:
         image: The file or folder of the scan.
         modality: What the values mean, where the file does not tell.
         orientation: Axis codes that overrule a wrong affine, see :func:`latentseg.read`.
+        dicom: Which DICOM series of several, and what of its geometry may be resampled.
     """
 
     name: str
     image: Path
     modality: Modality | None = None
     orientation: str | None = None
+    dicom: DicomOptions | None = None
 
 
 def find_cases(source: Path, *, out: Path | None = None) -> list[Case]:
     """The cases of a table or of a folder, in the natural order of their paths.
 
-    A folder gives every image in it and below, but for hidden ones and those below ``out``. A table is a CSV
-    file with a column ``image``, and where wanted ``case``, ``modality`` and ``orientation``; its paths are
-    relative to the table.
+    A folder gives every image and every DICOM series in it and below, but for hidden files and those below
+    ``out``. A table is a CSV file with a column ``image``, and where wanted ``case``, ``modality``,
+    ``orientation`` and ``series`` (UID or number); its paths are relative to the table.
 
     Raises:
         UsageError: A column that is not known, or two cases of one name.
@@ -49,13 +54,12 @@ def find_cases(source: Path, *, out: Path | None = None) -> list[Case]:
     """
     if source.is_dir():
         cases = _of_folder(source, out)
-    elif suffix_of(source):
-        cases = _named([source], root=source.parent)
-    else:
+    elif source.suffix.lower() == ".csv" or not source.exists():
         cases = _of_table(source)
+    else:
+        raise InputError("this is no list of cases", where=str(source), fix=WANTED)
     if not cases:
-        fix = "give a folder with images, or a CSV file with a column 'image'"
-        raise InputError("there is no scan here", where=str(source), fix=fix)
+        raise InputError("there is no scan here", where=str(source), fix=WANTED)
     _check_names(cases)
     return cases
 
@@ -78,36 +82,34 @@ def _of_folder(folder: Path, out: Path | None) -> list[Case]:
     if out is not None and out.resolve() == folder.resolve():
         fix = "choose another folder for the output"
         raise UsageError("the output folder is the input folder", where=str(folder), fix=fix)
-    inside = [path for path in folder.rglob("*") if suffix_of(path) and not _hidden(path, folder)]
-    if out is not None and out.exists():
-        inside = [path for path in inside if not path.resolve().is_relative_to(out.resolve())]
-    images = [path for path in inside if path.is_file() or path.is_symlink()]
-    images.sort(key=lambda path: [natural_key(Path(part)) for part in path.relative_to(folder).parts])
-    return _named(images, root=folder)
+
+    def visible(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return not hidden and not (out and path.resolve().is_relative_to(out.resolve()))
+
+    images = [path for path in folder.rglob("*") if suffix_of(path) and not path.is_dir() and visible(path)]
+    found = [Case(case_name(image), image) for image in images]
+    found += [Case(place.name, place.image, dicom=place.options) for place in find_series(folder, visible)]
+    found.sort(key=lambda case: _order(case, folder))
+    return _told_apart(found, root=folder)
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _order(case: Case, root: Path) -> list[list[tuple[int, int, str]]]:
+    return [natural_key(Path(part)) for part in (*case.image.relative_to(root).parts, case.name)]
 
 
-def _named(images: Sequence[Path], *, root: Path) -> list[Case]:
+def _told_apart(cases: Sequence[Case], *, root: Path) -> list[Case]:
     """Name cases by their file, and where files of several folders share a name, by their folders too."""
-    shared = Counter(case_name(image).casefold() for image in images)
-    names = [
-        case_name(image) if shared[case_name(image).casefold()] == 1 else _long_name(image, root)
-        for image in images
-    ]
-    return [Case(_plain(name), image) for name, image in zip(names, images, strict=True)]
+    shared = Counter(case.name.casefold() for case in cases)
+    names = [case.name if shared[case.name.casefold()] == 1 else _long_name(case, root) for case in cases]
+    plain = [re.sub(r"[^\w.+-]+", "_", name) for name in names]  # fit for a folder
+    return [replace(case, name=name) for case, name in zip(cases, plain, strict=True)]
 
 
-def _plain(name: str) -> str:
-    """A name that is fit for a folder: what is no letter, digit or ``.+-_`` becomes ``_``."""
-    return re.sub(r"[^\w.+-]+", "_", name)
-
-
-def _long_name(image: Path, root: Path) -> str:
-    parts = image.relative_to(root).parent.parts if image.is_relative_to(root) else image.parent.parts[-1:]
-    return "_".join([*parts, case_name(image)])
+def _long_name(case: Case, root: Path) -> str:
+    folder = case.image.parent
+    parts = folder.relative_to(root).parts if folder.is_relative_to(root) else folder.parts[-1:]
+    return "_".join([*parts, case.name])
 
 
 def _of_table(table: Path) -> list[Case]:
@@ -117,11 +119,10 @@ def _of_table(table: Path) -> list[Case]:
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        fix = "give a folder with images, or a CSV file with a column 'image'"
-        raise InputError(f"cannot read the list of cases ({reason})", where=str(table), fix=fix) from error
+        raise InputError(f"cannot read the list of cases ({reason})", where=str(table), fix=WANTED) from error
     _check_columns(columns, table)
     paths = [_path(row, number, table) for number, row in enumerate(rows, start=2)]
-    unnamed = _named(paths, root=table.parent)
+    unnamed = _told_apart([Case(case_name(path), path) for path in paths], root=table.parent)
     return [_of_row(row, case) for row, case in zip(rows, unnamed, strict=True)]
 
 
@@ -142,13 +143,20 @@ def _path(row: Mapping[str, str | None], number: int, table: Path) -> Path:
 
 
 def _of_row(row: Mapping[str, str | None], case: Case) -> Case:
+    from latentseg.imaging.dicom import DicomOptions
+
     cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
     modality = cells["modality"].upper()
     if modality not in ("", "CT", "MR"):
         fix = "give CT, MR or nothing"
         raise UsageError(f"unknown modality {cells['modality']!r}", where=str(case.image), fix=fix)
-    kind: Modality | None = "CT" if modality == "CT" else "MR" if modality == "MR" else None
-    return Case(cells["case"] or case.name, case.image, kind, cells["orientation"] or None)
+    return replace(
+        case,
+        name=cells["case"] or case.name,
+        modality="CT" if modality == "CT" else "MR" if modality == "MR" else None,
+        orientation=cells["orientation"] or None,
+        dicom=DicomOptions(series=cells["series"]) if cells["series"] else None,
+    )
 
 
 def _check_names(cases: Sequence[Case]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,17 @@ def scan_sha256(image: Path) -> str:
     return digest.hexdigest()
 
 
-def case_key(case: Case, *, content: str, recipe: Mapping[str, Any]) -> str:
+def case_key(case: Case, *, content: str, recipe: object) -> str:
     """The key of a case: the content of its scan, how it is read, and what is done with it."""
-    about = [content, case.name, case.modality, case.orientation, recipe]
+    how = [
+        case.name,
+        case.image.name,
+        case.modality,
+        case.orientation,
+        asdict(case.dicom) if case.dicom else None,
+    ]
+    about = [content, how, recipe]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def options_of(segmenter: Any) -> dict[str, Any]:
-    """The options of a segmenter, as they stand in keys and in the manifest."""
-    options = getattr(segmenter, "options", None)
-    return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
 
 
 def target_digest(target: Any) -> str:

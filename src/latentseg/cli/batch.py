@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -54,6 +55,8 @@ def batch(
     import latentseg as ls
     from latentseg.batch import runner
     from latentseg.batch.cases import find_cases
+    from latentseg.batch.manifest import weights_facts
+    from latentseg.batch.work import Task
     from latentseg.fewshot.segmenter import SegmentOptions
     from latentseg.results import check_outputs
 
@@ -63,7 +66,7 @@ def batch(
         replace(case, modality=case.modality or kind, orientation=case.orientation or orientation)
         for case in find_cases(cases, out=out)
     ]
-    targets = read_targets(support, target, label=label, modality=kind, orientation=orientation)
+    targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
     segmenter = ls.load(
         "fewshot",
         backbone=backbone,
@@ -71,9 +74,10 @@ def batch(
         options=SegmentOptions(support_mode=mode),
         precision=cast("Precision", precision),
     )
-    task = runner.Task(segmenter, tuple(targets), segmenter.parts.fingerprint)
+    about = weights_facts(backbone, weights)
+    task = Task(segmenter, tuple(targets), segmenter.parts.fingerprint, about)
     options = runner.BatchOptions(what, resume=resume, shard=shard)
-    outcome = runner.run_batch([task], cases=found, out=out, options=options, report=show_case)
+    outcome = runner.run_batch([task], cases=found, out=out, options=options, listener=Progress())
     total = len(outcome.done) + len(outcome.kept) + len(outcome.failed)
     typer.echo(f"{len(outcome.done)} done, {len(outcome.kept)} kept, {len(outcome.failed)} failed; see {out}")
     if outcome.failed:
@@ -84,9 +88,43 @@ def batch(
         )
 
 
-def show_case(record: Record) -> None:
-    """One line for each case that failed, as it does."""
-    if record.error:
-        error = LatentsegError(record.error["what"], where=record.error["where"], fix=record.error["fix"])
-        error.code = record.error["code"]
-        typer.echo(f"{record.case}: {error}", err=True)
+class Progress:
+    """Failures as they happen, and on a terminal a bar with the time that is left."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False, markup=False)
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def started(self, *, pending: int, kept: int) -> None:
+        """Show the bar."""
+        self.row = self.bar.add_task("cases", total=pending + kept, completed=kept)
+        self.bar.start()
+
+    def finished(self, record: Record) -> None:
+        """Move the bar; say why a case failed."""
+        self.bar.advance(self.row)
+        if record.error:
+            self.bar.console.print(f"{record.case}: {as_error(record.error)}", soft_wrap=True)
+
+    def ended(self) -> None:
+        """Remove the bar."""
+        self.bar.stop()
+
+
+def as_error(reason: Mapping[str, str]) -> LatentsegError:
+    """The error of a failed case, as it was raised."""
+    error = LatentsegError(reason["what"], where=reason["where"], fix=reason["fix"])
+    error.code = reason["code"]
+    return error

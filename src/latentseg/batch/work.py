@@ -1,0 +1,190 @@
+"""What is done with each scan of a cohort: read, segment every target, write, and say how sure it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from latentseg.batch import keys
+from latentseg.batch.cases import Case
+from latentseg.batch.confidence import confidence
+from latentseg.batch.store import OutputFolder, Record
+from latentseg.errors import LatentsegError, explained, noted
+from latentseg.imaging import Volume, default_suffix, read
+from latentseg.results import write_bytes
+
+if TYPE_CHECKING:
+    from latentseg.fewshot.context import SupportContext
+    from latentseg.fewshot.support import Support
+    from latentseg.results import Segmentation
+
+    Target = str | Support | SupportContext
+
+
+class Segmenter(Protocol):
+    """What a batch needs of a method: work that no target changes, once, then each target."""
+
+    def prepare(self, scan: Volume) -> Any:
+        """Do what does not depend on the target."""
+        ...
+
+    def predict(self, prepared: Any, target: Any) -> Segmentation:
+        """Segment one target."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One method and the targets it is asked for in every scan.
+
+    Attributes:
+        segmenter: The method, loaded.
+        targets: Prompts for a method that reads words, supports for one that is shown examples.
+        weights: Identifies the weights of the method.
+        about: What the manifest says of them: model, licence, hashes.
+        load: Loads the method again, in a process on another machine.
+    """
+
+    segmenter: Segmenter
+    targets: tuple[Target, ...]
+    weights: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    load: Callable[[], Segmenter] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What the targets are called."""
+        return [target if isinstance(target, str) else target.name for target in self.targets]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the method."""
+        options = getattr(self.segmenter, "options", None)
+        return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
+
+    def encoded(self) -> Task:
+        """The same task with every support encoded, once for all scans."""
+        encode = getattr(self.segmenter, "encode_support", None)
+        targets = [t if encode is None or not hasattr(t, "masks") else encode(t) for t in self.targets]
+        return replace(self, targets=tuple(targets))
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is done with every scan.
+
+    Attributes:
+        tasks: Methods with encoded targets.
+        save: What is written of each target.
+        recipe: All that changes results, for the key of a case.
+    """
+
+    tasks: tuple[Task, ...]
+    save: tuple[str, ...]
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A scan in memory.
+
+    Attributes:
+        scan: The scan.
+        state: Size, time of change and sha256 of its files.
+        notes: What reading it warned of.
+        seconds: How long that took.
+    """
+
+    scan: Volume
+    state: Mapping[str, Any]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def recipe_of(tasks: Sequence[Task], save: Sequence[str]) -> dict[str, Any]:
+    """All that changes results and is not the scan: weights, options, targets as they were given."""
+    return {
+        "save": sorted(save),
+        "tasks": [
+            {
+                "weights": task.weights,
+                "options": task.options,
+                "targets": [keys.target_digest(target) for target in task.targets],
+            }
+            for task in tasks
+        ],
+    }
+
+
+def read_case(case: Case) -> Loaded:
+    """Read a scan and hash its files.
+
+    Raises:
+        InputError: A scan that cannot be read.
+        OSError: As the file system says.
+    """
+    start = time.perf_counter()
+    with noted([]) as notes:
+        scan = read(case.image, modality=case.modality, orientation=case.orientation, dicom=case.dicom)
+    state = {**keys.scan_state(case.image), "sha256": keys.scan_sha256(case.image)}
+    return Loaded(scan, state, tuple(notes), time.perf_counter() - start)
+
+
+def segment_case(case: Case, load: Callable[[], Loaded], *, work: Work, folder: OutputFolder) -> Record:
+    """Segment one scan and move its results into place; a failure becomes a record with the reason."""
+    try:
+        return _segment(case, load(), work=work, folder=folder)
+    except Exception as error:
+        return fail_case(case, explained(error), folder=folder)
+
+
+def fail_case(case: Case, error: LatentsegError, *, folder: OutputFolder) -> Record:
+    """Record why a case has no results."""
+    reason = {"code": error.code, "what": error.what, "where": error.where, "fix": error.fix}
+    record = Record(case.name, str(case.image), error=reason)
+    with suppress(OSError):  # where the disk is full the reason is still told and listed
+        folder.start(case.name)
+        folder.finish(record)
+    return record
+
+
+def _segment(case: Case, loaded: Loaded, *, work: Work, folder: OutputFolder) -> Record:
+    start, writing = time.perf_counter(), 0.0
+    staged, rows = folder.start(case.name), []
+    with noted(list(loaded.notes)) as notes:
+        for task in work.tasks:
+            prepared = task.segmenter.prepare(loaded.scan)
+            for target in task.targets:
+                result = named(task.segmenter.predict(prepared, target), case)
+                rows.append(result.stats() | asdict(confidence(result)))
+                began = time.perf_counter()
+                result.save(staged.parent, what=work.save)
+                writing += time.perf_counter() - began
+    write_bytes(staged / f"{case.name}_stats.json", (json.dumps(rows, indent=2) + "\n").encode())
+    computing = time.perf_counter() - start - writing
+    seconds = {"read": loaded.seconds, "segment": computing, "write": writing}
+    record = Record(
+        case.name,
+        str(case.image),
+        key=keys.case_key(case, content=loaded.state["sha256"], recipe=work.recipe),
+        scan=loaded.state,
+        targets=tuple(rows),
+        files={path.name: path.stat().st_size for path in sorted(staged.iterdir())},
+        warnings=tuple(dict.fromkeys(notes)),
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
+    folder.finish(record)
+    return record
+
+
+def named(result: Segmentation, case: Case) -> Segmentation:
+    """The result under the name of its case, which need not be that of the file."""
+    scan = result.scan
+    header = replace(scan.header, case=case.name) if hasattr(scan.header, "case") else scan.header
+    source = Path(case.name + default_suffix(scan))
+    return replace(result, scan=replace(scan, source=source, header=header))

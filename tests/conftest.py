@@ -125,3 +125,26 @@ def searched() -> Phantom:
     from latentseg.imaging.phantom import abdomen
 
     return abdomen(seed=1, shape=(60, 64, 6))
+
+
+@pytest.fixture(scope="session")
+def tiny_tumor_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``latentseg.load("tumor", backbone=folder)``: random weights, meaningless masks."""
+    import shutil
+
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from latentseg.backbones.compact import TEXT_CONFIG, CompactBackbone, save_denoiser
+    from latentseg.tumor import network
+
+    folder = tmp_path_factory.mktemp("tiny_tumor_model")
+    for file in tiny_model.iterdir():
+        shutil.copy(file, folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_denoiser(UNet2DConditionModel(**(TINY_UNET | TEXT_CONFIG)), folder)
+        config = network.TumorConfig(stages=(1, 2, 5), finest=32)
+        made = network.TumorNetwork.for_backbone(config, CompactBackbone.from_folder(folder))
+    network.save(folder / "tumor.safetensors", made, {})
+    return folder

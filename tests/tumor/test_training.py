@@ -1,0 +1,149 @@
+"""Samples and training of the tumor networks on a small pack."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from latentseg.backbones.compact import CompactBackbone, phrase_condition
+from latentseg.errors import UsageError
+from latentseg.text import embed
+from latentseg.training.loop import LoopOptions
+from latentseg.training.pack import Pack
+from latentseg.tumor import network
+from latentseg.tumor.queries import Queries
+from latentseg.tumor.samples import SampleOptions, Samples, tumor_of
+from latentseg.tumor.training import AttentionTask, TumorTraining, TumorTrainingOptions, halved
+
+packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
+ORGANS = {"kidney_right": "right kidney", "vertebrae": "bone"}
+AS_LESION = SampleOptions(findings={"spleen": "spleen lesion"}, organs=ORGANS)  # the spleen plays a tumor
+LOOP = LoopOptions(steps=2, learning_rate=0.05, warmup=1, log_every=1, threads=1)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Pack:
+    out: Pack = packs.small_pack(tmp_path / "data")
+    return out
+
+
+def draw(samples: Samples, count: int = 40) -> list:
+    return [samples.draw(np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_samples_are_what_they_are_said_to_be(packed: Pack) -> None:
+    drawn = draw(Samples(AS_LESION, packed))
+    for sample in drawn:
+        assert sample.image.shape == sample.mask.shape == (64, 64)
+        assert sample.image.min() >= -1
+        assert sample.image.max() <= 1
+        assert sample.modality == "CT"
+        Queries(embed)(sample.finding, sample.modality)  # the shipped bank knows every prompt
+    ill = sum(sample.mask.any() for sample in drawn)
+    assert 0.25 * len(drawn) < ill < 0.9 * len(drawn)
+    assert {"tumor", "spleen lesion"} <= {sample.finding for sample in drawn}
+    again = draw(Samples(AS_LESION, packed))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(drawn, again, strict=True))
+
+
+def test_a_finding_that_is_left_out_is_never_seen(packed: Pack) -> None:
+    without = AS_LESION.model_copy(update={"without": ("kidney tumor", "liver tumor")})
+    drawn = draw(Samples(without, packed), 60)
+    assert not {"kidney tumor", "liver tumor"} & {sample.finding for sample in drawn}
+    packed.scans[1] = packed.scans[1].model_copy(update={"source": "other", "labels": {1: "liver"}})
+    spleen = AS_LESION.model_copy(update={"without": ("spleen lesion",)})
+    samples = Samples(spleen, packed)
+    first = samples.scan_of == 0
+    assert not samples.chance["ill"].any()  # no mask of it
+    assert not samples.chance["healthy"][first].any()  # and no slice of a data set that shows it
+    assert samples.chance["healthy"][~first].sum() == pytest.approx(1)
+
+
+def test_mismatched_prompts_find_nothing(packed: Pack) -> None:
+    always = AS_LESION.model_copy(update={"mismatched": 1.0, "real": 1.0})
+    for sample in draw(Samples(always, packed), 10):
+        assert not sample.mask.any()
+        assert sample.finding != "spleen lesion"
+
+
+def test_unknown_names_are_refused(packed: Pack) -> None:
+    for options, text in (
+        (SampleOptions(findings={"spleen": "wart"}), "no finding 'wart'"),
+        (SampleOptions(without=("wart",)), "no finding 'wart'"),
+        (SampleOptions(hosts={"phantom": "toe"}), "no organ 'toe'"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            Samples(options, packed)
+
+
+def test_tumor_of() -> None:
+    assert tumor_of("liver") == "liver tumor"
+    assert tumor_of("aorta") == ""
+    assert tumor_of("") == ""
+
+
+def test_halved_by_hand() -> None:
+    mask = np.array([[1, 1, 1, 0], [0, 0, 0, 0]], bool)
+    assert halved(mask).tolist() == [[True, False]]
+
+
+@pytest.fixture
+def training(tiny_tumor_model: Path, packed: Pack) -> TumorTraining:
+    options = TumorTrainingOptions(
+        loop=LOOP,
+        fusion_loop=LOOP,
+        network=network.TumorConfig(stages=(1, 2, 5), finest=16),
+        samples=AS_LESION,
+        count=6,
+        fusion_count=2,
+        batch=4,
+    )
+    backbone = CompactBackbone.from_folder(tiny_tumor_model)
+    backbone.image_size = 64  # type: ignore[misc]  # of this pack
+    return TumorTraining(options, packed, backbone, Queries(embed), phrase_condition, {"backbone": "b"})
+
+
+def test_training_changes_its_own_parts_and_not_the_backbone(
+    training: TumorTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra `train`")
+    monkeypatch.setattr("latentseg.training.loop.plot_log", lambda log: None)
+    backbone = training.backbone
+    assert isinstance(backbone, CompactBackbone)
+    frozen = [*backbone.vae.parameters(), *backbone.unet.parameters()]
+    before = [parameter.clone() for parameter in frozen]
+    training.run(tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen, strict=True))
+    assert not any(parameter.requires_grad for parameter in frozen)
+    trained, facts = network.load(tmp_path / "run" / "tumor.safetensors")
+    assert facts["backbone"] == "b"
+    torch.manual_seed(LOOP.seed)
+    fresh = AttentionTask(training.options, training.packed, backbone, queries=training.queries).network
+    changed = [
+        name
+        for name, value in trained.state_dict().items()
+        if not torch.allclose(value, fresh.state_dict()[name], atol=2e-3)
+    ]
+    assert any(name.startswith("attention.") for name in changed)
+    assert any(name.startswith("fusion.") for name in changed)
+
+
+def test_steps_learn_a_lesion(training: TumorTraining) -> None:
+    torch.manual_seed(0)
+    task = AttentionTask(training.options, training.packed, training.backbone, queries=training.queries)
+    batch = task.batch(np.random.default_rng(0), 0.0)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss, figures = task.loss(batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    assert set(figures) == {"pixel", "image", "text", "dice", "accuracy"}

@@ -75,7 +75,8 @@ def main(source: str, out: str, log: str) -> None:
         time.sleep(DELAY_S)
 
     task = Task(Threshold(tell=tell), ("bright",), "weights-1")
-    run_batch([task], cases=find_cases(Path(source)), out=out, options=BatchOptions(resume=True))
+    options = BatchOptions(save=("mask", "prob"), resume=True)
+    run_batch([task], cases=find_cases(Path(source)), out=out, options=options)
 
 
 if __name__ == "__main__":

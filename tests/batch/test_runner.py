@@ -24,7 +24,8 @@ from latentseg.batch.work import Task
 from latentseg.errors import Interrupted, UsageError
 from latentseg.imaging import Volume, read, write_like
 
-RESUME = BatchOptions(resume=True)
+QUICK = BatchOptions(save=("mask", "prob"))
+RESUME = replace(QUICK, resume=True)
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
@@ -59,7 +60,7 @@ def test_a_bad_scan_stops_no_other(cohort: Path, task: Task, tmp_path: Path) -> 
     (cohort / "ct00.nii.gz").write_bytes(b"")
     (cohort / "ct01.nii.gz").unlink()
     (cohort / "ct01.nii.gz").symlink_to("nowhere")
-    outcome = run_batch([task], cases=find_cases(cohort), out=tmp_path / "out")
+    outcome = run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert names(outcome.done) == ["ct02"]
     assert names(outcome.failed) == ["ct00", "ct01"]
     failures = rows(tmp_path / "out", "failures.csv")
@@ -80,16 +81,16 @@ def test_whatever_goes_wrong_is_a_reason(
             raise error
 
     task.segmenter.tell = fail  # type: ignore[attr-defined]
-    outcome = run_batch([task], cases=find_cases(cohort), out=tmp_path / "out")
+    outcome = run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert names(outcome.done) == ["ct00", "ct02"]
     assert [record.error["code"] for record in outcome.failed if record.error] == [code]
 
 
 def test_resume_does_what_is_missing(cohort: Path, task: Task, tmp_path: Path) -> None:
     out, cases = tmp_path / "out", find_cases(cohort)
-    run_batch([task], cases=cases[:2], out=out)
+    run_batch([task], cases=cases[:2], out=out, options=QUICK)
     with pytest.raises(UsageError, match=r"case 'ct00' is finished already: .*out. Give --resume"):
-        run_batch([task], cases=cases, out=out)
+        run_batch([task], cases=cases, out=out, options=QUICK)
     outcome = run_batch([task], cases=cases, out=out, options=RESUME)
     assert names(outcome.kept) == ["ct00", "ct01"]
     assert names(outcome.done) == ["ct02"]
@@ -101,7 +102,7 @@ def test_failed_cases_are_tried_again(cohort: Path, task: Task, tmp_path: Path) 
     good = (cohort / "ct01.nii.gz").read_bytes()
     (cohort / "ct01.nii.gz").write_bytes(good[:100])
     cases, out = find_cases(cohort), tmp_path / "out"
-    assert names(run_batch([task], cases=cases, out=out).failed) == ["ct01"]
+    assert names(run_batch([task], cases=cases, out=out, options=QUICK).failed) == ["ct01"]
     (cohort / "ct01.nii.gz").write_bytes(good)
     outcome = run_batch([task], cases=cases, out=out, options=RESUME)
     assert names(outcome.done) == ["ct01"]
@@ -112,7 +113,7 @@ def test_what_changes_is_done_again(
     cohort: Path, task: Task, tmp_path: Path, cohorts: SimpleNamespace
 ) -> None:
     out, cases = tmp_path / "out", find_cases(cohort)
-    run_batch([task], cases=cases, out=out)
+    run_batch([task], cases=cases, out=out, options=QUICK)
 
     def again(**changed: object) -> list[str]:
         changed_task = replace(task, **changed)  # type: ignore[arg-type]
@@ -148,9 +149,9 @@ def test_shards_give_what_one_run_gives(
     cohort: Path, task: Task, tmp_path: Path, cohorts: SimpleNamespace
 ) -> None:
     cases = find_cases(cohort)
-    run_batch([task], cases=cases, out=tmp_path / "whole")
+    run_batch([task], cases=cases, out=tmp_path / "whole", options=QUICK)
     for part in (1, 0):
-        options = BatchOptions(shard=f"{part}/2")
+        options = replace(QUICK, shard=f"{part}/2")
         run_batch([task], cases=cases, out=tmp_path / "parts", options=options)
     runs = ("run.json", "run_shard-0-of-2.json", "run_shard-1-of-2.json", "_case.json")
     whole = cohorts.contents(tmp_path / "whole", but=runs)
@@ -162,8 +163,8 @@ def test_the_order_of_cases_changes_nothing(
     cohort: Path, task: Task, tmp_path: Path, cohorts: SimpleNamespace
 ) -> None:
     cases = find_cases(cohort)
-    run_batch([task], cases=cases, out=tmp_path / "a")
-    run_batch([task], cases=cases[::-1], out=tmp_path / "b")
+    run_batch([task], cases=cases, out=tmp_path / "a", options=QUICK)
+    run_batch([task], cases=cases[::-1], out=tmp_path / "b", options=QUICK)
     assert cohorts.contents(tmp_path / "a") == cohorts.contents(tmp_path / "b")
 
 
@@ -177,7 +178,7 @@ def test_an_interrupted_run_leaves_what_is_finished(
     task.segmenter.tell = stop  # type: ignore[attr-defined]
     out, cases = tmp_path / "out", find_cases(cohort)
     with pytest.raises(Interrupted, match=r"interrupted, 1 of 3 cases are finished. Run again with --resume"):
-        run_batch([task], cases=cases, out=out)
+        run_batch([task], cases=cases, out=out, options=QUICK)
     assert cohorts.leftovers(out) == []
     assert len(rows(out, "cases.csv")) == 1
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
@@ -205,7 +206,7 @@ def test_one_scan_is_read_ahead_and_no_more(
         seen.append(name != "ct00" or not begun["ct02"].wait(0.2))
 
     task.segmenter.tell = look  # type: ignore[attr-defined]
-    run_batch([task], cases=find_cases(cohort), out=tmp_path / "out")
+    run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert seen == [True] * 6
 
 
@@ -220,7 +221,7 @@ def test_warnings_are_kept_with_their_case(cohort: Path, task: Task, tmp_path: P
     image.set_sform(None, 0)
     image.set_qform(None, 0)
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header), cohort / "ct01.nii.gz")
-    run_batch([task], cases=find_cases(cohort), out=tmp_path / "out")
+    run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     told = {row["case"]: row["warnings"] for row in rows(tmp_path / "out", "cases.csv")}
     assert told["ct00"] == "odd values in ct00"
     assert "says nothing about orientation" in told["ct01"]
@@ -237,7 +238,7 @@ def test_supports_are_encoded_once(cohort: Path, tmp_path: Path, cohorts: Simple
     array = np.zeros((1, 4, 4))
     support = SimpleNamespace(name="liver", images=array, masks=array > 0)
     tasks = [Task(Shown(), (support,)), Task(cohorts.Threshold(), ("bone",))]  # type: ignore[arg-type]
-    outcome = run_batch(tasks, cases=find_cases(cohort), out=tmp_path / "out")
+    outcome = run_batch(tasks, cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert encoded == ["liver"]
     assert [row["target"] for row in outcome.done[0].targets] == ["liver", "bone"]
     run_batch(tasks, cases=find_cases(cohort), out=tmp_path / "out", options=RESUME)
@@ -246,7 +247,7 @@ def test_supports_are_encoded_once(cohort: Path, tmp_path: Path, cohorts: Simple
 
 def test_targets_must_be_told_apart(cohort: Path, task: Task, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="would share one file name"):
-        run_batch([task, task], cases=find_cases(cohort), out=tmp_path / "out")
+        run_batch([task, task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert not (tmp_path / "out").exists()
 
 
@@ -254,7 +255,7 @@ def test_a_case_has_its_own_name_in_all_outputs(task: Task, tmp_path: Path, coho
     for number in (1, 2):
         (tmp_path / f"study/p{number}").mkdir(parents=True)
         shutil.copy(cohort / f"ct0{number}.nii.gz", tmp_path / f"study/p{number}/ct.nii.gz")
-    run_batch([task], cases=find_cases(tmp_path / "study"), out=tmp_path / "out")
+    run_batch([task], cases=find_cases(tmp_path / "study"), out=tmp_path / "out", options=QUICK)
     assert (tmp_path / "out/p1_ct/p1_ct_seg-bright.nii.gz").exists()
     scan = read(cohort / "ct01.nii.gz")
     written = read(tmp_path / "out/p1_ct/p1_ct_prob-bright.nii.gz")
@@ -265,7 +266,7 @@ def test_a_case_has_its_own_name_in_all_outputs(task: Task, tmp_path: Path, coho
 def test_other_formats(task: Task, tmp_path: Path, cohort: Path, suffix: str) -> None:
     scan = read(cohort / "ct00.nii.gz")
     write_like(scan.array, like=scan, path=tmp_path / f"one/ct{suffix}", kind="image")
-    outcome = run_batch([task], cases=find_cases(tmp_path / "one"), out=tmp_path / "out")
+    outcome = run_batch([task], cases=find_cases(tmp_path / "one"), out=tmp_path / "out", options=QUICK)
     assert [name for name in outcome.done[0].files if "_seg-" in name] == [
         f"ct_seg-bright{'.nii.gz' if suffix == '.nii' else suffix}"
     ]
@@ -276,7 +277,9 @@ def test_another_engine_may_go_through_the_cases(cohort: Path, task: Task, tmp_p
         for case in reversed(cases):
             yield work.segment_case(case, lambda: work.read_case(case), work=done, folder=folder)  # noqa: B023
 
-    outcome = run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", engine=backwards)  # type: ignore[arg-type]
+    outcome = run_batch(
+        [task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK, engine=backwards
+    )  # type: ignore[arg-type]
     assert names(outcome.done) == ["ct02", "ct01", "ct00"]
 
 
@@ -292,7 +295,7 @@ def test_a_table_that_cannot_be_written_is_said(
 
     monkeypatch.setattr(OutputFolder, "replace", full)
     with pytest.warns(match=r"cannot write .*cases.csv \(No space left on device\)"):
-        run_batch([task], cases=find_cases(cohort), out=tmp_path / "out")
+        run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert (tmp_path / "out/failures.csv").exists()
 
 
@@ -314,5 +317,5 @@ def test_a_volume_in_memory_is_gone_before_the_next_but_one(
         return loaded
 
     monkeypatch.setattr(runner, "read_case", reading)
-    run_batch([task], cases=find_cases(cohort), out=tmp_path / "out")
+    run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=QUICK)
     assert max(most) <= 1

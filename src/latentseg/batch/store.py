@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from typing import Any, Self
 from latentseg.errors import InputError, UsageError
 
 PARTIAL = ".partial"
+DOOR = ".lock"  # held while workplaces come and go
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,7 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._partial = path / PARTIAL
-        self._name = f"{socket.gethostname()}-{os.getpid()}"
-        self.workplace = self._partial / self._name
+        self.workplace = self._partial
 
     def __enter__(self) -> Self:
         """Make a workplace, and remove those of runs that were killed.
@@ -75,15 +76,11 @@ class OutputFolder:
         Raises:
             InputError: The folder cannot be written.
         """
-        from filelock import FileLock
-
         try:
-            self._partial.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._partial / "lock"):
-                self._remove_abandoned()
-                self.workplace.mkdir(parents=True)
-                self._lock = FileLock(self._partial / f"{self._name}.lock")
-                self._lock.acquire(timeout=0)
+            try:
+                self._move_in()
+            except FileNotFoundError:  # another run was just leaving, and took everything hidden along
+                self._move_in()
         except OSError as error:
             fix = "choose a folder you may write to, with free space"
             what = f"cannot write the output ({error.strerror or error})"
@@ -94,13 +91,13 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the workplace, and after the last run everything that was hidden."""
-        shutil.rmtree(self.workplace, ignore_errors=True)
+        from filelock import FileLock
+
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-        with suppress(OSError):
-            if [path.name for path in self._partial.iterdir()] == ["lock"]:
-                (self._partial / "lock").unlink()
-            self._partial.rmdir()
+        with suppress(OSError), FileLock(self._partial / DOOR):
+            self._remove_abandoned()
+            if [path.name for path in self._partial.iterdir()] == [DOOR]:
+                shutil.rmtree(self._partial)
 
     def check_free(self, case: str) -> None:
         """Require that a folder which no batch wrote is not replaced.
@@ -163,11 +160,23 @@ class OutputFolder:
         write_synced(self.workplace / name, text)
         (self.workplace / name).replace(self.path / name)
 
+    def _move_in(self) -> None:
+        """Make a workplace that is known to be in use."""
+        from filelock import FileLock
+
+        self._partial.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._partial / DOOR):
+            self._remove_abandoned()
+            prefix = f"{socket.gethostname()}-{os.getpid()}-"
+            self.workplace = Path(tempfile.mkdtemp(prefix=prefix, dir=self._partial))
+            self._lock = FileLock(f"{self.workplace}.lock")
+            self._lock.acquire(timeout=0)
+
     def _remove_abandoned(self) -> None:
         """Remove workplaces whose lock nobody holds."""
         from filelock import FileLock, Timeout
 
-        for path in self._partial.glob("*.lock"):
+        for path in self._partial.glob("?*.lock"):
             lock = FileLock(path)
             try:
                 lock.acquire(timeout=0)

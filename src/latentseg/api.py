@@ -119,7 +119,9 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
     if made_for and made_for != fingerprint(files):
         what = f"these tumor weights were made for another backbone ({made_for})"
         raise ModelError(what, where=str(path), fix="train them again, or take the backbone they came with")
-    return TumorParts(backbone, trained, Queries(embed), phrase_condition, fingerprint([path, *files]))
+    left_out = tuple(name for name in facts.get("without", "").split(", ") if name)
+    queries, identity = Queries(embed), fingerprint([path, *files])
+    return TumorParts(backbone, trained, queries, phrase_condition, identity, left_out)
 
 
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.segment import BackboneOption, Mode, Weights, read_mode
+from latentseg.cli.zero_shot import tumor
 from latentseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class MasksByDefault(TyperGroup):
 
 
 app = typer.Typer(cls=MasksByDefault, no_args_is_help=True)
+app.command()(tumor)
 
 Out = Annotated[
     Path,

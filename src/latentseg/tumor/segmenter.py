@@ -41,6 +41,7 @@ class TumorParts:
         queries: Reads prompts.
         condition: Tokens of the denoiser for phrases such as ("CT", "abdomen", "healthy").
         fingerprint: Identifies the weights.
+        without: Findings that were left out of the training.
     """
 
     backbone: Backbone
@@ -48,6 +49,7 @@ class TumorParts:
     queries: Queries
     condition: Callable[[Sequence[str]], Tensor]
     fingerprint: str
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""`latentseg inspect`: what is in an image, before anything is done with it."""
+"""`latentseg inspect`: what is in an image or a DICOM folder, before anything is done with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from latentseg.cli.output import AsJson, show_facts, show_json
+from latentseg.cli.output import AsJson, show_facts, show_json, show_table
+from latentseg.cli.segment import AllowGaps, ResampleTilt, SeriesOption
 from latentseg.errors import LatentsegWarning, UsageError
 
 if TYPE_CHECKING:
@@ -19,28 +20,77 @@ app = typer.Typer()
 
 @app.command()
 def inspect(
-    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MHA, PNG, TIFF, or a folder of slices.")],
+    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MHA, PNG, TIFF, a folder of slices, or DICOM.")],
     modality: Annotated[
         str | None, typer.Option(help="CT or MR: what the image is, where the file does not say.")
     ] = None,
+    series: SeriesOption = None,
+    allow_gaps: AllowGaps = False,
+    resample_tilt: ResampleTilt = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the grid, the modality and the intensities of an image, and what looks odd about it."""
-    from latentseg.imaging import read
+    """Show the grid, the modality and the intensities of an image, and what looks odd about it.
 
-    known = _modality(modality)
+    Of a DICOM folder or zip archive, show its series; where there is one, or one is chosen, show that too.
+    """
+    from latentseg.imaging import read
+    from latentseg.imaging.dicom import DicomOptions
+
+    known, options = _modality(modality), DicomOptions(series, allow_gaps, resample_tilt)
+    found = series_of(image)
+    if found and not as_json:
+        show_series(found["series"], found["damaged"])
+    if found and series is None and sum(row["kind"] == "image" for row in found["series"]) != 1:
+        if as_json:
+            show_json(found)
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", LatentsegWarning)
-        facts = describe(read(image, modality=known))
+        facts = found | describe(read(image, modality=known, dicom=options))
     facts["warnings"] = [" ".join(str(warning.message).split()) for warning in caught]
     if as_json:
         show_json(facts)
         return
     odd = facts.pop("warnings")
-    show_facts(_lines(facts))
+    show_facts(_lines({key: value for key, value in facts.items() if key not in found}))
     for line in odd:
         typer.echo(f"warning: {line}")
+
+
+def series_of(path: Path) -> dict[str, Any]:
+    """The series of a DICOM folder, archive or file, and its damaged files; empty for other images.
+
+    Raises:
+        InputError: Nothing there, or nothing that is known.
+    """
+    from latentseg.imaging.dicom_files import scan
+    from latentseg.imaging.volume import kind_of
+
+    if kind_of(path) != "DICOM":
+        return {}
+    found = scan(path)
+    rows = [
+        {
+            "series": one.number,
+            "kind": one.kind,
+            "modality": one.modality,
+            "images": one.images,
+            "size": f"{one.size[0]}x{one.size[1]}" if one.size[0] else "",
+            "description": one.description,
+            "uid": one.uid,
+        }
+        for one in found.series
+    ]
+    return {"series": rows, "damaged": [f"{entry}: {reason}" for entry, reason in found.damaged]}
+
+
+def show_series(rows: list[dict[str, Any]], damaged: list[str]) -> None:
+    """One line per series, images first, then the files that cannot be read."""
+    show_table(list(rows[0]) if rows else ["series"], [list(row.values()) for row in rows])
+    for line in damaged:
+        typer.echo(f"damaged: {line}")
+    typer.echo("")
 
 
 def describe(volume: Volume) -> dict[str, Any]:

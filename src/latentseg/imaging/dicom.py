@@ -67,6 +67,7 @@ class DicomHeader:
         slices: file and frame number of each slice, in order along the normal.
         stack: the audited geometry.
         frame_of_reference: its UID.
+        size: columns and rows of the slices.
         dimensions: 3, for a single slice has a place in space, too.
     """
 
@@ -75,6 +76,7 @@ class DicomHeader:
     slices: tuple[tuple[Entry, int], ...]
     stack: Stack
     frame_of_reference: str
+    size: tuple[int, int]
     dimensions: int = 3
 
     @property
@@ -114,6 +116,7 @@ def read_dicom(path: Path, options: DicomOptions | None = None) -> files.Loaded:
         tuple((frame.entry, frame.number) for frame in ordered),
         stack,
         ordered[0].frame_of_reference,
+        ordered[0].size,
     )
     modality = {"CT": "CT", "MR": "MR"}.get(series.modality, "unknown")
     return files.Loaded(array, stack.affine_ras_mm, header, modality)

@@ -248,13 +248,11 @@ def _looks_like_dicom(entry: Entry) -> bool:
         return False
     if head[128:132] == b"DICM":
         return True
-    return head[:4] in (
-        b"\2\0\0\0",
-        b"\2\0\1\0",
-        b"\x08\0\0\0",
-        b"\x08\0\5\0",
-        b"\x08\0\x08\0",
-        b"\x08\0\x16\0",
+    group, kind, length = head[:2], head[4:6], int.from_bytes(head[4:8], "little")
+    return (
+        group in (b"\2\0", b"\x08\0")
+        and len(head) > 8
+        and (length < 256 or (kind.isalpha() and kind.isupper()))
     )
 
 

@@ -115,6 +115,37 @@ class Stack:
             out[:, :, k] = np.sum(slices, axis=0)
         return out
 
+    def index_of(self, points_ras_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixel and nearest slice `(i, j, n)` of points `(3, P)`; n keeps what it is off as a fraction."""
+        points = LPS_TO_RAS[:3, :3] @ points_ras_mm
+        distances, along = self.planes.distances_mm, self.planes.normal @ points
+        nearest = np.abs(along[:, None] - distances).argmin(1)
+        step = float(np.median(np.diff(distances))) if len(distances) > 1 else self.planes.thickness_mm
+        beside = points - self.planes.positions_lps_mm[nearest].T
+        axes = self.planes.affines_ras_mm()[0]
+        inverse = np.linalg.inv(LPS_TO_RAS[:3, :3] @ axes[:3, :3])
+        index = inverse @ beside
+        index[2] = nearest + (along - distances[nearest]) / step
+        return np.asarray(index)
+
+    def onto_slices(self, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+        """Bring a mask on the grid to the series' own slices `(I, J, N)`, each voxel from its nearest."""
+        inverse = np.linalg.inv(self.affine_ras_mm)
+        out = np.zeros((*size, len(self.planes.names)), array.dtype)
+        for n, affine in enumerate(self.planes.affines_ras_mm()):
+            i, j, k = np.rint((inverse @ affine[:, 3])[:3] + 1e-6).astype(int)
+            out[:, :, n] = _cut(array[:, :, np.clip(k, 0, array.shape[2] - 1)], (i, j), size)
+        return out
+
+    def onto_grid(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Bring a mask on the series' slices `(I, J, N)` to the grid, each voxel from its nearest slice."""
+        out = np.zeros(self.shape, array.dtype)
+        for k in range(self.shape[2]):
+            corner = self.affine_ras_mm @ [0, 0, k, 1]
+            i, j, n = np.rint(self.index_of(corner[:3, None])[:, 0] + 1e-6).astype(int)
+            out[:, :, k] = _cut(array[:, :, np.clip(n, 0, array.shape[2] - 1)], (i, j), self.shape[:2])
+        return out
+
 
 def audit(
     planes: Planes,
@@ -280,6 +311,17 @@ def _shifted(
     rows = (1 - di) * padded[a : a + shape[0]] + di * padded[a + 1 : a + 1 + shape[0]]
     out = (1 - dj) * rows[:, b : b + shape[1]] + dj * rows[:, b + 1 : b + 1 + shape[1]]
     return np.asarray(out, np.float32)
+
+
+def _cut(image: NDArray[Any], start: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
+    """The part of `image` from pixel `start` on, 0 where there is none."""
+    out = np.zeros(shape, image.dtype)
+    low = [max(0, -at) for at in start]
+    high = [min(n, have - at) for n, have, at in zip(shape, image.shape, start, strict=True)]
+    if high[0] > low[0] and high[1] > low[1]:
+        source = tuple(slice(a + at, b + at) for a, b, at in zip(low, high, start, strict=True))
+        out[low[0] : high[0], low[1] : high[1]] = image[source]
+    return out
 
 
 def _taps(shift: float) -> tuple[int, np.float32]:

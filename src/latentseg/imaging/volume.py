@@ -126,20 +126,28 @@ def read(
     )
 
 
-def read_labels(path: str | Path, *, like: Volume | None = None, orientation: str | None = None) -> Volume:
-    """Read a label map as the smallest unsigned integer type that holds it.
+def read_labels(
+    path: str | Path,
+    *,
+    like: Volume | None = None,
+    orientation: str | None = None,
+    name: str | None = None,
+) -> Volume:
+    """Read a label map, also DICOM SEG or RTSTRUCT, as the smallest unsigned integer type that holds it.
 
     Args:
         path: the file or folder.
         like: an image the labels must share the grid of; its orientation is taken over.
         orientation: axis codes that overrule a wrong affine, where there is no ``like``.
+        name: of the one structure to read from DICOM, as label 1; other formats hold no names.
 
     Raises:
+        UsageError: DICOM that holds several structures, and none of that name.
         InputError: as :func:`read`, and for values that are not whole numbers from 0 to 65535.
         GeometryError: a grid other than that of ``like``, naming both.
     """
     path = Path(path)
-    loaded = _load(path, labels=True)
+    loaded = _load_masks(path, like, name) or _load(path, labels=True)
     array = as_labels(loaded.array, where=str(path))
     labels = Volume(
         array=array,
@@ -194,6 +202,19 @@ def default_suffix(volume: Volume) -> str:
     )
 
 
+def kind_of(path: Path) -> str:
+    """The format of a file; of a folder ``"DICOM"``, or ``"folder"`` for pictures.
+
+    Raises:
+        InputError: as :func:`latentseg.imaging.files.format_of`.
+    """
+    if not path.is_dir():
+        return files.format_of(path)
+    from latentseg.imaging.dicom_files import holds_dicom
+
+    return "DICOM" if holds_dicom(path) else "folder"
+
+
 def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Whole numbers from 0 to 65535 as uint8, or as uint16 above 255.
 
@@ -216,7 +237,7 @@ def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | ND
 
 
 def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> files.Loaded:
-    kind = _kind_of(path)
+    kind = kind_of(path)
     if kind == "DICOM":
         from latentseg.imaging.dicom import read_dicom
 
@@ -238,13 +259,13 @@ def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> fil
     return read_itk(path)
 
 
-def _kind_of(path: Path) -> str:
-    """The format of a file; of a folder ``"DICOM"``, or ``"folder"`` for pictures."""
-    if not path.is_dir():
-        return files.format_of(path)
-    from latentseg.imaging.dicom_files import holds_dicom
+def _load_masks(path: Path, like: Volume | None, name: str | None) -> files.Loaded | None:
+    """DICOM contours or segments; ``None`` for everything else."""
+    if kind_of(path) != "DICOM":
+        return None
+    from latentseg.imaging.dicom_masks import holds_masks, read_label_map
 
-    return "DICOM" if holds_dicom(path) else "folder"
+    return read_label_map(path, like=like, name=name) if holds_masks(path) else None
 
 
 def _write(volume: Volume, kind: str, path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,7 +68,8 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shipped_table_is_complete() -> None:
-    assert registry.names() == ("compact", "stable-diffusion-1.5", "dinov2-base")
+    assert registry.names()[:3] == ("compact", "stable-diffusion-1.5", "dinov2-base")
+    assert registry.names()[3:] == ("maisi-ct-rflow", "maisi-ct-ddpm", "maisi-mr-brain")
     for name in registry.names():
         model = registry.info(name)
         assert model.license
@@ -257,7 +260,7 @@ def test_hub_falls_back_to_the_next_repository(
     mirror: Path, set_table: Callable[..., None], online: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Hub(download.FolderSource):
-        def __init__(self, repo: str) -> None:
+        def __init__(self, repo: str, **_: object) -> None:
             super().__init__(mirror, trust="hub")
             self.label = repo
 
@@ -304,6 +307,35 @@ def test_hub_source_reads_the_hubs_own_hashes(monkeypatch: pytest.MonkeyPatch, t
     source.fetch("unet/weights.safetensors", tmp_path / "unet" / "weights.safetensors")
     expected = ("some/repo", "unet/weights.safetensors"), {"revision": "cafe", "local_dir": tmp_path}
     assert calls == [expected]
+
+
+def test_a_file_that_another_repository_holds(
+    set_table: Callable[..., None], monkeypatch: pytest.MonkeyPatch, online: None
+) -> None:
+    import huggingface_hub
+
+    class State:
+        def __init__(self, repo: str) -> None:
+            name = {"nobody/tiny": "config.json", "some/other": "unet/weights.safetensors"}[repo]
+            record = SimpleNamespace(sha256=hashlib.sha256(FILES[name]).hexdigest())
+            self.sha, self.siblings = f"sha of {repo}", [SimpleNamespace(rfilename=name, lfs=record)]
+
+    def fetched(repo: str, name: str, *, revision: str, local_dir: Path) -> None:
+        assert revision == f"sha of {repo}"
+        assert repo == ("some/other" if name.startswith("unet") else "nobody/tiny")
+        (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (local_dir / name).write_bytes(FILES[name])
+
+    rows = [{"path": path, "bytes": 0, "sha256": ""} for path in FILES]
+    set_table(files=[rows[0], rows[1] | {"repo": "some/other"}])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda _, repo, **__: State(repo))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
+    lock = json.loads((download.pull("tiny") / registry.LOCK_NAME).read_text())
+    assert (
+        lock["source"]
+        == "hub repository nobody/tiny at sha of nobody/tiny and some/other at sha of some/other"
+    )
+    assert [file.trust for file in registry.verify("tiny")] == ["hub", "hub"]
 
 
 def test_embedded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,7 +96,8 @@ def _sources(model: ModelInfo, mirror: str | Path | None, *, offline: bool) -> l
         fix = "pull on a connected machine and give the folder here with --mirror FOLDER"
         raise ModelError(f"cannot pull '{model.name}', offline is set", where=text or "hub", fix=fix)
     if mirror is None:
-        return [HubSource(repo) for repo in model.repos]
+        elsewhere = {file.path: file.repo for file in model.files if file.repo}
+        return [HubSource(repo, elsewhere=elsewhere) for repo in model.repos]
     if address.scheme == "https" or (address.scheme == "http" and address.hostname in _LOOPBACK):
         return [WebSource(text)]
     raise ModelError("a mirror must be a folder, file:// or https://", where=text, fix="use one of these")
@@ -268,23 +269,35 @@ class WebSource:
 
 @dataclass
 class HubSource:
-    """A repository of the Hugging Face hub, or of the mirror that `HF_ENDPOINT` names."""
+    """A repository of the Hugging Face hub, or of the mirror that `HF_ENDPOINT` names.
+
+    Attributes:
+        repo: Its name.
+        trust: Its record of hashes is the hub's.
+        elsewhere: Other repositories, of the files that they hold.
+    """
 
     repo: str
     trust: registry.Trust = "hub"
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.label = f"hub repository {self.repo}"
-        self.revision = "main"
+        self.revisions: dict[str, str] = {}
 
     def declared(self) -> dict[str, str]:
         """Ask the hub for its record of large files, and pin the revision for the files that follow."""
         from huggingface_hub import HfApi
 
-        state = HfApi().model_info(self.repo, files_metadata=True, timeout=_TIMEOUT_S)
-        self.revision = state.sha or self.revision
-        self.label = f"hub repository {self.repo} at {self.revision}"
-        return {file.rfilename: file.lfs.sha256 for file in state.siblings or [] if file.lfs}
+        hashes: dict[str, str] = {}
+        for repo in dict.fromkeys([self.repo, *self.elsewhere.values()]):
+            state = HfApi().model_info(repo, files_metadata=True, timeout=_TIMEOUT_S)
+            self.revisions[repo] = state.sha or "main"
+            large = {file.rfilename: file.lfs.sha256 for file in state.siblings or [] if file.lfs}
+            hashes |= {name: sha for name, sha in large.items() if self._holder(name) == repo}
+        pinned = " and ".join(f"{repo} at {revision}" for repo, revision in self.revisions.items())
+        self.label = f"hub repository {pinned}"
+        return hashes
 
     def fetch(self, name: str, target: Path) -> None:
         """Download one file with the hub's own client, which goes on with partial files."""
@@ -294,4 +307,8 @@ class HubSource:
         for _ in Path(name).parts:
             root = root.parent
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        hf_hub_download(self.repo, name, revision=self.revision, local_dir=root)
+        repo = self._holder(name)
+        hf_hub_download(repo, name, revision=self.revisions.get(repo, "main"), local_dir=root)
+
+    def _holder(self, name: str) -> str:
+        return self.elsewhere.get(name, self.repo)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import Tensor, nn
 
-from latentseg.backbones.maisi_networks import VARIANTS, find_variant, load_networks, with_sliced_pools
+from latentseg.backbones.diffusers_2d import captured
+from latentseg.backbones.maisi_conditions import REGIONS, TOKEN_WIDTH, MaisiCondition
+from latentseg.backbones.maisi_memory import GIB, MemoryEstimate, Sizes, estimate, free_bytes, require
+from latentseg.backbones.maisi_networks import VARIANTS, find_variant, for_inference, load_networks
 from latentseg.backbones.maisi_tiling import run_blocks
 from latentseg.backbones.schedules import RectifiedFlow, Schedule, VariancePreserving
 from latentseg.errors import UsageError
@@ -25,57 +29,14 @@ from latentseg.errors import UsageError
 FEATURE_BLOCKS = (2, 5, 8)
 """Ends of the encoder's three stages: 64 channels at full size, 128 at a half, 256 at a quarter."""
 
-MODALITIES = {
-    "unknown": 0,
-    "ct": 1,
-    "ct without contrast": 2,
-    "ct with contrast": 3,
-    "mr": 8,
-    "t1": 9,
-    "t2": 10,
-    "flair": 11,
-    "pd": 12,
-    "dwi": 13,
-    "adc": 14,
-}
-REGIONS = ("head", "chest", "abdomen", "pelvis")
+WORK = {"encode": "encoding", "features": "reading features of", "denoise": "denoising", "decode": "decoding"}
 CT_WINDOW_HU = (-1000.0, 1000.0)
-MULTIPLE = (
-    32  # of voxels along each edge: 4 per latent, and 8 latents per cell of the denoiser's coarsest level
-)
-TOKEN_WIDTH = 6
+"""What the models were trained with; the window for :func:`latentseg.imaging.normalize`."""
+
+MULTIPLE = 32
+"""Of the edges in voxels: 4 voxels to a latent, 8 latents to a cell of the denoiser's coarsest level."""
+
 _BASE_LATENT = 32**3  # cells of the latents for which the published times are equidistant
-
-
-@dataclass(frozen=True)
-class MaisiCondition:
-    """What a MAISI denoiser listens to. It knows no text.
-
-    Attributes:
-        modality: A key of :data:`MODALITIES`, or an id of the published embedding; ``unknown`` is what the
-            published guidance takes as the unconditional case.
-        spacing_mm: Of the slices, their rows and their columns ``(S, H, W)``; that of the backbone when None.
-        regions: The topmost and the lowest body region in the volume, of :data:`REGIONS`. Only
-            ``maisi-ct-ddpm`` asks for them.
-    """
-
-    modality: str | int = "ct"
-    spacing_mm: tuple[float, float, float] | None = None
-    regions: tuple[str, str] = ("chest", "abdomen")
-
-    def token(self) -> Tensor:
-        """As a condition token ``(1, 1, 6)``: id, spacing, regions; a zero stands for what was not said.
-
-        Raises:
-            UsageError: An unknown modality or region, or a spacing that is not positive.
-        """
-        spacing = self.spacing_mm or (0.0, 0.0, 0.0)
-        if self.spacing_mm is not None and min(spacing) <= 0:
-            raise UsageError(f"spacing {spacing} mm", fix="give three positive lengths in millimeters")
-        regions = [1 + _choice(name, REGIONS, "region") for name in self.regions]
-        return (
-            torch.tensor([modality_id(self.modality), *spacing, *regions]).float().reshape(1, 1, TOKEN_WIDTH)
-        )
 
 
 @dataclass(frozen=True)
@@ -88,12 +49,14 @@ class MaisiOptions:
         rows: Rows that go through a layer of the autoencoder at a time. Memory grows with it a little, the
             result does not depend on it.
         spacing_mm: Of the volumes, ``(S, H, W)``, where a condition does not say.
+        memory_gib: Limit that work is checked against before it starts; what is free when None.
     """
 
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     rows: int = 16
     spacing_mm: tuple[float, float, float] = (1.5, 1.5, 1.5)
+    memory_gib: float | None = None
 
 
 class VolumeFlow(RectifiedFlow):
@@ -162,7 +125,8 @@ class MaisiBackbone:
         self.flow = VARIANTS[variant].flow
         self.schedule: Schedule = RectifiedFlow() if self.flow else VariancePreserving(0.0015, 0.0195)
         self.autoencoder = self._placed(autoencoder)
-        self.unet = self._placed(with_sliced_pools(unet))
+        self.unet = self._placed(for_inference(unet))
+        self._weights = sum(t.nbytes for net in (autoencoder, unet) for t in net.parameters())
 
     @classmethod
     def from_folder(
@@ -205,12 +169,19 @@ class MaisiBackbone:
 
         Raises:
             UsageError: Edges that are no multiples of 4.
+            MemoryLimitError: It would not fit; said before the start.
         """
+        self._check(images.shape[2:], "encode")
         return torch.cat([self._encode(image)[0] for image in images.split(1)])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Volumes ``(B, 1, D, H, W)`` of scaled latents, not clipped."""
+        """Volumes ``(B, 1, D, H, W)`` of scaled latents, not clipped.
+
+        Raises:
+            MemoryLimitError: It would not fit; said before the start.
+        """
+        self._check([self.downscale * n for n in latents.shape[2:]], "decode")
         return torch.cat([self._decode(item) for item in latents.split(1)])
 
     def decode_rgb(self, latents: Tensor) -> Tensor:
@@ -218,9 +189,20 @@ class MaisiBackbone:
         return self.decode(latents)
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The encoder's stages, finest first: 64, 128 and 256 channels at 1, 1/2 and 1/4 of the size."""
-        items = [self._encode(image, keep=FEATURE_BLOCKS)[1] for image in images.split(1)]
+    def features(self, images: Tensor, *, timestep: int | None = None) -> list[Tensor]:
+        """The encoder's stages, 64, 128 and 256 channels at 1, 1/2 and 1/4 of the size, finest first.
+
+        At a timestep also the levels of the denoiser's decoder, which see the clean latents and a zero token:
+        128 and 64 channels at 1/4, 256 at 1/8, 512 at 1/16 of the size.
+
+        Raises:
+            UsageError: Edges that are no multiples of 4, or of 32 where there is a timestep.
+            MemoryLimitError: It would not fit; said before the start.
+        """
+        self._check(images.shape[2:], "features")
+        items = [self._features(image, timestep) for image in images.split(1)]
+        if len(items) == 1:
+            return items[0]
         return [torch.cat(stage) for stage in zip(*items, strict=True)]
 
     @torch.no_grad()
@@ -235,13 +217,46 @@ class MaisiBackbone:
 
         Raises:
             UsageError: Edges that are no multiples of 8.
+            MemoryLimitError: It would not fit; said before the start.
         """
         check_multiple(latents, MULTIPLE // self.downscale, what="latents")
+        self._check([self.downscale * n for n in latents.shape[2:]], "denoise", batch=len(latents))
         batch = len(latents)
         inputs = self._conditions(condition.expand(batch, -1, -1)[:, 0])
         times = torch.full((batch,), float(timestep), device=self.options.device)
         out: Tensor = self.unet(self._inward(latents), times, **inputs)
         return _outward(-out if self.flow else out)  # MAISI's velocity points from noise to the image
+
+    def memory(self, shape: tuple[int, int, int]) -> MemoryEstimate:
+        """What a volume ``(D, H, W)`` needs."""
+        sizes = Sizes(
+            item=self.options.dtype.itemsize,
+            rows=self.options.rows,
+            weights=self._weights,
+            largest_weight=max(t.nbytes for t in self.unet.parameters()),
+            width=self.unet.block_out_channels[0],
+        )
+        coders = (self.autoencoder.encoder.blocks, self.autoencoder.decoder.blocks)
+        return estimate(shape, *coders, sizes=sizes)
+
+    def _check(self, shape: Sequence[int], step: str, *, batch: int = 1) -> None:
+        """Refuse what would not fit; the weights are in memory already."""
+        limit, depth, height, width = self.options.memory_gib, *shape
+        free = free_bytes(self.options.device) if limit is None else int(limit * GIB)
+        if free is None:
+            return
+        needed: int = getattr(self.memory((depth, height, width)), step)
+        needed += (batch - 1) * (needed - self._weights) - (self._weights if limit is None else 0)
+        half = self.options.dtype.itemsize == 2
+        require(needed, free, shape=(depth, height, width), what=WORK[step], half=half)
+
+    def _features(self, image: Tensor, timestep: int | None) -> list[Tensor]:
+        latents, stages = self._encode(image, keep=FEATURE_BLOCKS)
+        if timestep is not None:
+            with captured(list(self.unet.up_blocks)) as levels:
+                self.denoise(latents, timestep, torch.zeros(1, 1, TOKEN_WIDTH))
+            stages += [_outward(level) for level in levels]
+        return sorted(stages, key=lambda stage: -stage.shape[-1])
 
     def _encode(self, image: Tensor, keep: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
         check_multiple(image, self.downscale, what="images")
@@ -286,17 +301,16 @@ class MaisiBackbone:
         return network.eval().requires_grad_(requires_grad=False)
 
 
-def modality_id(modality: str | int) -> int:
-    """MAISI's id of a modality.
+def pad_volumes(images: Tensor, *, multiple: int = MULTIPLE) -> tuple[Tensor, tuple[Any, ...]]:
+    """Volumes ``(B, 1, D, H, W)`` with air (-1) after their last slices, rows and columns, so that all fits.
 
-    Raises:
-        UsageError: Unknown.
+    Returns:
+        The padded volumes and the slices that cut the given ones out again, or anything on their grid.
     """
-    if isinstance(modality, int):
-        if not 0 <= modality < 128:
-            raise UsageError(f"modality id {modality}", fix="give one from 0 to 127")
-        return modality
-    return MODALITIES[list(MODALITIES)[_choice(modality.lower(), tuple(MODALITIES), "modality")]]
+    shape = images.shape[2:]
+    missing = [-n % multiple for n in shape]
+    pads = [pad for end in reversed(missing) for pad in (0, end)]
+    return nn.functional.pad(images, pads, value=-1.0), (..., *(slice(0, n) for n in shape))
 
 
 def check_multiple(x: Tensor, multiple: int, *, what: str) -> None:
@@ -312,12 +326,6 @@ def check_multiple(x: Tensor, multiple: int, *, what: str) -> None:
         raise UsageError(seen, fix=f"pad them to {would_do}, edges must be multiples of {multiple}")
 
 
-def _choice(name: str, choices: tuple[str, ...], what: str) -> int:
-    if name not in choices:
-        raise UsageError(f"unknown {what} {name!r}", fix=f"choose from {', '.join(choices)}")
-    return choices.index(name)
-
-
 def _outward(x: Tensor) -> Tensor:
     """The way back from :meth:`MaisiBackbone._inward`, as float32."""
-    return x.float().flip(2, 3).permute(0, 1, 4, 3, 2)
+    return x.flip(2, 3).float().permute(0, 1, 4, 3, 2)

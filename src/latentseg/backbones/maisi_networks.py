@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latentseg.backbones import registry
+from latentseg.backbones.maisi_tiling import convolved
 from latentseg.backbones.weights import reason
 from latentseg.errors import LatentsegError, ModelError
 from latentseg.imaging.files import written_whole
@@ -124,18 +125,28 @@ class SlicedAveragePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, D, H, W)`` to ``(B, C, D/2, H/2, W/2)``."""
         parts = [x[:, :, i::2, j::2, k::2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-        total = parts[0].float()
-        for part in parts[1:]:
+        total = parts[0].float() + parts[1]
+        for part in parts[2:]:
             total += part
         return (total / 8).to(x.dtype)
 
 
-def with_sliced_pools(unet: nn.Module) -> nn.Module:
-    """Put :class:`SlicedAveragePool` in place of the average pools of a denoiser; they have no weights."""
+class LeanConv3d(nn.Conv3d):
+    """A convolution by :func:`~latentseg.backbones.maisi_tiling.convolved`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, D, H, W)`` to the same with other channels."""
+        return convolved(x, self, padding=cast("tuple[int, ...]", self.padding))
+
+
+def for_inference(unet: nn.Module) -> nn.Module:
+    """Exchange slow and wasteful layers of a denoiser in place; weights and results stay what they are."""
     for module in list(unet.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.AvgPool3d):
                 setattr(module, name, SlicedAveragePool())
+            elif type(child) is nn.Conv3d:
+                child.__class__ = LeanConv3d
     return unet
 
 

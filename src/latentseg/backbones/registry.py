@@ -29,11 +29,15 @@ _TRUE = {"1", "true", "yes", "on"}
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file of a model: path inside the model's folder, size (0 = unknown), sha256 ("" = unknown)."""
+    """One file of a model: path inside the model's folder, size (0 = unknown), sha256 ("" = unknown).
+
+    A file that another hub repository holds than the model's names it in `repo`.
+    """
 
     path: str
     bytes: int = 0
     sha256: str = ""
+    repo: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,7 @@ def _unknown(name: str) -> ModelError:
 
 
 def _files(rows: list[dict[str, Any]]) -> tuple[ModelFile, ...]:
-    return tuple(ModelFile(row["path"], row["bytes"], row["sha256"]) for row in rows)
+    return tuple(ModelFile(row["path"], row["bytes"], row["sha256"], row.get("repo", "")) for row in rows)
 
 
 def _manifest_license(name: str) -> dict[str, str]:

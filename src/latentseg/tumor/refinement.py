@@ -27,6 +27,7 @@ class RefinementOptions:
 
     Attributes:
         fusion: ``learned``, or ``otsu`` for the weighted sum of the residuals with Otsu's threshold.
+        weights: Of the pixel and the feature residual in that sum.
         inpainting: Steps, start, jumps, guidance, seed.
         seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
         dilate: Pixels by which the map's mask is grown before it is filled.
@@ -34,6 +35,7 @@ class RefinementOptions:
     """
 
     fusion: Literal["learned", "otsu"] = "learned"
+    weights: tuple[float, float] = (0.5, 0.5)
     inpainting: InpaintingOptions = field(default_factory=InpaintingOptions)
     seeds: int = 1
     dilate: int = 6
@@ -113,7 +115,8 @@ class Refiner:
     def _combined(self, found: Residuals, attention: Tensor, holes: Tensor) -> Tensor:
         """Lesion probability inside the holes, from the map and the residuals."""
         if self.options.fusion == "otsu":
-            return otsu_masks(weighted_sum(found), holes).float()
+            pixel, feature = self.options.weights
+            return otsu_masks(weighted_sum(found, pixel=pixel, feature=feature), holes).float()
         logits: Tensor = self.fusion(attention, found)
         return logits.sigmoid() * holes
 

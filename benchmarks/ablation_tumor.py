@@ -1,0 +1,134 @@
+"""What each part of the tumor method is worth: one training per variant, all categories left out of each.
+
+Usage: ``python benchmarks/ablation_tumor.py --pack FOLDER --backbone FOLDER --runs FOLDER [--only NAME,...]
+[--limit N] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
+
+Every training leaves out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so
+that one set of weights serves all categories. Trainings that are done are not repeated; one that was stopped goes
+on. Variants of the refinement share the weights of ``full``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import latentseg
+from latentseg.api import fingerprint, tumor_parts
+from latentseg.backbones.compact import CompactBackbone, phrase_condition
+from latentseg.backbones.registry import resolve
+from latentseg.cli.zero_shot import write_tables
+from latentseg.evaluation.datasets.tumors import CATEGORIES
+from latentseg.evaluation.tables import markdown_table
+from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
+from latentseg.evaluation.zero_shot import (
+    TumorMethod,
+    category_cells,
+    evaluate_category,
+    summarize_categories,
+)
+from latentseg.text import embed
+from latentseg.training.config import read_config
+from latentseg.training.pack import Pack
+from latentseg.tumor.options import RECOMMENDED, TumorOptions
+from latentseg.tumor.queries import Queries
+from latentseg.tumor.refinement import RefinementOptions
+from latentseg.tumor.segmenter import TumorParts, TumorSegmenter
+from latentseg.tumor.training import TumorTraining, TumorTrainingOptions
+
+TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
+    "full": {},
+    "without adapters": {"network": {"ratio": 0.0}},
+    "encoder features only": {"network": {"stages": (0, 1, 4), "timestep": None}},
+    "real lesions only": {"samples": {"real": 0.7, "synthetic": 0.0}},
+    "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.7}},
+}
+
+
+def options_of(changes: dict[str, dict[str, Any]]) -> TumorTrainingOptions:
+    """The options of ``configs/tumor.yaml`` with all categories left out, and some changes."""
+    options = read_config(Path("configs/tumor.yaml"), TumorTrainingOptions)
+    without = {"samples": {"without": tuple(c.prompt_concept for c in CATEGORIES.values())}}
+    for part in (without, changes):
+        for field, values in part.items():
+            changed = getattr(options, field).model_copy(update=values)
+            options = options.model_copy(update={field: changed})
+    return options
+
+
+def trained(name: str, folder: Path, packed: Pack, runs: Path) -> TumorParts:
+    """The parts of a variant, trained now if they are not there."""
+    run = runs / name.replace(" ", "-")
+    if not (run / "tumor.safetensors").exists():
+        options = options_of(TRAININGS[name])
+        files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
+        facts = {"backbone": fingerprint(files), "without": ", ".join(options.samples.without)}
+        backbone = CompactBackbone.from_folder(folder)
+        TumorTraining(options, packed, backbone, Queries(embed), phrase_condition, facts).run(
+            run, resume=True
+        )
+    return tumor_parts(folder, run / "tumor.safetensors")
+
+
+def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[TumorMethod]:
+    """All variants, and the two baselines."""
+    full = parts("full")
+    otsu = RefinementOptions(fusion="otsu", inpainting=_refinement().inpainting)
+    silent = replace(full, condition=lambda _: torch.zeros(1, 1, full.backbone.condition_dim))
+    variants: dict[str, tuple[TumorParts, TumorOptions]] = {
+        "attention map alone": (full, replace(RECOMMENDED, refinement=None)),
+        "+ pixel residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(1.0, 0.0)))),
+        "+ feature residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(0.0, 1.0)))),
+        "+ both residuals": (full, replace(RECOMMENDED, refinement=otsu)),
+        "+ learned fusion (full)": (full, RECOMMENDED),
+        "full, inpainting not guided": (silent, RECOMMENDED),
+    }
+    for name, (own, options) in variants.items():
+        if not only or name in only:
+            yield DiffuGTS(TumorSegmenter(own, options=options), name)
+    for name in list(TRAININGS)[1:]:
+        if not only or name in only:
+            yield DiffuGTS(TumorSegmenter(parts(name), options=RECOMMENDED), name)
+    yield IntensityOutlier()
+    yield NoiseAndRestore(full.backbone)
+
+
+def _refinement() -> RefinementOptions:
+    return RECOMMENDED.refinement or RefinementOptions()
+
+
+def main() -> None:
+    """Train what is missing, evaluate everything, write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--backbone", default="compact")
+    parser.add_argument("--runs", type=Path, required=True, help="where trainings are kept")
+    parser.add_argument("--only", default="", help="variants, comma-separated")
+    parser.add_argument("--limit", type=int, help="scans and controls of each category, for a trial")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ablation_tumor"))
+    options = parser.parse_args()
+    folder, packed = resolve(options.backbone), Pack(options.pack)
+    only = [name.strip() for name in options.only.split(",") if name.strip()]
+    chosen = list(methods(lambda name: trained(name, folder, packed, options.runs), only))
+    rows = [
+        row
+        for category in CATEGORIES.values()
+        for row in evaluate_category(category, chosen, limit=options.limit)
+    ]
+    about = {"date": datetime.now(UTC).date().isoformat(), "version": latentseg.__version__}
+    summaries = summarize_categories(rows)
+    write_tables(rows, summaries, folder=options.output, about=about)
+    sys.stdout.write(markdown_table(*category_cells(summaries), texts=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,8 +4,8 @@ Usage: ``python benchmarks/ablation_tumor.py --pack FOLDER --backbone FOLDER --r
 [--limit N] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
 
 Every training leaves out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so
-that one set of weights serves all categories. Trainings that are done are not repeated; one that was stopped goes
-on. Variants of the refinement share the weights of ``full``.
+that one set of weights serves all categories. Trainings that are done are not repeated; one that was
+stopped goes on. Variants of the refinement share the weights of ``full``.
 """
 
 from __future__ import annotations

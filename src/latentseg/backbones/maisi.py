@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import Tensor, nn
 
 from latentseg.backbones.diffusers_2d import captured
 from latentseg.backbones.maisi_conditions import REGIONS, TOKEN_WIDTH, MaisiCondition
 from latentseg.backbones.maisi_memory import GIB, MemoryEstimate, Sizes, estimate, free_bytes, require
+from latentseg.backbones.maisi_monai import AutoencoderKlMaisi, DiffusionModelUNetMaisi
 from latentseg.backbones.maisi_networks import VARIANTS, find_variant, for_inference, load_networks
 from latentseg.backbones.maisi_tiling import run_blocks
 from latentseg.backbones.schedules import RectifiedFlow, Schedule, VariancePreserving

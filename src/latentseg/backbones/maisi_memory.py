@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
+from torch import nn
+
+from latentseg.backbones.maisi_monai import (
     MaisiConvolution,
     MaisiDownsample,
     MaisiResBlock,
     MaisiUpsample,
 )
-from torch import nn
-
 from latentseg.backbones.maisi_tiling import conv_of
 from latentseg.errors import MemoryLimitError
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latentseg.backbones import registry
+from latentseg.backbones.maisi_monai import AutoencoderKlMaisi, DiffusionModelUNetMaisi
 from latentseg.backbones.maisi_tiling import convolved
 from latentseg.backbones.weights import reason
 from latentseg.errors import LatentsegError, ModelError
@@ -163,9 +162,14 @@ def load_networks(folder: Path, variant: str) -> tuple[AutoencoderKlMaisi, Diffu
     changes = _read_config(folder)
     codec_file = find_checkpoint(folder, known.autoencoder_file, variant=variant)
     unet_file = find_checkpoint(folder, known.unet_file, variant=variant)
-    with torch.device("meta"):  # the random initialization would be thrown away
-        autoencoder = new_autoencoder(AUTOENCODER | changes.get("autoencoder_def", {}))
-        unet = new_unet(known.unet | changes.get("diffusion_unet_def", {}))
+    try:
+        with torch.device("meta"):  # the random initialization would be thrown away
+            autoencoder = new_autoencoder(AUTOENCODER | changes.get("autoencoder_def", {}))
+            unet = new_unet(known.unet | changes.get("diffusion_unet_def", {}))
+    except (TypeError, ValueError) as error:
+        what = f"the configuration does not describe a MAISI model ({reason(error)})"
+        fix = "correct or remove it"
+        raise ModelError(what, where=str(folder / CONFIG_NAME), fix=fix) from error
     fill(autoencoder, read_tensors(codec_file), where=codec_file)
     fill(unet, read_tensors(unet_file), where=unet_file)
     return autoencoder, unet, read_scale(unet_file)

@@ -14,14 +14,15 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
+from torch import Tensor, nn
+
+from latentseg.backbones.maisi_monai import (
     MaisiConvolution,
     MaisiDownsample,
     MaisiGroupNorm3D,
     MaisiResBlock,
     MaisiUpsample,
 )
-from torch import Tensor, nn
 
 Affine = tuple[Tensor, Tensor]
 Rows = Callable[[int, int], Tensor]

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError, UsageError, noted
+from latentseg.errors import InputError, UsageError, caution, noted
 from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
+from latentseg.imaging.dicom import DicomHeader
 from latentseg.imaging.files import written_whole
 from latentseg.report.previews import Canvas, Layer, key_slices, montage, overlay
 
+if TYPE_CHECKING:
+    from latentseg.imaging.dicom_seg import SegKind
+
 SAVED = ("mask", "prob", "preview")
+DICOM_SAVED = ("dicom-labelmap", "dicom-prob")
 SAVED_DECIMALS = 3  # of a probability on disk: a third of the size, in less than half the time
 PREVIEW = 320  # pixels of the longer side of a slice
 
@@ -61,12 +66,16 @@ class Segmentation:
         return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
 
     def stats(self) -> dict[str, Any]:
-        """Presence, volume, components, centroid (RAS mm), and whether the mask touches the grid's border."""
+        """Presence, volume, components, centroid (RAS mm), and whether the mask touches the grid's border.
+
+        Of a DICOM series that was resampled also what makes the mask ``approximate``.
+        """
         centroid = None
         if not self.absent:
             world = self.scan.affine_ras_mm @ [*_center(self.mask), 1.0]
             centroid = [round(float(v), 2) for v in world[:3]]
         edges = [np.take(self.mask, [0, -1], axis).any() for axis in range(3)]
+        marks = getattr(self.scan.header, "marks", ())
         return {
             "target": self.target,
             "absent": self.absent,
@@ -75,6 +84,7 @@ class Segmentation:
             "components": self.components,
             "centroid_ras_mm": centroid,
             "touches_border": bool(any(edges)),
+            **({"approximate": "; ".join(marks)} if marks else {}),
         }
 
     def preview(self, *, slices: int = 3) -> bytes:
@@ -91,11 +101,12 @@ class Segmentation:
         return montage(pictures, columns=len(pictures))
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
-        """Write mask, probability and preview under ``folder/<case>/``.
+        """Write mask, probability and preview under ``folder/<case>/``; for a DICOM scan also a DICOM SEG.
 
         Args:
             folder: Output folder; made where it is missing.
-            what: Any of ``mask``, ``prob`` and ``preview``.
+            what: Any of ``mask``, ``prob`` and ``preview``; for DICOM scans also ``dicom-labelmap`` (instead
+                of a binary SEG beside the mask) and ``dicom-prob`` (a fractional SEG).
 
         Returns:
             The paths written, each whole or not at all.
@@ -117,6 +128,22 @@ class Segmentation:
             written.append(write_like(probability, like=self.scan, path=path, kind="probability"))
         if "preview" in what:
             written.append(write_bytes(base / f"{case}_preview-{target}.png", self.preview()))
+        return written + self._save_dicom(base, what)
+
+    def _save_dicom(self, base: Path, what: Sequence[str]) -> list[Path]:
+        """SEG files; where a series cannot be referred to, the NIfTI stands alone and a warning says why."""
+        kinds: dict[str, SegKind] = {}
+        if "dicom-labelmap" in what:
+            kinds["seg"] = "labelmap"
+        elif "mask" in what and isinstance(self.scan.header, DicomHeader):
+            kinds["seg"] = "binary"
+        if "dicom-prob" in what:
+            kinds["prob"] = "fractional"
+        written = []
+        for name, kind in kinds.items():
+            path = base / f"{self.scan.name}_{name}-{file_name(self.target)}.dcm"
+            array = self.probability if kind == "fractional" else self.mask
+            written += save_seg({self.target: array}, like=self.scan, path=path, kind=kind)
         return written
 
 
@@ -149,6 +176,31 @@ class Segmentations(dict[str, Segmentation]):
         return labels, int((masks.sum(0) > 1).sum())
 
 
+def save_seg(
+    arrays: Mapping[str, NDArray[Any]], *, like: Volume, path: Path, kind: SegKind = "binary"
+) -> list[Path]:
+    """Write targets as segments of one DICOM SEG, or warn where the scan is nothing that one can refer to.
+
+    Returns:
+        The path, or nothing.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    from latentseg.imaging.dicom_seg import Segment, seg_dataset
+    from latentseg.text.codes import segment_code
+
+    segments = [Segment(name, array, segment_code(name)) for name, array in arrays.items()]
+    try:
+        dataset = seg_dataset(segments, like=like, kind=kind)
+    except InputError as error:
+        caution(f"no DICOM SEG was written: {error}")
+        return []
+    with written_whole(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    return [path]
+
+
 def file_name(target: str) -> str:
     """The part of a file name that stands for a target: what is no letter, digit, ``.+-_`` becomes ``_``."""
     return re.sub(r"[^\w.+-]+", "_", target)
@@ -177,9 +229,9 @@ def check_outputs(what: Iterable[str], *, known: Sequence[str] = SAVED) -> tuple
     """The outputs asked for, each one known.
 
     Raises:
-        UsageError: An output that is none of ``known``.
+        UsageError: An output that is none of ``known`` and none of those for DICOM.
     """
-    asked = tuple(what)
+    asked, known = tuple(what), (*known, *DICOM_SAVED)
     unknown = set(asked) - set(known)
     if unknown:
         raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(known)}")

@@ -85,7 +85,7 @@ def segment(
         str | None,
         typer.Option(
             help="What to write, of mask,prob,preview and, with prompts, "
-            "evidence,attention,healthy,residual,uncertainty."
+            "evidence,attention,healthy,residual,uncertainty; of DICOM also dicom-labelmap,dicom-prob."
         ),
     ] = None,
     label: Label = None,
@@ -231,12 +231,16 @@ def write_combined(results: Segmentations, priority: list[str], out: Path) -> No
     import json
 
     from latentseg.imaging import default_suffix, write_like
-    from latentseg.results import write_bytes
+    from latentseg.imaging.dicom import DicomHeader
+    from latentseg.results import save_seg, write_bytes
 
     labels, overlap = results.combined(priority)
     scan = next(iter(results.values())).scan
     base = out / scan.name
     write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
+    if isinstance(scan.header, DicomHeader):
+        masks = {name: results[name].mask for name in priority}
+        save_seg(masks, like=scan, path=base / f"{scan.name}_combined.dcm")
     names = {name: number for number, name in enumerate(priority, start=1)}
     write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
     typer.echo(f"combined: {overlap} voxels were claimed by more than one target")

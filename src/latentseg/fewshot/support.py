@@ -25,6 +25,7 @@ from latentseg.imaging import (
 )
 from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, case_name, suffix_of
 from latentseg.imaging.intensity import Modality
+from latentseg.imaging.volume import kind_of
 
 SIZE = 256
 THIRDS = 3
@@ -91,7 +92,7 @@ class Support:
         shown = []
         for image_path, mask_path in pairs:
             image = read(image_path, modality=modality, orientation=orientation)
-            mask = read_mask(mask_path, like=image)
+            mask = read_mask(mask_path, like=image, name=name if label is None else None)
             shown.append(cls.from_volumes(image, mask, name=name, label=label, slices=slices))
         return cls.join(shown)
 
@@ -145,7 +146,7 @@ class Support:
         shown = []
         for image_path, mask_path in examples.pairs:
             image = read(image_path, modality=modality, orientation=orientation)
-            mask = read_mask(mask_path, like=image)
+            mask = read_mask(mask_path, like=image, name=target if label is None else None)
             if label is None or (mask.array == label).any():
                 shown.append(cls.from_volumes(image, mask, name=target, label=label, slices=slices))
         if not shown:
@@ -216,13 +217,19 @@ class SupportFolder:
         return self.names[target]
 
 
-def read_mask(path: str | Path, *, like: Volume) -> Volume:
+def read_mask(path: str | Path, *, like: Volume, name: str | None = None) -> Volume:
     """Read a mask, and say it plainly when it is flat and the scan is not.
+
+    Args:
+        path: The mask; of a DICOM RTSTRUCT or SEG the structure of that ``name``.
+        like: Its scan.
+        name: What the target is called.
 
     Raises:
         GeometryError: The mask is on another grid than the scan.
     """
-    mask = read_labels(path, orientation=like.orientation)
+    scan = like if kind_of(Path(path)) == "DICOM" else None  # contours have no grid of their own
+    mask = read_labels(path, like=scan, orientation=like.orientation, name=name)
     if (mask.shape[2] == 1) != (like.shape[2] == 1):
         flat, deep = ("image", "mask") if like.shape[2] == 1 else ("mask", "image")
         raise GeometryError(
@@ -264,7 +271,7 @@ def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
 
 def is_flat(volume: Volume) -> bool:
     """Whether a volume was read from a 2-D image: one picture, or a file whose header has two axes."""
-    if volume.source is None or volume.shape[2] != 1:
+    if volume.source is None or volume.shape[2] != 1 or hasattr(volume.header, "series"):
         return False
     if SUFFIXES.get(suffix_of(volume.source)) in RASTER_FORMATS or volume.source.is_dir():
         return True

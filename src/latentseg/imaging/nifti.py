@@ -60,6 +60,8 @@ def write_nifti(array: NDArray[Any], affine_ras_mm: NDArray[np.float64], header:
         fresh["pixdim"][:4] = header["pixdim"][:4]
         fresh["xyzt_units"] = header["xyzt_units"]
     else:
+        marks = getattr(header, "marks", ())
+        fresh["descrip"] = f"approximate: {'; '.join(marks)}"[:79].encode() if marks else b""
         fresh.set_xyzt_units("mm")
         fresh.set_sform(affine_ras_mm, code=1)
         fresh.set_qform(affine_ras_mm, code=1, strip_shears=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import nibabel as nib
 import pytest
 
+from latentseg.batch.store import Record
 from latentseg.cli import main
+from latentseg.cli.batch import Progress, human_time
+from latentseg.fewshot import segmenter as module
 from latentseg.imaging import write_like
 from latentseg.imaging.phantom import Phantom, abdomen
 
@@ -82,3 +88,107 @@ def test_resume_keeps_what_is_finished(cohort: Path, tiny_model: Path, capsys: C
     assert "case 'ct0' is finished already: out. Give --resume" in capsys.readouterr().err
     assert main(line(tiny_model, "--resume")) == 0
     assert "0 done, 2 kept, 0 failed" in capsys.readouterr().out
+
+
+def test_a_manifest_says_how_it_was_made(cohort: Path, tiny_model: Path) -> None:
+    assert main(line(tiny_model, "--save", "mask", "--shard", "0/2")) == 0
+    manifest = json.loads(Path("out/run_shard-0-of-2.json").read_text())
+    (method,) = manifest["methods"]
+    assert set(method["files"]) == {"autoencoder.json", "autoencoder.safetensors", "fewshot.safetensors"}
+    assert method["targets"] == ["ex_mask"]
+    assert method["options"]["support_mode"] == "nearest"
+    assert [case["case"] for case in manifest["cases"]] == ["ct0"]
+
+
+def test_prompts_whatever_the_order_and_the_shard(
+    cohort: Path, tiny_tumor_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws are a function of the seed and the scan: shards and the order of a table change nothing."""
+    words = ["-p", "liver tumor", "--backbone", str(tiny_tumor_model), "--save", "mask,prob"]
+    assert main(["batch", "in", *words, "-o", "whole"]) == 0
+    Path("jobs.csv").write_text("image\nin/ct1.nii.gz\nin/ct0.nii.gz\n")
+    for part in ("1/2", "0/2"):
+        assert main(["batch", "jobs.csv", *words, "-o", "parts", "--shard", part]) == 0
+    assert main(["batch", "in", *words, "-o", "other", "--seed", "1"]) == 0
+    for case in ("ct0", "ct1"):
+        name = f"{case}/{case}_prob-liver_tumor.nii.gz"
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+    assert json.loads(Path("other/run.json").read_text())["methods"][0]["seed"] == 1
+
+
+def test_a_dry_run_writes_nothing(cohort: Path, tiny_model: Path, capsys: Capture) -> None:
+    assert main(line(tiny_model, "--dry-run")) == 0
+    out = capsys.readouterr().out
+    assert "ct0   60 x 64 x 6  6" in out
+    assert "cases   2 to do, 0 finished, 0 cannot be read" in out
+    assert "time    about" in out
+    assert "memory  about" in out
+    assert not Path("out").exists()
+    (cohort / "ct1.nii.gz").write_bytes(b"")
+    assert main(line(tiny_model, "--dry-run")) == 6
+    error = capsys.readouterr().err
+    assert "ct1: E300 the file is empty" in error
+    assert "E600 1 of 2 cases cannot be read" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["-p", "liver tumor"], 2, "examples and prompts in one call"),
+        (["--save", "masks"], 2, "unknown output 'masks'"),
+        (["--save", "evidence"], 2, "unknown output 'evidence'"),
+        (["--shard", "2/2"], 2, "'2/2' is no part of a whole"),
+        (["-t", "spleen"], 0, ""),
+        (["--modality", "PET"], 2, "unknown modality 'PET'"),
+        (["-o", "ex.nii.gz"], 3, "a file is in the way of the output"),
+        (["-o", "in"], 2, "the output folder is the input folder"),
+    ],
+)
+def test_options(
+    cohort: Path, tiny_model: Path, capsys: Capture, words: list[str], code: int, message: str
+) -> None:
+    assert main(line(tiny_model, "--save", "mask", *words)) == code
+    assert message in capsys.readouterr().err
+
+
+def test_neither_examples_nor_prompts(cohort: Path, capsys: Capture) -> None:
+    assert main(["batch", "in"]) == 2
+    assert "neither examples nor a prompt" in capsys.readouterr().err
+    assert main(["batch", "nowhere", "-p", "liver tumor"]) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_cleanly(
+    cohort: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, number: int
+) -> None:
+    presence, calls = module.presence_score, []
+
+    def stop_at_second(chance: object) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return presence(chance)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "presence_score", stop_at_second)
+    assert main(line(tiny_model, "--save", "mask")) == 130
+    assert "E130 interrupted, 1 of 2 cases are finished. Run again with --resume" in capsys.readouterr().err
+    assert len(rows_of("out/cases.csv")) == 1
+    assert not [path for path in Path("out").iterdir() if path.name.startswith(".")]
+    assert main(line(tiny_model, "--save", "mask", "--resume")) == 0
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    progress = Progress()
+    progress.started(pending=2, kept=1)
+    progress.finished(Record("a", "a.nii"))
+    reason = {"code": "E300", "what": "bad [file]", "where": "b.nii", "fix": "mend"}
+    progress.finished(Record("b", "b.nii", error=reason))
+    progress.ended()
+    error = capsys.readouterr().err
+    assert "b: E300 bad [file]: b.nii. Mend." in error
+    assert "3/3" in error
+
+
+def test_times_as_people_read_them() -> None:
+    assert [human_time(s) for s in (3, 100, 7500)] == ["3 s", "2 min", "2 h 05 min"]

@@ -99,7 +99,7 @@ def weights_facts(backbone: str | Path, weights: Path | None = None) -> dict[str
     else:
         facts |= {"license": "unknown: a folder of your own", "files": _hashes(Path(backbone))}
     if weights:
-        facts["fewshot_weights"] = {"path": str(weights), "files": _hashes(weights)}
+        facts["own_weights"] = {"path": str(weights), "files": _hashes(weights)}
     return facts
 
 

@@ -114,28 +114,27 @@ def run_batch(
     """
     options, listener = options or BatchOptions(), listener or Silence()
     check_names([name for task in tasks for name in task.names])
-    mine = take_shard(cases, options.shard) if options.shard else list(cases)
-    recipe = recipe_of(tasks, options.save)
+    kept, pending = plan(tasks, cases=cases, out=out, options=options)
     with OutputFolder(Path(out)) as folder:
-        kept, pending = split_finished(mine, folder, recipe=recipe, resume=options.resume)
         listener.started(pending=len(pending), kept=len(kept))
         manifest = Manifest.begin(tasks, save=options.save, shard=options.shard)
         folder.replace(manifest.name, manifest.text(kept))
         new: list[Record] = []
+        status = "stopped by an error"
         try:
             encoded = tuple(task.encoded() for task in tasks) if pending else ()
-            work = Work(encoded, tuple(options.save), recipe)
+            work = Work(encoded, tuple(options.save), recipe_of(tasks, options.save))
             for record in (engine or run_here)(pending, work, folder):
                 new.append(record)
                 listener.finished(record)
-            manifest = manifest.ended("finished")
+            status = "finished"
         except KeyboardInterrupt as error:
-            manifest = manifest.ended("interrupted")
-            what = f"interrupted, {len(kept) + len(new)} of {len(mine)} cases are finished"
+            status = "interrupted"
+            what = f"interrupted, {len(kept) + len(new)} of {len(kept) + len(pending)} cases are finished"
             raise Interrupted(what, fix="run again with --resume to go on") from error
         finally:
             listener.ended()
-            write_tables(cases, folder, new=[*kept, *new], manifest=manifest)
+            write_tables(cases, folder, new=[*kept, *new], manifest=manifest.ended(status))
     failed = tuple(record for record in new if record.failed)
     return Outcome(tuple(record for record in new if not record.failed), tuple(kept), failed)
 
@@ -159,20 +158,22 @@ def write_tables(
             caution(f"cannot write {folder.path / name} ({error.strerror or error})")
 
 
-def split_finished(
-    cases: Sequence[Case], folder: OutputFolder, *, recipe: object, resume: bool
+def plan(
+    tasks: Sequence[Task], *, cases: Sequence[Case], out: str | Path, options: BatchOptions
 ) -> tuple[list[Record], list[Case]]:
-    """Records of the cases that are finished, and the cases that are not.
+    """Records of the cases that are finished, and the cases that a run would do; nothing is written.
 
     Raises:
-        UsageError: Some are finished and this is no resumed run, or foreign files are in the way.
+        UsageError: Some are finished and this is no resumed run, foreign files are in the way, or there is no
+            such shard.
     """
+    folder, recipe = OutputFolder(Path(out)), recipe_of(tasks, options.save)
     kept: list[Record] = []
     pending: list[Case] = []
-    for case in cases:
+    for case in take_shard(cases, options.shard) if options.shard else cases:
         folder.check_free(case.name)
         record = folder.record(case.name)
-        if record and not resume and not record.failed:
+        if record and not options.resume and not record.failed:
             fix = "give --resume to go on, or choose another output folder"
             raise UsageError(f"case {case.name!r} is finished already", where=str(folder.path), fix=fix)
         if record and is_finished(case, record, recipe=recipe) and folder.is_whole(record):

@@ -2,90 +2,218 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from latentseg.cli.output import human_bytes, show_table
 from latentseg.cli.segment import (
+    AllowGaps,
     BackboneOption,
     Label,
     ModalityOption,
     Mode,
     Orientation,
+    Preset,
+    Prompts,
+    ResampleTilt,
     Supports,
     Targets,
     Weights,
     read_modality,
     read_mode,
+    read_outputs,
+    read_preset,
     read_targets,
-    split_names,
 )
-from latentseg.errors import LatentsegError, SomeCasesFailed
+from latentseg.errors import LatentsegError, SomeCasesFailed, UsageError
 
 if TYPE_CHECKING:
     from latentseg.api import Precision
+    from latentseg.batch.cases import Case
+    from latentseg.batch.runner import BatchOptions, Outcome
     from latentseg.batch.store import Record
+    from latentseg.batch.work import Task
+    from latentseg.tumor.options import TumorOptions
 
 app = typer.Typer()
+
+Cohort = Annotated[
+    Path, typer.Argument(help="A folder of scans and DICOM studies, or a CSV file with a column 'image'.")
+]
+SHOWN_PROBLEMS = 20  # of a dry run; the rest is counted
 
 
 @app.command()
 def batch(
-    cases: Annotated[Path, typer.Argument(help="A folder of scans, or a CSV file with a column 'image'.")],
-    support: Supports,
+    cases: Cohort,
+    support: Supports = None,
+    prompt: Prompts = None,
     target: Targets = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Annotated[str, typer.Option(help="What to write: any of mask,prob,preview.")] = "mask,prob,preview",
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out what is finished.")] = False,
-    shard: Annotated[
-        str | None, typer.Option(help="Only a part of the cases: 0/4 is the first of 4.")
+    save: Annotated[
+        str | None,
+        typer.Option(
+            help="What to write, of mask,prob,preview and, with prompts, "
+            "evidence,attention,healthy,residual,uncertainty."
+        ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run: what is finished is kept.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Only a part of the cases: 0/4 is the first of four parts.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is, how long it takes and in what memory.")
+    ] = False,
     label: Label = None,
     modality: ModalityOption = None,
     orientation: Orientation = None,
+    allow_gaps: AllowGaps = False,
+    resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
+    preset: Preset = "recommended",
+    seed: Annotated[int, typer.Option(help="Of all draws, with prompts.")] = 0,
     backbone: BackboneOption = "compact",
     weights: Weights = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
 ) -> None:
-    """Segment many scans; a scan that fails is listed and stops no other."""
+    """Segment many scans; one that fails is listed with its reason and stops no other."""
     import latentseg as ls
-    from latentseg.batch import runner
     from latentseg.batch.cases import find_cases
     from latentseg.batch.manifest import weights_facts
+    from latentseg.batch.runner import BatchOptions
     from latentseg.batch.work import Task
     from latentseg.fewshot.segmenter import SegmentOptions
-    from latentseg.results import check_outputs
+    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.results import check_writable
 
-    what = check_outputs(split_names(save) or [])
+    if bool(support) == bool(prompt):
+        what = "examples and prompts in one call" if support else "neither examples nor a prompt"
+        raise UsageError(what, fix="give --support or --prompt")
     kind, mode = read_modality(modality), read_mode(support_mode)
-    found = [
-        replace(case, modality=case.modality or kind, orientation=case.orientation or orientation)
-        for case in find_cases(cases, out=out)
+    options = BatchOptions(read_outputs(save, prompts=bool(prompt)), resume=resume, shard=shard)
+    check_writable(out)
+    dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
+    defaults = partial(with_defaults, modality=kind, orientation=orientation, dicom=dicom)
+    cohort = [defaults(case) for case in find_cases(cases, out=out)]
+    load: Any = partial(ls.load, backbone=backbone, weights=weights, precision=cast("Precision", precision))
+    targets: Sequence[Any]
+    if prompt:
+        targets, load = prompt, partial(load, "tumor", options=with_seed(read_preset(preset), seed))
+    else:
+        targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
+        load = partial(load, "fewshot", options=SegmentOptions(support_mode=mode))
+    segmenter = load()
+    about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
+    task = Task(segmenter, tuple(targets), segmenter.parts.fingerprint, about, load)
+    if dry_run:
+        show_estimate(task, cohort, out=out, options=options)
+    else:
+        run(task, cohort, out=out, options=options)
+
+
+def run(task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions) -> None:
+    """Go through the cases.
+
+    Raises:
+        SomeCasesFailed: Some could not be segmented.
+    """
+    from latentseg.batch.runner import run_batch
+
+    with stoppable():
+        outcome = run_batch([task], cases=cohort, out=out, options=options, listener=Progress())
+    show_outcome(outcome, out)
+
+
+def show_outcome(outcome: Outcome, out: Path) -> None:
+    """How many cases became what, and where to look first.
+
+    Raises:
+        SomeCasesFailed: Some could not be segmented.
+    """
+    done, kept, failed = len(outcome.done), len(outcome.kept), len(outcome.failed)
+    typer.echo(f"{done} done, {kept} kept, {failed} failed")
+    noted = sum(bool(record.warnings) for record in outcome.records)
+    hint = f"; {noted} cases with warnings" if noted else ""
+    typer.echo(f"what to look at first: {out / 'cases.csv'}{hint}")
+    if failed:
+        what = f"{failed} of {done + kept + failed} cases failed"
+        where, fix = str(out / "failures.csv"), "correct them and run again with --resume"
+        raise SomeCasesFailed(what, where=where, fix=fix)
+
+
+def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions) -> None:
+    """Time and memory of what a run would do; nothing is written.
+
+    Raises:
+        SomeCasesFailed: Some scans cannot be read.
+    """
+    from latentseg.batch import estimate
+    from latentseg.batch.runner import plan
+
+    kept, pending = plan([task], cases=cohort, out=out, options=options)
+    cost = estimate.measure([task], save=options.save)
+    estimates = estimate.estimate_cases(pending, cost)
+    rows = [
+        (e.case.name, " x ".join(map(str, e.grid.shape)), e.grid.slices, f"{e.seconds:.0f} s")
+        for e in estimates
+        if e.grid
     ]
-    targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
-    segmenter = ls.load(
-        "fewshot",
-        backbone=backbone,
-        weights=weights,
-        options=SegmentOptions(support_mode=mode),
-        precision=cast("Precision", precision),
+    show_table(("case", "grid", "slices", "time"), rows)
+    bad = [e for e in estimates if e.problem]
+    for one in bad[:SHOWN_PROBLEMS]:
+        typer.echo(f"{one.case.name}: {one.problem}", err=True)
+    free, most = estimate.available_bytes(), max((e.memory_bytes for e in estimates), default=0.0)
+    typer.echo(f"cases   {len(rows)} to do, {len(kept)} finished, {len(bad)} cannot be read")
+    typer.echo(f"time    about {human_time(sum(e.seconds for e in estimates))} on this machine")
+    typer.echo(f"memory  about {human_bytes(most)}, of {human_bytes(free)} that are free")
+    if bad:
+        what = f"{len(bad)} of {len(pending)} cases cannot be read"
+        raise SomeCasesFailed(what, where=str(out), fix="correct them, or leave them to failures.csv")
+
+
+def with_defaults(
+    case: Case, *, modality: Any = None, orientation: str | None = None, dicom: Any = None
+) -> Case:
+    """A case with the options of the command line, where it has none of its own."""
+    if case.dicom:
+        dicom = replace(dicom, series=case.dicom.series)
+    return replace(
+        case,
+        modality=case.modality or modality,
+        orientation=case.orientation or orientation,
+        dicom=None if dicom == type(dicom)() else dicom,
     )
-    about = weights_facts(backbone, weights)
-    task = Task(segmenter, tuple(targets), segmenter.parts.fingerprint, about)
-    options = runner.BatchOptions(what, resume=resume, shard=shard)
-    outcome = runner.run_batch([task], cases=found, out=out, options=options, listener=Progress())
-    total = len(outcome.done) + len(outcome.kept) + len(outcome.failed)
-    typer.echo(f"{len(outcome.done)} done, {len(outcome.kept)} kept, {len(outcome.failed)} failed; see {out}")
-    if outcome.failed:
-        raise SomeCasesFailed(
-            f"{len(outcome.failed)} of {total} cases failed",
-            where=str(out / "failures.csv"),
-            fix="correct them and run again with --resume",
-        )
+
+
+def with_seed(options: TumorOptions, seed: int) -> TumorOptions:
+    """Options of prompts that draw by a seed."""
+    if options.refinement is None:
+        return options
+    inpainting = replace(options.refinement.inpainting, seed=seed)
+    return replace(options, refinement=replace(options.refinement, inpainting=inpainting))
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send, end a run as cleanly as Ctrl-C."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Progress:
@@ -128,3 +256,11 @@ def as_error(reason: Mapping[str, str]) -> LatentsegError:
     error = LatentsegError(reason["what"], where=reason["where"], fix=reason["fix"])
     error.code = reason["code"]
     return error
+
+
+def human_time(seconds: float) -> str:
+    """Write a time as people read it, such as `2 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,179 @@
+"""What a run would take: time and memory of every case, from its header and two measured phantoms."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from latentseg.batch.cases import Case
+from latentseg.batch.store import OutputFolder
+from latentseg.batch.work import Loaded, Task, Work, segment_case
+from latentseg.errors import LatentsegError, explained
+from latentseg.imaging import Volume, abdomen, read, to_canonical
+from latentseg.imaging.files import suffix_of
+
+PROBED = ((64, 64, 8), (192, 192, 8))
+"""Shapes of the phantoms: as many slices, so that the difference is what voxels cost."""
+
+
+class Grid(NamedTuple):
+    """Size of a scan.
+
+    Attributes:
+        shape: Voxels along I, J, K.
+        slices: Axial slices.
+        bytes: Size in memory, as it is read.
+    """
+
+    shape: tuple[int, int, int]
+    slices: int
+    bytes: int
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What this machine was measured to need: a constant, and so much per slice and per voxel.
+
+    Attributes:
+        per_slice_s: Seconds for an axial slice.
+        per_voxel_s: Seconds for a voxel.
+        base_bytes: Memory of the program with its models, having segmented something.
+        per_voxel_bytes: Further memory for a voxel.
+    """
+
+    per_slice_s: float
+    per_voxel_s: float
+    base_bytes: float
+    per_voxel_bytes: float
+
+    def seconds(self, grid: Grid) -> float:
+        """Time for a scan."""
+        return self.per_slice_s * grid.slices + self.per_voxel_s * grid.voxels
+
+    def memory(self, grid: Grid, following: Grid | None = None) -> float:
+        """Bytes for a scan, beside the one that is read ahead."""
+        return self.base_bytes + self.per_voxel_bytes * grid.voxels + (following.bytes if following else 0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one case would take; or why it would fail."""
+
+    case: Case
+    grid: Grid | None = None
+    seconds: float = 0.0
+    memory_bytes: float = 0.0
+    problem: str = ""
+
+
+def estimate_cases(cases: Sequence[Case], cost: Cost) -> list[Estimate]:
+    """Estimate every case; files that cannot be opened are problems and no errors."""
+    grids: list[Grid | None] = []
+    problems = []
+    for case in cases:
+        try:
+            grids.append(grid_of(case))
+            problems.append("")
+        except Exception as error:
+            grids.append(None)
+            problems.append(str(explained(error)))
+    estimates = []
+    for case, grid, following, problem in zip(cases, grids, [*grids[1:], None], problems, strict=True):
+        if grid is None:
+            estimates.append(Estimate(case, problem=problem))
+        else:
+            estimates.append(Estimate(case, grid, cost.seconds(grid), cost.memory(grid, following)))
+    return estimates
+
+
+def grid_of(case: Case) -> Grid:
+    """Size of a scan: of NIfTI from the header alone, of all else by reading it.
+
+    Raises:
+        InputError: The scan cannot be read.
+    """
+    if suffix_of(case.image) in (".nii", ".nii.gz") and case.image.is_file():
+        found = _nifti_grid(case.image)
+        if found:
+            return found
+    scan = read(case.image, modality=case.modality, orientation=case.orientation, dicom=case.dicom)
+    return Grid(scan.shape, len(to_canonical(scan).slices), scan.array.nbytes)
+
+
+def measure(tasks: Sequence[Task], *, save: Sequence[str]) -> Cost:
+    """Segment two phantoms, and see what slices and voxels cost in time and memory.
+
+    Raises:
+        LatentsegError: What would stop every case.
+    """
+    work = Work(tuple(task.encoded() for task in tasks), tuple(save), {})
+    with TemporaryDirectory() as name, OutputFolder(Path(name)) as folder:
+        _probe(work, folder, (64, 64, 2))  # the first call of a network is slow
+        small, large = (_probe(work, folder, shape) for shape in PROBED)
+    voxels = [int(np.prod(shape)) for shape in PROBED]
+    further = voxels[1] - voxels[0]
+    per_voxel_s = max(0.0, large[0] - small[0]) / further
+    per_slice_s = max(0.0, small[0] - per_voxel_s * voxels[0]) / PROBED[0][2]
+    per_voxel_bytes = max(0.0, large[1] - small[1]) / further
+    return Cost(per_slice_s, per_voxel_s, resident_bytes(), per_voxel_bytes)
+
+
+def _probe(work: Work, folder: OutputFolder, shape: tuple[int, int, int]) -> tuple[float, float]:
+    """Seconds and peak bytes of arrays, for a phantom."""
+    scan = abdomen(seed=0, shape=shape).image
+    loaded = Loaded(scan, {"sha256": ""}, (), 0.0)
+    tracemalloc.start()
+    start = time.perf_counter()
+    record = segment_case(Case("probe", Path("probe.nii.gz")), lambda: loaded, work=work, folder=folder)
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    if record.error:
+        raise LatentsegError(record.error["what"], where="a phantom", fix=record.error["fix"])
+    return seconds, peak
+
+
+def resident_bytes() -> float:
+    """The most memory that this process has used so far; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+def available_bytes() -> float:
+    """Memory that programs may still take; 0 where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return float(found[0]) * 1024 if found else 0.0
+
+
+def _nifti_grid(path: Path) -> Grid | None:
+    """From the header; None where it is not what it should be, so that reading says why."""
+    import nibabel as nib
+
+    try:
+        image: Any = nib.load(path)
+        shape = tuple(int(n) for n in (*image.shape, 1, 1)[:3])
+        scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
+        dtype = np.dtype(np.float64) if scaled else image.get_data_dtype()
+        nothing = np.broadcast_to(np.zeros(1, dtype), shape)
+        slices = len(to_canonical(Volume(nothing, np.asarray(image.affine, np.float64))).slices)
+        return Grid((shape[0], shape[1], shape[2]), slices, int(np.prod(shape)) * dtype.itemsize)
+    except Exception:
+        return None

@@ -192,8 +192,8 @@ def inside_outline(
     count = last - first
     edge = np.repeat(np.arange(len(rows)), count)
     row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    slope = (ends[1] - columns)[edge] / (ends[0] - rows)[edge]
-    crossing = np.ceil(columns[edge] + (row - rows[edge]) * slope)
+    along = (row - rows[edge]) / (ends[0] - rows)[edge]  # from 0 to 1
+    crossing = np.ceil(columns[edge] + along * (ends[1] - columns)[edge])
     toggles = np.zeros((shape[0], shape[1] + 1), np.int32)
     np.add.at(toggles, (row, np.clip(crossing, 0, shape[1]).astype(np.intp)), 1)
     return np.asarray(toggles.cumsum(1)[:, :-1] % 2 == 1)

@@ -192,3 +192,9 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture
 
 def test_times_as_people_read_them() -> None:
     assert [human_time(s) for s in (3, 100, 7500)] == ["3 s", "2 min", "2 h 05 min"]
+
+
+def test_engines(cohort: Path, tiny_model: Path, capsys: Capture) -> None:
+    assert main(line(tiny_model, "--engine", "dask")) == 2
+    assert "unknown engine 'dask': --engine. Give here or ray" in capsys.readouterr().err
+    assert main(line(tiny_model, "--engine", "ray", "--workers", "0")) == 2

@@ -169,7 +169,7 @@ class OutputFolder:
             self._remove_abandoned()
             prefix = f"{socket.gethostname()}-{os.getpid()}-"
             self.workplace = Path(tempfile.mkdtemp(prefix=prefix, dir=self._partial))
-            self._lock = FileLock(f"{self.workplace}.lock")
+            self._lock = FileLock(f"{self.workplace}.lock", thread_local=False)
             self._lock.acquire(timeout=0)
 
     def _remove_abandoned(self) -> None:

@@ -37,7 +37,7 @@ from latentseg.errors import LatentsegError, SomeCasesFailed, UsageError
 if TYPE_CHECKING:
     from latentseg.api import Precision
     from latentseg.batch.cases import Case
-    from latentseg.batch.runner import BatchOptions, Outcome
+    from latentseg.batch.runner import BatchOptions, Engine, Outcome
     from latentseg.batch.store import Record
     from latentseg.batch.work import Task
     from latentseg.tumor.options import TumorOptions
@@ -73,6 +73,10 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is, how long it takes and in what memory.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="here, or ray: the same cases through workers, see --workers.")
+    ] = "here",
+    workers: Annotated[int, typer.Option(help="Of --engine ray: each loads the model.", min=1)] = 2,
     label: Label = None,
     modality: ModalityOption = None,
     orientation: Orientation = None,
@@ -117,10 +121,25 @@ def batch(
     if dry_run:
         show_estimate(task, cohort, out=out, options=options)
     else:
-        run(task, cohort, out=out, options=options)
+        run(task, cohort, out=out, options=options, engine=read_engine(engine, workers=workers))
 
 
-def run(task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions) -> None:
+def read_engine(name: str, *, workers: int) -> Engine | None:
+    """What goes through the cases; None is this process.
+
+    Raises:
+        UsageError: There is no such engine.
+    """
+    if name not in ("here", "ray"):
+        raise UsageError(f"unknown engine {name!r}", where="--engine", fix="give here or ray")
+    from latentseg.batch.ray_engine import RayEngine
+
+    return RayEngine(workers=workers) if name == "ray" else None
+
+
+def run(
+    task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions, engine: Engine | None
+) -> None:
     """Go through the cases.
 
     Raises:
@@ -129,7 +148,9 @@ def run(task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions)
     from latentseg.batch.runner import run_batch
 
     with stoppable():
-        outcome = run_batch([task], cases=cohort, out=out, options=options, listener=Progress())
+        outcome = run_batch(
+            [task], cases=cohort, out=out, options=options, engine=engine, listener=Progress()
+        )
     show_outcome(outcome, out)
 
 

@@ -14,7 +14,7 @@ from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom import DicomOptions
 from latentseg.imaging.dicom_files import scan
-from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
+from latentseg.imaging.dicom_phantom import multi_frame, recode, save_slices, slice_datasets
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -36,32 +36,8 @@ def non_image(sop_class: str, modality: str) -> Any:
     return dataset
 
 
-def multi_frame(volume: Volume) -> Any:
-    """The slices of a volume as one enhanced CT object, backwards."""
-    slices = slice_datasets(volume)[::-1]
-    whole = slices[0]
-    whole.SOPClassUID, whole.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.2.1", len(slices)
-    groups = []
-    for one in slices:
-        group, plane = pydicom.Dataset(), pydicom.Dataset()
-        plane.ImagePositionPatient = one.ImagePositionPatient
-        group.PlanePositionSequence = [plane]
-        groups.append(group)
-    shared, measures, turn, values = (pydicom.Dataset() for _ in range(4))
-    measures.PixelSpacing, measures.SliceThickness = whole.PixelSpacing, whole.SliceThickness
-    turn.ImageOrientationPatient = whole.ImageOrientationPatient
-    values.RescaleSlope, values.RescaleIntercept = whole.RescaleSlope, whole.RescaleIntercept
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turn]
-    shared.PixelValueTransformationSequence = [values]
-    whole.PerFrameFunctionalGroupsSequence, whole.SharedFunctionalGroupsSequence = groups, [shared]
-    whole.PixelData = b"".join(one.PixelData for one in slices)
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleIntercept"):
-        del whole[name]
-    return whole
-
-
 def test_a_multi_frame_file_is_a_volume(tmp_path: Path) -> None:
-    save_slices([multi_frame(phantom())], tmp_path, name="enhanced")
+    save_slices([multi_frame(slice_datasets(phantom()))], tmp_path, name="enhanced")
     for path in (tmp_path, tmp_path / "enhanced"):
         again = read(path)
         np.testing.assert_array_equal(again.array, phantom().array)
@@ -101,14 +77,6 @@ def test_a_file_without_preamble_is_understood(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path).array, phantom().array)
 
 
-def _recode(dataset: Any, syntax: str) -> None:
-    if syntax not in (IMPLICIT, BIG_ENDIAN, DEFLATED):
-        dataset.compress(syntax, generate_instance_uid=False)
-    elif syntax == BIG_ENDIAN:
-        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
-    dataset.file_meta.TransferSyntaxUID = syntax
-
-
 LOSSLESS = {
     "implicit": IMPLICIT,
     "big endian": BIG_ENDIAN,
@@ -124,7 +92,7 @@ def test_transfer_syntaxes_are_read_exactly(syntax: str, tmp_path: Path) -> None
     volume = phantom(shape=(40, 36, 3))
     slices = slice_datasets(volume)
     for one in slices:
-        _recode(one, syntax)
+        recode(one, syntax)
     save_slices(slices, tmp_path)
     np.testing.assert_array_equal(read(tmp_path).array, volume.array)
 

@@ -13,7 +13,7 @@ from latentseg.imaging.dicom_geometry import LPS_TO_RAS
 from latentseg.imaging.volume import Volume
 
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
-EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.99"))
 
 
 def slice_datasets(volume: Volume, *, description: str = "phantom", series_number: int = 1) -> list[Any]:
@@ -57,6 +57,43 @@ def save_slices(datasets: Sequence[Any], folder: str | Path, *, name: str = "sli
     return paths
 
 
+def recode(dataset: Any, syntax: str) -> None:
+    """Change an image object to another lossless transfer syntax, given by its UID."""
+    if syntax not in (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED):
+        dataset.compress(syntax, generate_instance_uid=False)
+    elif syntax == BIG_ENDIAN:
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+
+
+def multi_frame(datasets: Sequence[Any]) -> Any:
+    """CT slices as one enhanced multi-frame object, in the same order."""
+    new = quiet_pydicom().Dataset
+    whole, frames, shared = new(), [], new()
+    whole.update(datasets[0])
+    whole.file_meta = datasets[0].file_meta
+    whole.SOPClassUID, whole.NumberOfFrames = f"{CLASSES['CT']}.1", len(datasets)
+    for one in datasets:
+        frames.append(new())
+        frames[-1].PlanePositionSequence = [new()]
+        frames[-1].PlanePositionSequence[0].ImagePositionPatient = one.ImagePositionPatient
+    groups = {
+        "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+        "PlaneOrientationSequence": ("ImageOrientationPatient",),
+        "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    }
+    for sequence, names in groups.items():
+        item = new()
+        for name in names:
+            item[name] = datasets[0][name]
+            del whole[name]
+        setattr(shared, sequence, [item])
+    del whole.ImagePositionPatient
+    whole.PerFrameFunctionalGroupsSequence, whole.SharedFunctionalGroupsSequence = frames, [shared]
+    whole.PixelData = b"".join(one.PixelData for one in datasets)
+    return whole
+
+
 def _dataset(pydicom: Any, volume: Volume, k: int, common: dict[str, Any], position_lps_mm: Any) -> Any:
     dataset = pydicom.Dataset()
     intercept = -1024 if volume.modality == "CT" else 0
@@ -75,7 +112,7 @@ def _dataset(pydicom: Any, volume: Volume, k: int, common: dict[str, Any], posit
         dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, intercept, "HU"
     dataset.PixelData = np.ascontiguousarray(pixels.astype("<u2")).tobytes()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = EXPLICIT_LITTLE_ENDIAN
+    dataset.file_meta.TransferSyntaxUID = EXPLICIT
     return dataset
 
 

@@ -185,7 +185,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--variant", default="maisi-ct-rflow")
-    parser.add_argument("--shipped-shape", type=int, nargs=3, default=[128, 128, 128])
+    parser.add_argument(
+        "--shipped-shape", type=int, nargs=3, default=[128, 128, 128], help="rows: 64 or more"
+    )
     parser.add_argument("--shipped-steps", type=int, default=2)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_maisi.json"))

@@ -35,7 +35,7 @@ def run_blocks(
 
     Args:
         blocks: ``autoencoder.encoder.blocks`` or ``autoencoder.decoder.blocks``.
-        x: One item, ``(1, C, X, Y, Z)``; its memory format is kept.
+        x: One item, ``(1, C, X, Y, Z)``.
         rows: Rows along X that go through a layer at a time.
         keep: Indices of blocks whose outputs are wanted.
 
@@ -43,6 +43,7 @@ def run_blocks(
         The output, and the outputs that are wanted in the order of the blocks.
     """
     kept, norm = [], None
+    x = x.contiguous(memory_format=torch.channels_last_3d)
     for index, block in enumerate(blocks):
         if isinstance(block, MaisiGroupNorm3D):
             norm = group_affine(block, x, rows)  # applied by the convolution that follows
@@ -54,22 +55,31 @@ def run_blocks(
 
 
 def group_affine(norm: nn.GroupNorm, x: Tensor, rows: int) -> Affine:
-    """Scale and shift, each ``(1, C, 1, 1, 1)``, that normalize ``(1, C, X, Y, Z)`` as a whole."""
-    channels, groups = x.shape[1], norm.num_groups
-    wide = channels // groups
-    first = x[:, :, :1].float().mean((0, 2, 3, 4)).unflatten(0, (groups, wide)).mean(1)
-    center = first.repeat_interleave(
-        wide
-    )  # near the mean, so that the variance is no difference of large sums
-    sums = torch.zeros(2, channels, dtype=torch.float64, device=x.device)
-    for slab in x.split(rows, 2):
-        flat = slab.permute(0, 2, 3, 4, 1).reshape(-1, channels).float() - center
-        sums += torch.stack([flat.sum(0), flat.square_().sum(0)])
-    mean, square = sums.unflatten(1, (groups, wide)).mean(2) / x[0, 0].numel()
-    inverse = (square - mean.square() + norm.eps).rsqrt().repeat_interleave(wide)
-    scale = inverse * norm.weight.double()
-    shift = norm.bias.double() - (first + mean).repeat_interleave(wide) * scale
+    """Scale and shift, each ``(1, C, 1, 1, 1)``, that normalize ``(1, C, X, Y, Z)`` as a whole.
+
+    Mean and variance of each slab come from PyTorch's kernel and are pooled (Chan et al. 1983).
+    """
+    slabs = [_statistics(norm, slab) for slab in x.split(rows, 2)]
+    counts, means, variances = (torch.stack(part) for part in zip(*slabs, strict=True))
+    share = (counts / counts.sum())[:, None]
+    mean = (share * means).sum(0)
+    variance = (share * (variances + (means - mean).square())).sum(0)
+    wide = x.shape[1] // norm.num_groups
+    scale = (variance + norm.eps).rsqrt().repeat_interleave(wide) * norm.weight.double()
+    shift = norm.bias.double() - mean.repeat_interleave(wide) * scale
     return _as_affine(scale, x), _as_affine(shift, x)
+
+
+def _statistics(norm: nn.GroupNorm, slab: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Voxels ``()``, means ``(G,)`` and variances ``(G,)`` of a slab's groups, in float64."""
+    values = slab if slab.device.type == "cpu" else slab.float()  # CUDA's kernel mixes no precisions
+    channels, voxels = slab.shape[1], slab[0, 0].numel()
+    one, zero = (make(channels, device=slab.device) for make in (torch.ones, torch.zeros))
+    _, mean, inverse = torch.native_group_norm(
+        values, one, zero, 1, channels, voxels, norm.num_groups, norm.eps
+    )
+    count = torch.tensor(float(voxels), dtype=torch.float64, device=slab.device)
+    return count, mean[0].double(), inverse[0].double().pow(-2) - norm.eps
 
 
 def _as_affine(values: Tensor, like: Tensor) -> Tensor:
@@ -172,8 +182,7 @@ def conv_of(module: nn.Module) -> nn.Conv3d:
 
 
 def _empty(like: Tensor, channels: int, shape: Sequence[int]) -> Tensor:
-    channels_last = like.is_contiguous(memory_format=torch.channels_last_3d)
-    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    layout = torch.channels_last_3d  # a slab of rows is one piece of memory
     return torch.empty(1, channels, *shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 

@@ -13,8 +13,9 @@ pytest.importorskip("monai.apps.generation.maisi")
 from monai.networks.schedulers import DDPMScheduler, RFlowScheduler
 
 from latentseg.backbones.base import Backbone
+from latentseg.backbones.diffusers_2d import captured
 from latentseg.backbones.inpainting import InpaintingOptions, inpaint, pool_mask
-from latentseg.backbones.maisi import VolumeFlow, check_multiple, pad_volumes
+from latentseg.backbones.maisi import FEATURE_BLOCKS, VolumeFlow, check_multiple, pad_volumes
 from latentseg.backbones.maisi_conditions import MaisiCondition, modality_id, phrase_condition
 from latentseg.backbones.maisi_networks import VARIANTS, SlicedAveragePool, for_inference
 from latentseg.backbones.sampling import intervals
@@ -71,7 +72,7 @@ def test_inside_are_ras_axes_and_zero_to_one() -> None:
     backbone, lps = tiny(), volumes(32, 64, 96)
     ras = lps.permute(0, 1, 4, 3, 2).flip(2, 3)  # left and posterior become right and anterior
     codec, unet = tiny_autoencoder(), tiny_unet("maisi-ct-rflow")
-    with torch.no_grad():
+    with torch.no_grad(), captured([codec.encoder.blocks[i] for i in FEATURE_BLOCKS]) as stages:
         mean = codec.encode((ras + 1) / 2)[0] * SCALE
         spacing, label = torch.tensor([[80.0, 70.0, 300.0]]), torch.tensor([1])
         velocity = unet(mean, torch.tensor([700.0]), class_labels=label, spacing_tensor=spacing)
@@ -83,6 +84,8 @@ def test_inside_are_ras_axes_and_zero_to_one() -> None:
     latents = backbone.encode(lps)
     torch.testing.assert_close(latents, back(mean), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(backbone.decode(latents), back(decoded), rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(backbone.features(lps), stages, strict=True):
+        torch.testing.assert_close(ours, back(theirs), rtol=1e-4, atol=1e-4)
     token = MaisiCondition(spacing_mm=(3.0, 0.7, 0.8)).token()
     torch.testing.assert_close(backbone.denoise(latents, 700, token), back(-velocity), rtol=1e-3, atol=1e-3)
 

@@ -45,3 +45,14 @@ def test_volume_errors_are_signed() -> None:
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(GeometryError, match=r"\(2, 3\).*\(3, 3\)"):
         dice(TRUTH, np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_agrees_with_monai(share: float) -> None:
+    metrics = pytest.importorskip("monai.metrics")
+    torch = pytest.importorskip("torch")
+    p, t = np.random.default_rng(0).random((2, 9, 10, 11)) < share
+    a, b = (torch.from_numpy(m.astype(np.float32))[None, None] for m in (p, t))
+    counts = overlap(p, t)
+    assert counts.dice == pytest.approx(float(metrics.compute_dice(a, b, include_background=True)), abs=1e-6)
+    assert counts.iou == pytest.approx(float(metrics.compute_iou(a, b, include_background=True)), abs=1e-6)

@@ -85,6 +85,7 @@ def test_different_shapes_are_refused() -> None:
         surface_distances(line(1), np.zeros((1, 1, 3)), spacing_mm=(1, 1, 1))
 
 
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils:FutureWarning")  # the library warns about itself
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_monai(seed: int) -> None:
     metrics = pytest.importorskip("monai.metrics")

@@ -6,9 +6,9 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentseg.batch.studies import find_series
 from latentseg.errors import InputError, UsageError
@@ -39,6 +39,13 @@ class Case:
     modality: Modality | None = None
     orientation: str | None = None
     dicom: DicomOptions | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What was given of ``modality``, ``orientation`` and ``dicom``, as plain values."""
+        dicom = asdict(self.dicom) if self.dicom else None
+        given = {"modality": self.modality, "orientation": self.orientation, "dicom": dicom}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def find_cases(source: Path, *, out: Path | None = None) -> list[Case]:

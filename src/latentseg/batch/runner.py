@@ -116,6 +116,7 @@ def run_batch(
     check_names([name for task in tasks for name in task.names])
     kept, pending = plan(tasks, cases=cases, out=out, options=options)
     with OutputFolder(Path(out)) as folder:
+        pending.sort(key=lambda case: case.name in folder.abandoned)  # what may kill the run goes last
         listener.started(pending=len(pending), kept=len(kept))
         manifest = Manifest.begin(tasks, save=options.save, shard=options.shard)
         folder.replace(manifest.name, manifest.text(kept))

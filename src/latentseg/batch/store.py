@@ -34,6 +34,7 @@ class Record:
         image: The scan.
         key: Changes with the content of the scan, the options, the targets and the weights.
         scan: Size, time and sha256 of the scan's files when it was segmented.
+        reading: How the scan was read: modality, orientation and DICOM options, where they were given.
         targets: One row per target: statistics and confidence.
         files: Size in bytes of each file written, by name.
         warnings: What was said about the scan.
@@ -45,6 +46,7 @@ class Record:
     image: str
     key: str = ""
     scan: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[Mapping[str, Any], ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -63,12 +65,14 @@ class OutputFolder:
     Attributes:
         path: The folder.
         workplace: Where this process puts cases together; removed at the end.
+        abandoned: Cases that were at work when a run was killed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._partial = path / PARTIAL
         self.workplace = self._partial
+        self.abandoned: set[str] = set()
 
     def __enter__(self) -> Self:
         """Make a workplace, and remove those of runs that were killed.
@@ -182,7 +186,9 @@ class OutputFolder:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            workplace = path.with_suffix("")
+            self.abandoned |= {case.name for case in workplace.glob("*")}
+            shutil.rmtree(workplace, ignore_errors=True)
             lock.release()
             path.unlink(missing_ok=True)
 

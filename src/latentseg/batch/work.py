@@ -173,6 +173,7 @@ def _segment(case: Case, loaded: Loaded, *, work: Work, folder: OutputFolder) ->
         str(case.image),
         key=keys.case_key(case, content=loaded.state["sha256"], recipe=work.recipe),
         scan=loaded.state,
+        reading=case.reading,
         targets=tuple(rows),
         files={path.name: path.stat().st_size for path in sorted(staged.iterdir())},
         warnings=tuple(dict.fromkeys(notes)),

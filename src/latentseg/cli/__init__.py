@@ -22,6 +22,7 @@ VERBS = {
     "models": Verb("latentseg.cli.models", "List, pull and check the weights."),
     "segment": Verb("latentseg.cli.segment", "Segment a scan from examples of what to find."),
     "batch": Verb("latentseg.cli.batch", "Segment many scans; one that fails stops no other."),
+    "report": Verb("latentseg.cli.report", "Write one HTML page about a batch: what to look at first."),
     "support": Verb("latentseg.cli.support", "Check or encode a folder of examples."),
     "prompts": Verb("latentseg.cli.prompts", "List what prompts may name, and explain how one is read."),
     "demo": Verb("latentseg.cli.demo", "Segment phantoms and, where they are, real scans; write a page."),

@@ -13,15 +13,17 @@ from latentseg.imaging.files import written_whole
 from latentseg.report.previews import Color
 
 RESEARCH_USE = "For research use. Not a medical device; not for diagnosis or treatment."
+LONG = 40  # letters of a cell that is wrapped
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: a bold title and a short caption under PNG bytes."""
+    """One picture, PNG or JPEG: a bold title and a short caption under it; a wide one takes a whole row."""
 
     title: str
-    png_bytes: bytes
+    picture: bytes
     caption: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Table:
         rows: Cells as text; a column of numbers is aligned to the right and sorted by value.
         strong: Indices of the rows to emphasize, such as our own method.
         note: What the numbers are: protocol, data, how to read them.
+        anchors: Of every row, the anchor of the case that it is about, or "": its first text links there.
     """
 
     title: str
@@ -41,16 +44,19 @@ class Table:
     rows: Sequence[Sequence[str]]
     strong: Sequence[int] = ()
     note: str = ""
+    anchors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Case:
-    """One segmented target of one scan: facts such as `("Dice", "0.91")`, and pictures."""
+    """One segmented target of one scan: facts such as `("Dice", "0.91")`, pictures, and what to mind."""
 
     title: str
     panels: Sequence[Panel]
     subtitle: str = ""
     facts: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,17 @@ def _head(page: Page) -> str:
 
 def _table(table: Table) -> str:
     numeric = [_is_numeric(row[column] for row in table.rows) for column in range(len(table.columns))]
+    linked = numeric.index(False) if False in numeric else 0
     kinds = [' class="number"' if number else "" for number in numeric]
     head = "".join(
         f'<th scope="col"{kind}><button type="button">{escape(name)}</button></th>'
         for name, kind in zip(table.columns, kinds, strict=True)
     )
-    body = "\n".join(_row(row, kinds, strong=index in table.strong) for index, row in enumerate(table.rows))
+    cells = [[_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)] for row in table.rows]
+    for row, anchor in zip(cells, table.anchors, strict=False):
+        if anchor:
+            row[linked] = _linked(row[linked], anchor)
+    body = "\n".join(_row(row, strong=index in table.strong) for index, row in enumerate(cells))
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
     return _join(
         f"<h2>{escape(table.title)}</h2>",
@@ -138,10 +149,19 @@ def _table(table: Table) -> str:
     )
 
 
-def _row(cells: Sequence[str], kinds: Sequence[str], *, strong: bool) -> str:
+def _row(cells: Sequence[str], *, strong: bool) -> str:
     start = '<tr class="strong">' if strong else "<tr>"
-    inside = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(cells, kinds, strict=True))
-    return f"{start}{inside}</tr>"
+    return f"{start}{''.join(cells)}</tr>"
+
+
+def _cell(text: str, kind: str) -> str:
+    kind = kind or (' class="long"' if len(text) > LONG else "")
+    return f"<td{kind}>{escape(text)}</td>"
+
+
+def _linked(cell: str, anchor: str) -> str:
+    start, inside = cell.removesuffix("</td>").split(">", 1)
+    return f'{start}><a href="#{escape(anchor)}">{inside}</a></td>'
 
 
 def _section(section: Section) -> str:
@@ -159,12 +179,14 @@ def _section(section: Section) -> str:
 
 def _case(case: Case) -> str:
     subtitle = f"<p>{escape(case.subtitle)}</p>" if case.subtitle else ""
+    anchor = f' id="{escape(case.anchor)}"' if case.anchor else ""
     facts = "".join(
         f"<div><span>{escape(name)}</span> <b>{escape(value)}</b></div>" for name, value in case.facts
     )
     return _join(
-        f'<article class="case card"><header><h3>{escape(case.title)}</h3>{subtitle}</header>',
+        f'<article class="case card"{anchor}><header><h3>{escape(case.title)}</h3>{subtitle}</header>',
         facts and f'<div class="facts">{facts}</div>',
+        *(f'<p class="note">{escape(note)}</p>' for note in case.notes),
         f'<div class="panels" style="--columns: {_columns(len(case.panels))}">',
         *(_panel(panel) for panel in case.panels),
         "</div></article>",
@@ -178,12 +200,14 @@ def _columns(panels: int) -> int:
 
 
 def _panel(panel: Panel) -> str:
-    data = base64.b64encode(panel.png_bytes).decode("ascii")
+    data = base64.b64encode(panel.picture).decode("ascii")
+    kind = "jpeg" if panel.picture.startswith(b"\xff\xd8") else "png"
     caption = f" <span>{escape(panel.caption)}</span>" if panel.caption else ""
     alt = escape(f"{panel.title}. {panel.caption}".strip())
+    start = '<figure class="wide">' if panel.wide else "<figure>"
     return (
-        f'<figure><div class="well"><img src="data:image/png;base64,{data}" alt="{alt}"></div>'
-        f"<figcaption><b>{escape(panel.title)}</b>{caption}</figcaption></figure>"
+        f'{start}<button type="button" class="well"><img src="data:image/{kind};base64,{data}" alt="{alt}">'
+        f"</button><figcaption><b>{escape(panel.title)}</b>{caption}</figcaption></figure>"
     )
 
 

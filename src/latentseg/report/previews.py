@@ -122,6 +122,16 @@ def montage(pngs: Sequence[bytes], *, columns: int, gap: int = 6, background: Co
     return _png(sheet)
 
 
+def thumbnail(png: bytes, *, longest: int | None = None) -> bytes:
+    """A picture as JPEG, a third of the size; reduced until its longer side has `longest` pixels."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    if longest:
+        picture.thumbnail((longest, longest))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=82, subsampling=0, optimize=True)
+    return stream.getvalue()
+
+
 def key_slices(mask: ArrayLike, *, count: int = 3) -> list[int]:
     """Slices `(S,)` of a mask `(S, H, W)` worth a look: evenly spread over those that hold it.
 

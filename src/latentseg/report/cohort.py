@@ -1,0 +1,149 @@
+"""A folder that `latentseg batch` wrote: how it was made, what became of every case, where the files are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latentseg.batch.manifest import review_list
+from latentseg.batch.store import OutputFolder, Record
+from latentseg.errors import InputError
+from latentseg.imaging.files import natural_key, suffix_of
+from latentseg.results import file_name
+
+NOT_A_RUN = "give the folder that 'latentseg batch -o' wrote"
+AGAIN = "run 'latentseg batch' again with --resume: what is finished is kept"
+SHOWN_OF_ROW = ("volume_ml", "components", "absent")  # what a page needs besides the confidence
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outputs of a batch.
+
+    Attributes:
+        folder: Where they are.
+        manifests: How they were made, the latest part first: one, or one of every shard.
+        records: What became of every case, in the natural order of their names.
+    """
+
+    folder: Path
+    manifests: tuple[Mapping[str, Any], ...]
+    records: tuple[Record, ...]
+
+    @property
+    def done(self) -> list[Record]:
+        """The cases with results."""
+        return [record for record in self.records if not record.failed]
+
+    @property
+    def failed(self) -> list[Record]:
+        """The cases with a reason instead."""
+        return [record for record in self.records if record.failed]
+
+    @cached_property
+    def review(self) -> list[dict[str, Any]]:
+        """A row per case and target, those first that a person should look at first."""
+        return review_list(self.done)
+
+    @property
+    def methods(self) -> list[Mapping[str, Any]]:
+        """Models with their options, each once, however many shards used it."""
+        found: list[Mapping[str, Any]] = []
+        for manifest in self.manifests:
+            found += [method for method in manifest["methods"] if method not in found]
+        return found
+
+    def image_of(self, record: Record) -> Path:
+        """The scan of a case; paths that are not absolute are meant from where the batch was started."""
+        starts = (Path(str(manifest.get("folder", "."))) for manifest in self.manifests)
+        places = [start / record.image for start in starts]
+        return next((place for place in places if place.exists()), Path(record.image))
+
+    def file_of(self, record: Record, kind: str, target: str) -> Path | None:
+        """The image of one kind, such as ``seg`` or ``prob``, of one target; None where none was saved."""
+        stem = f"{record.case}_{kind}-{file_name(target)}"
+        names = (name for name in record.files if name.removesuffix(suffix_of(Path(name))) == stem)
+        return next((self.folder / record.case / name for name in names), None)
+
+    def lost_files(self, record: Record) -> list[str]:
+        """Files that are gone, or have another size than they were written with."""
+        folder = self.folder / record.case
+        paths = {name: folder / name for name in record.files}
+        return [
+            name
+            for name, path in paths.items()
+            if not path.is_file() or path.stat().st_size != record.files[name]
+        ]
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read what a batch left, finished or not.
+
+    A case whose record cannot be read is a failed case.
+
+    Raises:
+        InputError: No batch wrote into this folder, or the manifest is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder", where=str(folder), fix=NOT_A_RUN)
+    paths = [path for path in (folder / "run.json", *folder.glob("run_shard-*.json")) if path.exists()]
+    if not paths:
+        raise InputError("there is no run.json, so no run to report on", where=str(folder), fix=NOT_A_RUN)
+    manifests = sorted(map(_manifest, paths), key=lambda one: str(one.get("started")), reverse=True)
+    records = {record.case: record for record in _records(folder)}
+    listed = {record.case: record for record in _listed_failures(folder / "failures.csv")}
+    found = sorted((listed | records).values(), key=lambda record: natural_key(Path(record.case)))
+    return Run(folder, tuple(manifests), tuple(found))
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(isinstance(method, dict) for method in content["methods"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"the manifest is damaged ({reason})", where=str(path), fix=AGAIN) from error
+    if not whole:
+        raise InputError("the manifest is damaged (its methods are no objects)", where=str(path), fix=AGAIN)
+    return dict(content)
+
+
+def _records(folder: Path) -> Iterator[Record]:
+    for path in folder.glob("*/*_case.json"):
+        case = path.parent.name
+        if path.name == f"{case}_case.json" and not case.startswith("."):
+            record = OutputFolder(folder).record(case)
+            yield record if record and _is_sound(record) else _damaged(case, path)
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether a record holds what a page shows of it."""
+    try:
+        rows = review_list([record])
+        return all(row["target"] and set(SHOWN_OF_ROW) <= row.keys() for row in rows)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _damaged(case: str, path: Path) -> Record:
+    error = InputError("the record of this case is damaged", where=str(path), fix=AGAIN)
+    reason = {"code": error.code, "what": error.what, "where": error.where, "fix": error.fix}
+    return Record(case, "", error=reason)
+
+
+def _listed_failures(path: Path) -> Iterator[Record]:
+    """Failed cases whose record could not be written, as on a full disk."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, ValueError, csv.Error):
+        return
+    for row in rows:
+        reason = {name: row.get(name) or "" for name in ("code", "what", "where", "fix")}
+        yield Record(row.get("case") or "?", row.get("image") or "", error=reason)

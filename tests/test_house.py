@@ -92,7 +92,7 @@ def test_error_survives_a_process_border() -> None:
 
 
 def test_light_rooms_do_not_import_torch_at_the_top() -> None:
-    rooms = ["imaging", "text", "cli", "report"]
+    rooms = ["imaging", "text", "batch", "cli", "report"]
     files = [file for room in rooms for file in (SOURCE / room).rglob("*.py")]
     for file in [*files, SOURCE / "errors.py", SOURCE / "__init__.py", SOURCE / "evaluation/metrics.py"]:
         if file.is_file():

@@ -272,6 +272,31 @@ def test_other_formats(task: Task, tmp_path: Path, cohort: Path, suffix: str) ->
     ]
 
 
+def test_what_was_at_work_when_a_run_was_killed_goes_last(cohort: Path, task: Task, tmp_path: Path) -> None:
+    """So that a scan which always kills the run stops no other."""
+    (tmp_path / "out/.partial/host-1-x/ct00").mkdir(parents=True)
+    (tmp_path / "out/.partial/host-1-x.lock").touch()
+    outcome = run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=RESUME)
+    assert names(outcome.done) == ["ct01", "ct02", "ct00"]
+
+
+def test_dicom_studies(cohort: Path, task: Task, tmp_path: Path) -> None:
+    from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
+
+    scan = read(cohort / "ct00.nii.gz")
+    for number in (1, 2):
+        save_slices(
+            slice_datasets(scan, series_number=number), tmp_path / "studies/p1", name=f"{number}_{{}}"
+        )
+    cases = find_cases(tmp_path / "studies")
+    outcome = run_batch([task], cases=cases, out=tmp_path / "out", options=QUICK)
+    assert names(outcome.done) == ["p1_series-1", "p1_series-2"]
+    written = read(tmp_path / "out/p1_series-1/p1_series-1_prob-bright.nii.gz")
+    series = read(cases[0].image, dicom=cases[0].dicom)
+    assert written.shape == series.shape
+    assert np.allclose(written.affine_ras_mm, series.affine_ras_mm, atol=1e-4)
+
+
 def test_another_engine_may_go_through_the_cases(cohort: Path, task: Task, tmp_path: Path) -> None:
     def backwards(cases: list[Case], done: work.Work, folder: OutputFolder) -> Iterator[Record]:
         for case in reversed(cases):

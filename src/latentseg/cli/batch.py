@@ -104,6 +104,7 @@ def batch(
         raise UsageError(what, fix="give --support or --prompt")
     kind, mode = read_modality(modality), read_mode(support_mode)
     options = BatchOptions(read_outputs(save, prompts=bool(prompt)), resume=resume, shard=shard)
+    through = read_engine(engine, workers=workers)
     check_writable(out)
     dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
     defaults = partial(with_defaults, modality=kind, orientation=orientation, dicom=dicom)
@@ -121,7 +122,7 @@ def batch(
     if dry_run:
         show_estimate(task, cohort, out=out, options=options)
     else:
-        run(task, cohort, out=out, options=options, engine=read_engine(engine, workers=workers))
+        run(task, cohort, out=out, options=options, engine=through)
 
 
 def read_engine(name: str, *, workers: int) -> Engine | None:

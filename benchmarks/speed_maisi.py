@@ -8,7 +8,8 @@ normalization and the CUDA attention left out, which no CPU runs), on ``--shippe
 because whole volumes need several times the memory; its seconds are scaled by voxels and steps. The matmul
 peak is measured before and after; compare ratios, not seconds, across machines.
 
-``--tiny`` takes networks of a thousandth of the size and proves that the script works.
+``--estimate`` prints what volumes of several sizes would take, without running anything. ``--tiny`` takes
+networks of a thousandth of the size and proves that the script works.
 """
 
 from __future__ import annotations
@@ -175,6 +176,28 @@ def matmul_gflops(threads: int) -> dict[str, float]:
     return rates
 
 
+ESTIMATED = ((128, 256, 256), (256, 256, 256), (128, 512, 512), (512, 512, 512))
+
+
+def print_estimates(options: argparse.Namespace) -> None:
+    """A table of memory estimates, from networks without weights."""
+    import torch
+
+    from latentseg.backbones.maisi import MaisiBackbone, MaisiOptions
+
+    sys.stdout.write("|volume|dtype|encode GB|features GB|denoise GB|decode GB|\n|---|---|---|---|---|---|\n")
+    for dtype in (torch.bfloat16, torch.float32):
+        with torch.device("meta"):
+            parts = networks(options)
+        run = MaisiOptions(dtype=dtype, device="meta")
+        backbone = MaisiBackbone(*parts, scale_factor=1.0, variant=options.variant, options=run)
+        for shape in ESTIMATED:
+            needs = backbone.memory(shape)
+            steps = (needs.encode, needs.features, needs.denoise, needs.decode)
+            row = ["x".join(map(str, shape)), str(dtype)[6:], *(f"{step / 1e9:.1f}" for step in steps)]
+            sys.stdout.write(f"|{'|'.join(row)}|\n")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -189,6 +212,7 @@ def parse() -> argparse.Namespace:
         "--shipped-shape", type=int, nargs=3, default=[128, 128, 128], help="rows: 64 or more"
     )
     parser.add_argument("--shipped-steps", type=int, default=2)
+    parser.add_argument("--estimate", action="store_true", help="print memory estimates and end")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_maisi.json"))
     parser.add_argument("--child", choices=list(WORK), help=argparse.SUPPRESS)
@@ -211,6 +235,9 @@ def main() -> None:
     options = parse()
     if options.child:
         child(options)
+        return
+    if options.estimate:
+        print_estimates(options)
         return
     before = matmul_gflops(options.threads)
     runs = [

@@ -49,6 +49,17 @@ def test_features() -> None:
     assert not any(module._forward_hooks for module in backbone.unet.modules())
 
 
+@pytest.mark.parametrize("downscale", [2, 4])
+def test_features_on_a_coarser_grid(downscale: int) -> None:
+    images, pool = volumes(32, 32, 32), torch.nn.functional.avg_pool3d
+    stages = tiny(feature_downscale=downscale).features(images)
+    for level, (ours, fine) in enumerate(zip(stages, tiny().features(images), strict=True)):
+        expected = pool(fine, max(downscale // 2**level, 1))
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match=r"features at 1/3 of the size"):
+        tiny(feature_downscale=3)
+
+
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_inpainting_runs_on_it_unchanged(variant: str) -> None:
     images = volumes(32, 64, 32, batch=2)
@@ -226,10 +237,10 @@ def test_what_would_not_fit_is_said_before_the_start(step: str) -> None:
     shape = (4, 128, 128, 128) if step in ("denoise", "decode") else (1, 256, 256, 256)
     much = torch.empty(1, *shape, device="meta")  # would fail at once if it were touched
     arguments = (500, MaisiCondition().token()) if step == "denoise" else ()
-    with pytest.raises(
-        MemoryLimitError, match=r"voxels takes about .* GiB and 0.0 GiB are free.*[Rr]esample"
-    ):
+    said = r"voxels takes about .* GiB and 0.0 GiB are free.*[Rr]esample .* compute in bfloat16"
+    with pytest.raises(MemoryLimitError, match=said) as caught:
         getattr(backbone, step)(much, *arguments)
+    assert ("feature_downscale" in str(caught.value)) is (step == "features")
 
 
 @torch.no_grad()

@@ -67,12 +67,15 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return most
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_estimate_is_an_upper_bound_and_not_far_off(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "downscale"), [(torch.float32, 1), (torch.bfloat16, 1), (torch.bfloat16, 4)]
+)
+def test_the_estimate_is_an_upper_bound_and_not_far_off(dtype: torch.dtype, downscale: int) -> None:
     codec = new_autoencoder(AUTOENCODER | {"num_channels": [8, 16, 32], "norm_num_groups": 4})
     widths = {"num_channels": [16, 16, 32, 32], "num_head_channels": [0, 0, 16, 16], "norm_num_groups": 4}
     unet = new_unet(VARIANTS["maisi-ct-rflow"].unet | widths)
-    backbone = MaisiBackbone(codec, unet, scale_factor=1.0, options=MaisiOptions(dtype=dtype, rows=4))
+    options = MaisiOptions(dtype=dtype, rows=4, feature_downscale=downscale)
+    backbone = MaisiBackbone(codec, unet, scale_factor=1.0, options=options)
     shape = (32, 64, 64)
     needs = backbone.memory(shape)
     images, latents = torch.zeros(1, 1, *shape), torch.zeros(1, 4, 8, 16, 16)
@@ -105,16 +108,15 @@ def test_full_size_fits_where_it_should() -> None:
 def test_the_message_says_what_would_fit() -> None:
     gib = 2**30
     with pytest.raises(MemoryLimitError) as caught:
-        maisi_memory.require(16 * gib, 4 * gib, shape=(512, 512, 512), what="decoding", half=False)
+        maisi_memory.require(16 * gib, 4 * gib, shape=(512, 512, 512), what="decoding", also=["wait"])
     assert str(caught.value) == (
         "E500 decoding 512x512x512 voxels takes about 16.0 GiB and 4.0 GiB are free. "
-        "Crop to 128 slices or resample to 1.6 times the voxel size or compute in bfloat16."
+        "Crop to 128 slices, or resample to 1.6 times the voxel size, or wait."
     )
     with pytest.raises(MemoryLimitError) as caught:
-        maisi_memory.require(16 * gib, gib, shape=(64, 512, 512), what="decoding", half=True)
+        maisi_memory.require(16 * gib, gib, shape=(64, 512, 512), what="decoding")
     assert "Crop" not in str(caught.value)
-    assert "bfloat16" not in str(caught.value)
-    maisi_memory.require(gib, gib, shape=(64, 64, 64), what="decoding", half=True)
+    maisi_memory.require(gib, gib, shape=(64, 64, 64), what="decoding")
 
 
 def test_free_memory_is_what_system_and_container_allow(

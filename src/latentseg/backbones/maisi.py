@@ -20,7 +20,13 @@ from latentseg.backbones.diffusers_2d import captured
 from latentseg.backbones.maisi_conditions import REGIONS, TOKEN_WIDTH, MaisiCondition
 from latentseg.backbones.maisi_memory import GIB, MemoryEstimate, Sizes, estimate, free_bytes, require
 from latentseg.backbones.maisi_monai import AutoencoderKlMaisi, DiffusionModelUNetMaisi
-from latentseg.backbones.maisi_networks import VARIANTS, find_variant, for_inference, load_networks
+from latentseg.backbones.maisi_networks import (
+    VARIANTS,
+    SlicedAveragePool,
+    find_variant,
+    for_inference,
+    load_networks,
+)
 from latentseg.backbones.maisi_tiling import run_blocks
 from latentseg.backbones.schedules import RectifiedFlow, Schedule, VariancePreserving
 from latentseg.errors import UsageError
@@ -48,6 +54,8 @@ class MaisiOptions:
         rows: Rows that go through a layer of the autoencoder at a time. Memory grows with it a little, the
             result does not depend on it.
         spacing_mm: Of the volumes, ``(S, H, W)``, where a condition does not say.
+        feature_downscale: Features finer than one value per so many voxels of an edge are averaged down to
+            it: 1, 2 or 4. The finest stage has 64 times the numbers of the image.
         memory_gib: Limit that work is checked against before it starts; what is free when None.
     """
 
@@ -55,7 +63,12 @@ class MaisiOptions:
     device: str = "cpu"
     rows: int = 16
     spacing_mm: tuple[float, float, float] = (1.5, 1.5, 1.5)
+    feature_downscale: int = 1
     memory_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.feature_downscale not in (1, 2, 4):
+            raise UsageError(f"features at 1/{self.feature_downscale} of the size", fix="take 1, 2 or 4")
 
 
 class VolumeFlow(RectifiedFlow):
@@ -234,6 +247,7 @@ class MaisiBackbone:
             weights=self._weights,
             largest_weight=max(t.nbytes for t in self.unet.parameters()),
             width=self.unet.block_out_channels[0],
+            feature_downscale=self.options.feature_downscale,
         )
         coders = (self.autoencoder.encoder.blocks, self.autoencoder.decoder.blocks)
         return estimate(shape, *coders, sizes=sizes)
@@ -246,8 +260,10 @@ class MaisiBackbone:
             return
         needed: int = getattr(self.memory((depth, height, width)), step)
         needed += (batch - 1) * (needed - self._weights) - (self._weights if limit is None else 0)
-        half = self.options.dtype.itemsize == 2
-        require(needed, free, shape=(depth, height, width), what=WORK[step], half=half)
+        also = [] if self.options.dtype.itemsize == 2 else ["compute in bfloat16"]
+        if step == "features" and self.options.feature_downscale < 4:
+            also.append("set feature_downscale=4")
+        require(needed, free, shape=(depth, height, width), what=WORK[step], also=also)
 
     def _features(self, image: Tensor, timestep: int | None) -> list[Tensor]:
         latents, stages = self._encode(image, keep=FEATURE_BLOCKS)
@@ -262,7 +278,14 @@ class MaisiBackbone:
         blocks, rows = self.autoencoder.encoder.blocks, self.options.rows
         last, stages = run_blocks(blocks, self._inward((image + 1) / 2), rows=rows, keep=keep)
         mean = self.autoencoder.quant_conv_mu(last)
-        return _outward(mean) * self.scale_factor, [_outward(stage) for stage in stages]
+        pooled = [self._pooled(stage, 2**level) for level, stage in enumerate(stages)]
+        return _outward(mean) * self.scale_factor, pooled
+
+    def _pooled(self, stage: Tensor, downscale: int) -> Tensor:
+        """A stage with one value per ``downscale`` voxels, averaged as far as the options ask, outside."""
+        while downscale < self.options.feature_downscale:
+            stage, downscale = SlicedAveragePool()(stage), 2 * downscale
+        return _outward(stage)
 
     def _decode(self, latents: Tensor) -> Tensor:
         blocks, rows = self.autoencoder.decoder.blocks, self.options.rows

@@ -24,7 +24,7 @@ from latentseg.backbones.maisi_tiling import conv_of
 from latentseg.errors import MemoryLimitError
 
 GIB = 2**30
-SLAB_BYTES = 16  # per channel and voxel of a slab: two float32 copies for statistics, or a few narrower ones
+SLAB_COPIES = 4  # of a slab: normalized, joined to the row above it, padded, convolved
 UNET_CELLS = 18  # tensors of the first level's width that live at the denoiser's largest moment
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -63,6 +63,7 @@ class Sizes:
         weights: Bytes of all weights.
         largest_weight: Bytes of the largest, which some kernels reorder.
         width: Channels of the denoiser's first level.
+        feature_downscale: See :class:`~latentseg.backbones.maisi.MaisiOptions`.
     """
 
     item: int
@@ -70,6 +71,7 @@ class Sizes:
     weights: int
     largest_weight: int
     width: int
+    feature_downscale: int = 1
 
 
 def estimate(
@@ -82,10 +84,10 @@ def estimate(
     base = sizes.weights + image
     encode, stages = _walk(encoder, 1, inside, sizes)
     decode, _ = _walk(decoder, 4, latent, sizes)
-    returned = sum(stages[i] for i in (2, 5, 8))
-    turned = stages[2] * (4 + sizes.item)  # the finest one on its way out
-    kept = returned * sizes.item
-    features = max(encode + kept, kept + 4 * returned + turned)
+    kept = [stages[i] for i in (2, 5, 8)]
+    given = [n // max(sizes.feature_downscale // 2**i, 1) ** 3 for i, n in enumerate(kept)]
+    leaving = given[0] * (4 + sizes.item) if given[0] == kept[0] else kept[0]  # the finest, turned or pooled
+    features = sizes.item * sum(kept) + max(encode, 4 * sum(given) + leaving)
     denoise = UNET_CELLS * sizes.width * math.prod(latent) * sizes.item + 2 * sizes.largest_weight
     return MemoryEstimate(shape, base + encode, base + features, sizes.weights + denoise, base + decode)
 
@@ -104,7 +106,7 @@ def _walk(blocks: nn.ModuleList, channels: int, shape: Sequence[int], sizes: Siz
             conv = block.conv2 if isinstance(block, MaisiResBlock) else block
             channels = conv_of(conv).out_channels
         after = channels * math.prod(grid)
-        slab = max(widest, channels) * (sizes.rows + 2) * math.prod(grid[1:]) * SLAB_BYTES
+        slab = max(widest, channels) * (sizes.rows + 2) * math.prod(grid[1:]) * SLAB_COPIES * sizes.item
         peak = max(peak, (before + after) * sizes.item + slab)
         numbers.append(after)
     return peak, numbers
@@ -138,7 +140,9 @@ def _group_free() -> int | None:
     return max(limit - used + cache, 0)
 
 
-def require(needed: int, free: int, *, shape: tuple[int, int, int], what: str, half: bool) -> None:
+def require(
+    needed: int, free: int, *, shape: tuple[int, int, int], what: str, also: Sequence[str] = ()
+) -> None:
     """Refuse work that would not fit.
 
     Args:
@@ -146,7 +150,7 @@ def require(needed: int, free: int, *, shape: tuple[int, int, int], what: str, h
         free: Bytes.
         shape: ``(D, H, W)`` of the volume.
         what: Name of the work, such as "encoding".
-        half: Whether numbers have two bytes already.
+        also: What else would help.
 
     Raises:
         MemoryLimitError: With what would fit.
@@ -156,8 +160,6 @@ def require(needed: int, free: int, *, shape: tuple[int, int, int], what: str, h
     slices = int(shape[0] * free / needed) // 32 * 32
     ways = [f"crop to {slices} slices"] if slices else []
     ways.append(f"resample to {math.ceil(10 * (needed / free) ** (1 / 3)) / 10:.1f} times the voxel size")
-    if not half:
-        ways.append("compute in bfloat16")
     size = "x".join(map(str, shape))
     seen = f"{what} {size} voxels takes about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free"
-    raise MemoryLimitError(seen, fix=" or ".join(ways))
+    raise MemoryLimitError(seen, fix=", or ".join([*ways, *also]))

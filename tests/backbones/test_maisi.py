@@ -225,6 +225,8 @@ def test_padding() -> None:
     assert padded.shape == (1, 1, 32, 64, 64)
     assert torch.equal(padded[inside], images)
     assert bool((padded[:, :, 30:] == -1).all())
+    mask, _ = pad_volumes(images > 0, value=0)
+    assert int(mask.sum()) == int((images > 0).sum())
     with pytest.raises(UsageError, match=r"images of 30x33x64.*32x36x64.*multiples of 4"):
         tiny().encode(images)
     with pytest.raises(UsageError, match=r"latents of 4x8x8.*8x8x8"):

@@ -249,3 +249,18 @@ def test_without_monai_the_message_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "MAISI needs packages that are not installed" in done.stdout
     assert "latentseg[maisi]" in done.stdout
+
+
+def test_the_documented_example_runs(folder: Path) -> None:
+    pulled = download.pull("maisi-ct-rflow", mirror=folder)
+    (pulled / "config.json").write_text((folder / "config.json").read_text())
+    page = (Path(__file__).parents[2] / "docs/explanation/maisi.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0].replace("steps=30", "steps=2")
+    images = volumes(30, 40, 64)
+    names = {"images": images, "mask": images > 0.99}
+    exec(compile(example, "maisi.md", "exec"), names)  # noqa: S102 - our own page
+    latents, filled = names["latents"], names["filled"]
+    changed = (filled != latents).any(1, keepdim=True)
+    assert torch.equal(changed[:, :, :, 10:], torch.zeros_like(changed[:, :, :, 10:]))  # padding stays
+    assert names["healthy"].shape == images.shape
+    assert bool(torch.isfinite(names["healthy"]).all())

@@ -323,8 +323,15 @@ class MaisiBackbone:
         return network.eval().requires_grad_(requires_grad=False)
 
 
-def pad_volumes(images: Tensor, *, multiple: int = MULTIPLE) -> tuple[Tensor, tuple[Any, ...]]:
-    """Volumes ``(B, 1, D, H, W)`` with air (-1) after their last slices, rows and columns, so that all fits.
+def pad_volumes(
+    images: Tensor, *, value: float = -1.0, multiple: int = MULTIPLE
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """Volumes made to fit by values after their last slices, rows and columns.
+
+    Args:
+        images: ``(B, 1, D, H, W)``.
+        value: Air; take 0 for masks.
+        multiple: Of the edges of the result.
 
     Returns:
         The padded volumes and the slices that cut the given ones out again, or anything on their grid.
@@ -332,7 +339,7 @@ def pad_volumes(images: Tensor, *, multiple: int = MULTIPLE) -> tuple[Tensor, tu
     shape = images.shape[2:]
     missing = [-n % multiple for n in shape]
     pads = [pad for end in reversed(missing) for pad in (0, end)]
-    return nn.functional.pad(images, pads, value=-1.0), (..., *(slice(0, n) for n in shape))
+    return nn.functional.pad(images, pads, value=value), (..., *(slice(0, n) for n in shape))
 
 
 def check_multiple(x: Tensor, multiple: int, *, what: str) -> None:

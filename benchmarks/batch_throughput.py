@@ -5,7 +5,8 @@ Usage: ``python benchmarks/batch_throughput.py [--cases 50] [--kills 20] [--part
 
 * kills: a cohort of phantoms through the command line, killed with SIGKILL at random moments and resumed, is
   compared byte for byte with a run that nothing disturbed. No finished case may be touched again, no more
-  than one may be at work when the kill comes, and nothing hidden may be left.
+  than one may be at work when the kill comes, and nothing hidden may be left. ``--stand-in`` puts a
+  threshold in the place of the model: the runner is the same, and it takes minutes.
 * memory: resident memory after every case, once the first ones have warmed everything up.
 * overlap, overlap_model: the cohort with and without reading ahead, by turns: with a stand-in that computes
   for as long as reading takes, which is what overlap can give at most, and with the model. Give them larger
@@ -45,6 +46,7 @@ from latentseg.results import Segmentation
 ROUNDS = 3
 WARM = 5  # cases after which memory must not grow
 TIMES_DIFFER = ("run.json", "_case.json")  # hold times; everything else must be equal
+STAND_IN = Path(__file__).parents[1] / "tests/batch/cohorts.py"
 MASKS = BatchOptions(save=("mask", "prob"))
 
 
@@ -57,6 +59,7 @@ class Setup:
     cases: int
     kills: int
     seed: int
+    stand_in: bool
 
     @property
     def source(self) -> Path:
@@ -65,6 +68,8 @@ class Setup:
 
     def command(self, out: Path) -> list[str]:
         """The command line of a run that goes on."""
+        if self.stand_in:
+            return [sys.executable, str(STAND_IN), str(self.source), str(out), str(self.folder / "log")]
         pair = f"{self.folder / 'support.nii.gz'},{self.folder / 'support_mask.nii.gz'}"
         words = ["batch", str(self.source), "-s", pair, "-t", "liver", "--backbone", self.backbone]
         return [sys.executable, "-m", "latentseg", *words, "--save", "mask,prob", "-o", str(out), "--resume"]
@@ -110,6 +115,7 @@ def kills(setup: Setup) -> dict[str, Any]:
     subprocess.run(setup.command(out), check=True, capture_output=True)  # noqa: S603
     after = finished(out)
     return {
+        "stand_in": setup.stand_in,
         "cases": setup.cases,
         "kills": killed,
         "finished_cases_done_again": sum(after[case] != stamp for case, stamp in done.items()),
@@ -233,6 +239,9 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 64, 4))
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--backbone", default="compact")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="kills: a threshold in the place of the model"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/batch.json"))
     options = parser.parse_args()
@@ -240,7 +249,8 @@ def main() -> None:
     results |= {"backbone": options.backbone, "cpus": os.cpu_count()}
     for part in options.parts.split(","):
         with tempfile.TemporaryDirectory() as name:
-            setup = Setup(Path(name), options.backbone, options.cases, options.kills, options.seed)
+            about = (options.cases, options.kills, options.seed, options.stand_in)
+            setup = Setup(Path(name), options.backbone, *about)
             make_cohort(setup, tuple(options.shape))
             results[part] = PARTS[part](setup)
         sys.stdout.write(f"{part}: {json.dumps(results[part])}\n")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, caution
 from latentseg.imaging import files
-from latentseg.imaging.dicom_files import Entry, Scan, Series, choose, quiet_pydicom, scan
+from latentseg.imaging.dicom_codecs import plugin_for
+from latentseg.imaging.dicom_files import Entry, Scan, Series, choose, parsing, quiet_pydicom, scan
 from latentseg.imaging.dicom_geometry import Planes, Stack, audit
 
 MEANT_TO_DIFFER = (
@@ -142,10 +143,8 @@ def frames_of(entries: Iterable[Entry]) -> list[Frame]:
     frames = []
     for entry in entries:
         dataset = entry.read()
-        try:
+        with parsing(entry):
             frames += _frames(entry, dataset)
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise files.broken(Path(str(entry)), "DICOM", error) from error
     return frames
 
 
@@ -192,17 +191,16 @@ def decode(entry: Entry) -> NDArray[Any]:
         InputError: damaged, no pixels, or a compression that nothing installed can decode.
     """
     dataset, pydicom = entry.read(pixels=True), quiet_pydicom()
-    try:
+    with parsing(entry):
         syntax = pydicom.uid.UID(dataset.file_meta.get("TransferSyntaxUID") or _plain_syntax(dataset))
         dataset.file_meta.TransferSyntaxUID = syntax
-        pixels = np.asarray(dataset.pixel_array)
-    except MemoryError:
-        raise
-    except Exception as error:  # every decoder has errors of its own
-        if "missing dependencies" in str(error) or "are unable to" in str(error):
+        try:
+            pixels: NDArray[Any] = pydicom.pixels.pixel_array(dataset, decoding_plugin=plugin_for(syntax))
+        except RuntimeError as error:
+            if "missing dependencies" not in str(error):
+                raise
             what = f"its compression ({syntax.name}) needs a decoder that is not installed"
             raise InputError(what, where=str(entry), fix="pip install 'latentseg[dicom]'") from error
-        raise files.broken(Path(str(entry)), "DICOM", error) from error
     return pixels.reshape(-1, *pixels.shape[-2:])
 
 
@@ -306,7 +304,8 @@ def _difference(group: Sequence[Frame]) -> str:
     """In what the headers of images at one position differ."""
     headers = [frame.entry.read() for frame in group]
     for name in MEANT_TO_DIFFER:
-        values = dict.fromkeys(str(header.get(name)) for header in headers)
+        with parsing(group[0].entry):
+            values = dict.fromkeys(str(header.get(name)) for header in headers)
         if len(values) > 1:
             return f"{len(group)} at one position differ in {name} ({', '.join(list(values)[:4])})"
     return f"{len(group)} at one position differ in their pixels, such as {group[0].name} and {group[1].name}"

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from latentseg.errors import InputError
+from latentseg.errors import InputError, LatentsegError
 from latentseg.imaging import files
 
 PREAMBLE = 132
@@ -68,13 +68,35 @@ class Entry:
             InputError: pydicom is not installed, or the file is damaged.
         """
         pydicom = quiet_pydicom()
-        try:
-            with self.open() as file:
-                return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file fails in many ways deep inside pydicom
-            raise files.broken(Path(str(self)), "DICOM", error) from error
+        with parsing(self), self.open() as file:
+            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+
+
+@contextmanager
+def parsing(entry: Entry) -> Iterator[None]:
+    """Take every error of pydicom, which parses values as late as they are asked for, for damage.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        yield
+    except (LatentsegError, MemoryError):
+        raise
+    except Exception as error:  # there are many kinds, from struct.error to NotImplementedError
+        raise files.broken(Path(str(entry)), "DICOM", error) from error
+
+
+class Facts(NamedTuple):
+    """What the header of one file says of its series."""
+
+    uid: str
+    kind: str
+    modality: str
+    number: str
+    description: str
+    size: tuple[int, int]
+    images: int
 
 
 @dataclass(frozen=True)
@@ -151,20 +173,20 @@ def scan(path: str | Path) -> Scan:
     path = Path(path)
     if not path.exists():
         raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
-    groups: dict[tuple[str, str], list[tuple[Entry, Any]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Entry, Facts]]] = {}
     damaged = []
     for entry in entries_in(path.parent if path.name.upper() == "DICOMDIR" else path):
         try:
-            header = entry.read(tags=TABLE_TAGS)
-            kind = _kind_of(header, entry)
+            with parsing(entry):
+                facts = _facts(entry.read(tags=TABLE_TAGS))
         except InputError as error:
             damaged.append((entry, error.what))
             continue
-        if kind != "directory":
-            groups.setdefault((_text(header, "SeriesInstanceUID"), kind), []).append((entry, header))
+        if facts.kind != "directory":
+            groups.setdefault((facts.uid, facts.kind), []).append((entry, facts))
     if not groups and not damaged:
         raise InputError("there is no DICOM in it", where=str(path), fix="Give the folder of a DICOM study")
-    series = [_series(kind, members) for (_, kind), members in groups.items()]
+    series = [_series(members) for members in groups.values()]
     return Scan(path, tuple(sorted(series, key=_table_order)), tuple(damaged))
 
 
@@ -256,15 +278,20 @@ def _looks_like_dicom(entry: Entry) -> bool:
     )
 
 
-def _kind_of(header: Any, entry: Entry) -> str:
+def _facts(header: Any) -> Facts:
+    return Facts(
+        _text(header, "SeriesInstanceUID"),
+        _kind_of(header),
+        _text(header, "Modality"),
+        _text(header, "SeriesNumber"),
+        _text(header, "SeriesDescription"),
+        (int(header.get("Columns") or 0), int(header.get("Rows") or 0)),
+        int(header.get("NumberOfFrames") or 1),
+    )
+
+
+def _kind_of(header: Any) -> str:
     """``"image"`` where slices have a position, or what the object is instead."""
-    try:
-        return _kind(header)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise files.broken(Path(str(entry)), "DICOM", error) from error
-
-
-def _kind(header: Any) -> str:
     sop_class = _text(header, "SOPClassUID")
     if sop_class == DIRECTORY_CLASS or "DirectoryRecordSequence" in header:
         return "directory"
@@ -281,19 +308,10 @@ def _kind(header: Any) -> str:
     return "localizer" if "LOCALIZER" in _text(header, "ImageType").upper() else "image"
 
 
-def _series(kind: str, members: list[tuple[Entry, Any]]) -> Series:
-    first = members[0][1]
-    frames = [int(header.get("NumberOfFrames") or 1) for _, header in members]
-    return Series(
-        uid=_text(first, "SeriesInstanceUID"),
-        kind=kind,
-        modality=_text(first, "Modality"),
-        number=_text(first, "SeriesNumber"),
-        description=_text(first, "SeriesDescription"),
-        size=(int(first.get("Columns") or 0), int(first.get("Rows") or 0)),
-        images=sum(frames),
-        entries=tuple(entry for entry, _ in members),
-    )
+def _series(members: list[tuple[Entry, Facts]]) -> Series:
+    entries, facts = zip(*members, strict=True)
+    total = sum(one.images for one in facts)
+    return Series(**facts[0]._replace(images=total)._asdict(), entries=tuple(entries))
 
 
 def _table_order(series: Series) -> tuple[bool, int, str]:
@@ -303,10 +321,7 @@ def _table_order(series: Series) -> tuple[bool, int, str]:
 
 def _text(header: Any, name: str) -> str:
     """A value as printable text; DICOM text may hold anything."""
-    try:
-        value = str(header.get(name) or "")
-    except (ValueError, TypeError, LookupError):
-        return ""
+    value = str(header.get(name) or "")
     return "".join(letter for letter in value if letter.isprintable()).strip()
 
 

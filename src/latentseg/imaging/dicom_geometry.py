@@ -24,7 +24,9 @@ MAX_OFF_GRID_MM = 0.105
 """How far a slice may lie off the grid between the first and the last, all of them rounded to 0.1 mm."""
 
 MAX_OFF_GRID_STEPS = 0.02
-MOST_SLICES = 4096
+MAX_TILT_DEGREES = 45.0
+MAX_REFINEMENT = 8
+"""A series is not resampled to more than this many times its own slices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,11 +185,21 @@ def audit(
         fix = "Pass --resample-tilt to resample to a right-angled grid (outputs are marked approximate)"
         raise GeometryError(what, where=where, fix=fix)
     gaps = _gaps(planes)
+    _check_resampling(planes, tilt, where)
     if gaps and not allow_gaps:
         fix = "Export the series again, or pass --allow-gaps to resample (outputs are marked approximate)"
         raise GeometryError(gaps, where=where, fix=fix)
     marks = (f"gantry tilt of {tilt:.1f} degrees resampled",) * tilted + (f"resampled: {gaps}",) * bool(gaps)
     return _resampled(planes, order, size, marks) if marks else _regular(planes, order, size)
+
+
+def _check_resampling(planes: Planes, tilt: float, where: str) -> None:
+    """Refuse what would be resampled to nothing sensible."""
+    gaps = np.diff(planes.distances_mm)
+    if gaps.sum() / gaps.min() + 1 > MAX_REFINEMENT * len(planes.names) or tilt > MAX_TILT_DEGREES:
+        spread = f"{gaps.min():.3g} to {gaps.max():.4g} mm apart, tilted by {tilt:.0f} degrees"
+        what = f"the slices make no volume: they lie {spread}"
+        raise GeometryError(what, where=where, fix="Separate the acquisitions into folders of their own")
 
 
 def _single(planes: Planes, order: NDArray[np.intp], size: tuple[int, int]) -> Stack:
@@ -209,7 +221,7 @@ def _resampled(
 ) -> Stack:
     """A right-angled grid over all slices: as wide as they spread, as fine as the smallest gap."""
     distances = planes.distances_mm - planes.distances_mm[0]
-    count = min(round(distances[-1] / np.diff(distances).min()) + 1, MOST_SLICES)
+    count = round(distances[-1] / np.diff(distances).min()) + 1
     affine = planes.affines_ras_mm()[0]
     inverse = np.linalg.inv(affine)
     origins = (inverse[:3] @ planes.affines_ras_mm()[:, :, 3].T)[:2]  # (2, N) in pixels of the first slice

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import files
 from latentseg.imaging.dicom import DicomHeader, decode
-from latentseg.imaging.dicom_files import Entry, scan
+from latentseg.imaging.dicom_files import Entry, parsing, scan
 from latentseg.imaging.dicom_geometry import LPS_TO_RAS
 from latentseg.imaging.volume import Volume
 
@@ -21,6 +21,7 @@ MASK_KINDS = ("segmentation", "radiotherapy structures")
 MAX_OFF_PLANE = 0.25
 """How far a contour may lie beside its slice, as a fraction of the distance between slices."""
 
+MOST_SLICES = 8192
 MAX_OFF_VOXEL = 0.1
 """How far a voxel of a SEG may lie beside the scan's, as a fraction of a voxel."""
 
@@ -100,12 +101,10 @@ def _the_object(path: Path) -> tuple[Entry, str]:
 
 def _structures(entry: Entry, kind: str, like: Volume) -> dict[str, NDArray[np.bool_]]:
     dataset = entry.read()
-    try:
+    with parsing(entry):
         _check_reference(dataset, kind, like, entry)
         parts = _segments(dataset, entry) if kind == "segmentation" else _contours(dataset)
         return _drawn(parts, _names(dataset, kind), like, entry)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise files.broken(Path(str(entry)), "DICOM", error) from error
 
 
 def _names(dataset: Any, kind: str) -> dict[int, str]:
@@ -285,21 +284,21 @@ def _own_grid(entry: Entry, kind: str) -> Volume:
         what = "contours have no voxels of their own"
         raise InputError(what, where=str(entry), fix="Give the scan they were drawn on (like=...)")
     dataset = entry.read()
-    try:
+    with parsing(entry):
         _, affines = _frame_groups(dataset)
-        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        normal = affines[0][:3, 2]
+        distances = np.array([affine[:3, 3] @ normal for affine in affines])
+        measures = _item(dataset, dataset.PerFrameFunctionalGroupsSequence[0], "PixelMeasuresSequence")
         step = float(measures.get("SpacingBetweenSlices") or measures.SliceThickness)
-        shape = (int(dataset.Columns), int(dataset.Rows))
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise files.broken(Path(str(entry)), "DICOM", error) from error
-    normal = affines[0][:3, 2]
-    distances = np.array([affine[:3, 3] @ normal for affine in affines])
-    first, extent = int(distances.argmin()), float(np.ptp(distances))
-    gaps = np.diff(np.unique(np.round(distances, 3)))
-    step = float(gaps.min()) if gaps.size and gaps.min() < step * 0.99 else step
-    affine = affines[first].copy()
-    affine[:3, 2] *= step
-    return Volume(np.zeros((*shape, round(extent / step) + 1), np.uint8), affine, source=entry.path)
+        gaps = np.diff(np.unique(np.round(distances, 3)))
+        step = float(gaps.min()) if gaps.size and gaps.min() < step * 0.99 else step
+        count = round(float(np.ptp(distances)) / step) + 1
+        if count > MOST_SLICES:
+            raise ValueError(f"its frames span {count} slices")
+        affine = affines[int(distances.argmin())].copy()
+        affine[:3, 2] *= step
+        shape = (int(dataset.Columns), int(dataset.Rows), count)
+        return Volume(np.zeros(shape, np.uint8), affine, source=entry.path)
 
 
 def _match(name: str, names: list[str], entry: Entry) -> str:

@@ -17,12 +17,13 @@ import latentseg
 from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import files
 from latentseg.imaging.dicom import DicomHeader
-from latentseg.imaging.dicom_files import Entry, quiet_pydicom
+from latentseg.imaging.dicom_files import Entry, parsing, quiet_pydicom
 from latentseg.imaging.volume import Volume
 
 SegKind = Literal["binary", "labelmap", "fractional"]
 SEG_KINDS: tuple[SegKind, ...] = ("binary", "labelmap", "fractional")
 SERIES_NUMBER = 900
+TAKE_NIFTI = "Take the NIfTI, or export the series again"
 MUST_HAVE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
@@ -113,22 +114,26 @@ def seg_dataset(segments: Sequence[Segment], *, like: Volume, kind: SegKind = "b
     created = _now()
     seed = [header.series.uid, created.isoformat(), kind, hashlib.sha256(pixels.tobytes()).hexdigest()]
     uid = quiet_pydicom().uid.generate_uid
-    dataset = highdicom.seg.Segmentation(
-        source_images=sources,
-        pixel_array=pixels,
-        segmentation_type=kind.upper(),
-        segment_descriptions=[_description(n, s, highdicom) for n, s in enumerate(segments, start=1)],
-        series_instance_uid=uid(entropy_srcs=["series", *seed]),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=uid(entropy_srcs=["instance", *seed]),
-        instance_number=1,
-        manufacturer="latentseg",
-        manufacturer_model_name="latentseg",
-        software_versions=latentseg.__version__,
-        device_serial_number="0",
-        content_description="; ".join(header.marks)[:64] or None,
-        series_description="Segmentation" + (" (approximate: resampled)" if header.marks else ""),
-    )
+    descriptions = [_description(n, s, highdicom) for n, s in enumerate(segments, start=1)]
+    try:
+        dataset = highdicom.seg.Segmentation(
+            source_images=sources,
+            pixel_array=pixels,
+            segmentation_type=kind.upper(),
+            segment_descriptions=descriptions,
+            series_instance_uid=uid(entropy_srcs=["series", *seed]),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=uid(entropy_srcs=["instance", *seed]),
+            instance_number=1,
+            manufacturer="latentseg",
+            manufacturer_model_name="latentseg",
+            software_versions=latentseg.__version__,
+            device_serial_number="0",
+            content_description="; ".join(header.marks)[:64] or None,
+            series_description="Segmentation" + (" (approximate: resampled)" if header.marks else ""),
+        )
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # a source that bends the standard
+        raise InputError(f"a DICOM SEG cannot refer to it ({error})", where=where, fix=TAKE_NIFTI) from error
     _stamp(dataset, created, uid(entropy_srcs=["dimensions", *seed]))
     return dataset
 
@@ -178,7 +183,7 @@ def _sources(header: DicomHeader, where: str) -> tuple[list[Any], Any]:
     if len(entries) > 1 or frames != len(header.slices):
         what = f"the series has {len(entries)} multi-frame files, {frames} frames in the first"
         raise InputError(
-            what, where=where, fix="A DICOM SEG refers to all frames of one file: take the NIfTI"
+            what, where=where, fix="Take the NIfTI: a DICOM SEG refers to all frames of one file"
         )
     return datasets, np.argsort([number for _, number in header.slices])
 
@@ -186,13 +191,14 @@ def _sources(header: DicomHeader, where: str) -> tuple[list[Any], Any]:
 def _completed(entry: Entry) -> Any:
     """The header of a file, with empty values for what an anonymizer may have taken away altogether."""
     dataset = entry.read()
-    missing = [name for name in MUST_HAVE if not dataset.get(name)]
-    if missing:
-        what = f"a DICOM SEG cannot refer to it without {missing[0]}"
-        raise InputError(what, where=str(entry), fix="Take the NIfTI, or export the series again")
-    for name in MAY_BE_EMPTY:
-        if name not in dataset:
-            setattr(dataset, name, "")
+    with parsing(entry):
+        missing = [name for name in MUST_HAVE if not dataset.get(name)]
+        if missing:
+            what = f"a DICOM SEG cannot refer to it without {missing[0]}"
+            raise InputError(what, where=str(entry), fix=TAKE_NIFTI)
+        for name in MAY_BE_EMPTY:
+            if name not in dataset:
+                setattr(dataset, name, "")
     return dataset
 
 

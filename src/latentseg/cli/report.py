@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentseg.errors import SomeCasesFailed, UsageError, caution
+
+if TYPE_CHECKING:
+    from latentseg.report.cohort_cases import Finding
+
 app = typer.Typer()
+
+SHOWN_PROBLEMS = 20  # of truths; the rest is on the page
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A folder that `latentseg batch` wrote.")],
+    truth: Annotated[
+        Path | None, typer.Option(help="True masks: CASE.nii.gz, CASE_seg-TARGET.nii.gz, TARGET/CASE.nii.gz.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Of true label maps, such as 1=liver,2=tumor, or a dataset.json.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page; default: report.html in that folder.")
+        Path | None, typer.Option("--out", "-o", help="The page; default: report.html in the run's folder.")
     ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Results with pictures, those to look at first.")
@@ -24,9 +38,34 @@ def report(
     from latentseg.report.cohort import read_run
     from latentseg.report.cohort_cases import findings
     from latentseg.report.cohort_page import cohort_page
+    from latentseg.report.cohort_truth import find_truth
     from latentseg.report.page import write_page
 
-    found = read_run(run)
-    page = cohort_page(found, [one for case in findings(found, pictures=pictures) for one in case])
-    path = write_page(page, path=out or run / "report.html")
+    if labels and not truth:
+        raise UsageError("labels of no truth", where="--labels", fix="give --truth too")
+    read = read_run(run)
+    wanted = [(row["case"], row["target"]) for row in read.review]
+    known = find_truth(truth, wanted=wanted, labels=labels) if truth else None
+    found = [one for case in findings(read, truth=known, pictures=pictures) for one in case]
+    path = write_page(cohort_page(read, found, compared=truth is not None), path=out or run / "report.html")
     typer.echo(f"Look at {path.resolve()}")
+    if truth:
+        tell_left_out(found, truth)
+
+
+def tell_left_out(found: Sequence[Finding], truth: Path) -> None:
+    """Say which cases were not compared.
+
+    Raises:
+        SomeCasesFailed: Some have a truth that cannot be used.
+    """
+    from latentseg.report.cohort_scores import listed, without_truth
+
+    if missing := without_truth(found):
+        caution(f"no truth of {len(missing)} cases, which are not in the means: {listed(missing)} ({truth})")
+    problems = [one for one in found if one.problem]
+    for one in problems[:SHOWN_PROBLEMS]:
+        typer.echo(f"{one.row['case']}: {one.problem}", err=True)
+    if problems:
+        what = f"{len(problems)} of {len(found)} results could not be compared with the truth"
+        raise SomeCasesFailed(what, where=str(truth), fix="correct what is listed above and run again")

@@ -174,11 +174,7 @@ def evaluate_pair(pair: Pair, options: MetricOptions) -> list[LabelRow]:
     """
     truth = read_labels(pair.truth)
     prediction = read_labels(pair.prediction)
-    if not same_grid(truth, prediction):
-        what = f"prediction and truth are on different grids: {describe_grid(prediction)}"
-        where = f"{pair.prediction} and {pair.truth}"
-        fix = "resample the prediction onto the truth's grid (nearest neighbor)"
-        raise GeometryError(f"{what} against {describe_grid(truth)}", where=where, fix=fix)
+    check_comparable(prediction, truth)
     present = {int(label) for volume in (truth, prediction) for label in np.unique(volume.array)} - {0}
     unknown = sorted(present - set(options.label_of.values()))
     if unknown:
@@ -186,23 +182,42 @@ def evaluate_pair(pair: Pair, options: MetricOptions) -> list[LabelRow]:
         fix = f"name them too; known are {', '.join(f'{v}={k}' for k, v in options.label_of.items())}"
         raise InputError(what, where=f"{pair.prediction} or {pair.truth}", fix=fix)
     return [
-        _row(pair.case, name, (prediction, truth), label=label, options=options)
+        compare_masks(
+            prediction.with_array(prediction.array == label),
+            truth.with_array(truth.array == label),
+            case=pair.case,
+            label=name,
+            options=options,
+        )
         for name, label in options.label_of.items()
     ]
 
 
-def _row(
-    case: str, name: str, volumes: tuple[Volume, Volume], *, label: int, options: MetricOptions
+def check_comparable(prediction: Volume, truth: Volume) -> None:
+    """Require both on one grid.
+
+    Raises:
+        GeometryError: naming both grids.
+    """
+    if not same_grid(truth, prediction):
+        what = f"prediction and truth are on different grids: {describe_grid(prediction)}"
+        where = f"{prediction.source} and {truth.source}"
+        fix = "resample the prediction onto the truth's grid (nearest neighbor)"
+        raise GeometryError(f"{what} against {describe_grid(truth)}", where=where, fix=fix)
+
+
+def compare_masks(
+    prediction: Volume, truth: Volume, *, case: str, label: str, options: MetricOptions
 ) -> LabelRow:
-    prediction, truth = (volume.array == label for volume in volumes)
-    voxel_ml = volumes[1].voxel_volume_ml
-    counts = overlap(prediction, truth)
-    distances = surface_distances(prediction, truth, spacing_mm=volumes[1].spacing_mm)
-    lesions = match_lesions(prediction, truth)
+    """Compare two masks on one grid (nonzero is foreground)."""
+    voxel_ml = truth.voxel_volume_ml
+    counts = overlap(prediction.array, truth.array)
+    distances = surface_distances(prediction.array, truth.array, spacing_mm=truth.spacing_mm)
+    lesions = match_lesions(prediction.array, truth.array)
     volume, truth_volume = counts.both + counts.only_prediction, counts.both + counts.only_truth
     return LabelRow(
         case=case,
-        label=name,
+        label=label,
         dice=counts.dice,
         iou=counts.iou,
         nsd=distances.nsd(options.tolerance_mm),

@@ -1,9 +1,10 @@
-"""The results of one case after the other, looked at again: pictures, and why there are none."""
+"""The results of one case after the other, looked at again: pictures, and metrics where there is a truth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.batch.store import Record
-from latentseg.errors import GeometryError, LatentsegError, explained, noted
+from latentseg.errors import GeometryError, InputError, LatentsegError, explained, noted
+from latentseg.evaluation.label_maps import LabelRow, MetricOptions, check_comparable, compare_masks
 from latentseg.imaging import Volume, read, read_labels, same_grid
 from latentseg.imaging.dicom import DicomOptions
 from latentseg.imaging.geometry import describe_grid
 from latentseg.report.cohort import Run
 from latentseg.report.cohort_pictures import EVIDENCE, View, panels_of
+from latentseg.report.cohort_truth import Truth
 from latentseg.report.page import Panel
 from latentseg.report.previews import thumbnail
 from latentseg.results import file_name
@@ -32,75 +35,122 @@ class Finding:
         row: Its row in the order of review.
         panels: Pictures.
         notes: What was said about the scan, and what could not be shown.
+        score: Comparison with the truth.
+        problem: Why it was not compared, though there is a truth.
     """
 
     row: Mapping[str, Any]
     panels: tuple[Panel, ...] = ()
     notes: tuple[str, ...] = ()
+    score: LabelRow | None = None
+    problem: str = ""
 
 
-def findings(run: Run, *, pictures: int) -> Iterator[list[Finding]]:
-    """The targets of every case that is done, case by case; pictures of the first so many of the review."""
+def findings(run: Run, *, truth: Truth | None = None, pictures: int) -> Iterator[list[Finding]]:
+    """The targets of every case that is done, case by case; pictures of the first so many of the review.
+
+    Raises:
+        UsageError: A truth of several labels, and no word which of them is meant.
+    """
     for record in run.done:
+        case = _Case(run, record)
         rows = [row for row in run.review if row["case"] == record.case]
-        yield _of_case(run, record, rows, pictures)
+        yield [case.finding(row, truth, shown=row["rank"] <= pictures) for row in rows]
 
 
-def scan_of(run: Run, record: Record) -> Volume:
-    """The scan of a case, read as it was read for the batch.
+class _Case:
+    """One case with what was read of it."""
 
-    Raises:
-        InputError: It is gone, or cannot be read.
-    """
-    reading = dict(record.reading)
-    if reading.get("dicom"):
-        reading["dicom"] = DicomOptions(**reading["dicom"])
-    with noted([]):  # was said when the scan was segmented
-        return read(run.image_of(record), **reading)
+    def __init__(self, run: Run, record: Record) -> None:
+        self.run, self.record = run, record
 
+    @cached_property
+    def scan(self) -> Volume:
+        """The scan, read as it was read for the batch.
 
-def _of_case(run: Run, record: Record, rows: list[dict[str, Any]], pictures: int) -> list[Finding]:
-    notes = list(record.warnings)
-    if lost := run.lost_files(record):
-        notes.append(f"Files are gone or were changed since the batch: {', '.join(lost)}.")
-    view: View | None = None
-    if any(row["rank"] <= pictures for row in rows):
+        Raises:
+            LatentsegError: It is gone, or cannot be read.
+        """
+        reading = dict(self.record.reading)
         try:
-            view = View(scan_of(run, record))
+            if reading.get("dicom"):
+                reading["dicom"] = DicomOptions(**reading["dicom"])
+            with noted([]):  # was said when the scan was segmented
+                return read(self.run.image_of(self.record), **reading)
         except Exception as error:
-            notes.append(f"No pictures of the scan: {explained(error)}")
-    return [_of_target(run, record, row, view, notes, shown=row["rank"] <= pictures) for row in rows]
+            raise explained(error) from error
 
+    @cached_property
+    def view(self) -> View:
+        """The scan as it is drawn."""
+        return View(self.scan)
 
-def _of_target(
-    run: Run, record: Record, row: dict[str, Any], view: View | None, notes: list[str], *, shown: bool
-) -> Finding:
-    panels: list[Panel] = []
-    notes = list(notes)
-    if shown and view is not None:
+    def finding(self, row: Mapping[str, Any], truth: Truth | None, *, shown: bool) -> Finding:
+        """One target, with pictures if they are to be shown."""
+        notes, target = list(self.record.warnings), row["target"]
+        if lost := self.run.lost_files(self.record):
+            notes.append(f"Files are gone or were changed since the batch: {', '.join(lost)}.")
+        true, score, problem, panels = None, None, "", []
         try:
-            maps = _maps(run, record, row["target"], view.scan)
-            panels = panels_of(view, maps, worst_slice=int(row["worst_slice"]))
-        except LatentsegError as error:
-            notes.append(f"No pictures of the scan: {error}")
-    if shown:
-        panels += _saved(run, record, row["target"], instead=not panels)
-    return Finding(row, tuple(panels), tuple(notes))
+            true = self.truth(truth, target) if truth else None
+            score = self.score(true, target) if true else None
+        except InputError as error:
+            true, problem = None, str(error)
+            notes.append(f"Not compared with the truth: {error}")
+        if shown:
+            try:
+                maps = self.maps(target) | ({"truth": true.array} if true else {})
+                panels = panels_of(self.view, maps, worst_slice=int(row["worst_slice"]))
+            except LatentsegError as error:
+                notes.append(f"No pictures of the scan: {error}")
+            panels += self.saved(target, instead=not panels)
+        return Finding(row, tuple(panels), tuple(notes), score, problem)
 
+    def truth(self, truth: Truth, target: str) -> Volume | None:
+        """The true mask of a target.
 
-def _maps(run: Run, record: Record, target: str, scan: Volume) -> dict[str, NDArray[Any]]:
-    """What was saved of a target, ``(I, J, K)`` each.
+        Raises:
+            InputError: It cannot be read.
+        """
+        like = self.scan if truth.needs_scan(self.record.case, target) else None
+        return truth.read(self.record.case, target, like=like)
 
-    Raises:
-        InputError: A file cannot be read.
-        GeometryError: A file is not on the grid of the scan.
-    """
-    found = {}
-    for kind in ("seg", "prob", *EVIDENCE):
-        path = run.file_of(record, kind, target)
-        if path is not None:
-            found[kind] = _on_grid(path, scan, mask=kind == "seg")
-    return found
+    def score(self, truth: Volume, target: str) -> LabelRow:
+        """Compare the mask of a target with the truth.
+
+        Raises:
+            InputError: There is no mask, or it cannot be read.
+            GeometryError: The two are on different grids.
+        """
+        path = self.run.file_of(self.record, "seg", target)
+        if path is None:
+            where = str(self.run.folder / self.record.case)
+            raise InputError("no mask was saved", where=where, fix="run the batch with --save mask")
+        mask = read_labels(path)
+        check_comparable(mask, truth)
+        case = self.record.case
+        return compare_masks(mask, truth, case=case, label=target, options=MetricOptions(label_of={}))
+
+    def maps(self, target: str) -> dict[str, NDArray[Any]]:
+        """What was saved of a target, ``(I, J, K)`` each.
+
+        Raises:
+            LatentsegError: A file cannot be read, or is not on the grid of the scan.
+        """
+        paths = {kind: self.run.file_of(self.record, kind, target) for kind in ("seg", "prob", *EVIDENCE)}
+        return {kind: _on_grid(path, self.scan, mask=kind == "seg") for kind, path in paths.items() if path}
+
+    def saved(self, target: str, *, instead: bool) -> list[Panel]:
+        """Pictures that the batch saved: evidence whose maps were not, and a preview instead of others."""
+        kinds = {"preview": "Preview"} if instead else {}
+        if instead or not any(self.run.file_of(self.record, kind, target) for kind in EVIDENCE):
+            kinds["evidence"] = "Evidence: mask, attention map, pseudo-healthy, residual"
+        case, panels = self.record.case, []
+        for kind, title in kinds.items():
+            path = self.run.folder / case / f"{case}_{kind}-{file_name(target)}.png"
+            if path.name in self.record.files and path.is_file():
+                panels.append(Panel(title, thumbnail(path.read_bytes(), longest=WIDE), "as saved", wide=True))
+        return panels
 
 
 def _on_grid(path: Path, scan: Volume, *, mask: bool) -> NDArray[Any]:
@@ -111,17 +161,3 @@ def _on_grid(path: Path, scan: Volume, *, mask: bool) -> NDArray[Any]:
         fix = "run 'latentseg batch' again: the scan was replaced"
         raise GeometryError(what, where=f"{path} and {scan.source}", fix=fix)
     return volume.array > 0 if mask else np.asarray(volume.array, np.float32)
-
-
-def _saved(run: Run, record: Record, target: str, *, instead: bool) -> list[Panel]:
-    """Pictures that the batch saved: the evidence where its maps were not, the preview instead of others."""
-    folder, name = run.folder / record.case, file_name(target)
-    kinds = {"preview": "Preview"} if instead else {}
-    if not any(run.file_of(record, kind, target) for kind in EVIDENCE) or instead:
-        kinds["evidence"] = "Evidence: mask, attention map, pseudo-healthy, residual"
-    panels = []
-    for kind, title in kinds.items():
-        path = folder / f"{record.case}_{kind}-{name}.png"
-        if path.name in record.files and path.is_file():
-            panels.append(Panel(title, thumbnail(path.read_bytes(), longest=WIDE), "as saved", wide=True))
-    return panels

@@ -11,8 +11,9 @@ from typing import Any
 
 from latentseg.report.cohort import Run
 from latentseg.report.cohort_cases import Finding
+from latentseg.report.cohort_scores import score_cells, score_columns, scores_table
 from latentseg.report.page import Case, Page, Section, Table
-from latentseg.report.previews import PREDICTION
+from latentseg.report.previews import PREDICTION, TRUTH
 from latentseg.results import file_name
 
 FIRST = 10  # results in the list of those to look at first
@@ -23,21 +24,25 @@ CITATIONS = {
 """What to cite, by an option that only this method has."""
 
 
-def cohort_page(run: Run, found: Iterable[Finding]) -> Page:
+def cohort_page(run: Run, found: Iterable[Finding], *, compared: bool = False) -> Page:
     """The page.
 
     Args:
         run: The run.
         found: Every target of every case that is done.
+        compared: Whether there is a truth, so that metrics are shown.
     """
     ranked = sorted(found, key=lambda finding: int(finding.row["rank"]))
-    tables = [first_table(ranked), results_table(ranked), failures_table(run), weights_table(run)]
+    tables = [first_table(ranked), results_table(ranked, compared=compared), failures_table(run)]
+    if compared:
+        tables.insert(1, scores_table(ranked, failed=len(run.failed)))
     return Page(
         title=f"{', '.join(targets_of(run)) or 'No target'} in {counted(len(run.records), 'scan')}",
         subtitle=subtitle(run),
         run_card=run_card(run),
         tables=[table for table in tables if table.rows],
-        sections=[cases_section(ranked)] if ranked else [],
+        sections=[cases_section(ranked, compared=compared)] if ranked else [],
+        appendix=[weights_table(run)],
         notes=notes(run),
     )
 
@@ -72,7 +77,7 @@ def run_card(run: Run) -> list[tuple[str, str]]:
         ("Machine", f"{machine.get('system', '?')}, {machine.get('cpus', '?')} CPUs"),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Command", command(last)),
-        *(("Options", flat(method.get("options", {}))) for method in run.methods),
+        *(("Options", flat(m["options"])) for m in run.methods if m.get("options")),
     ]
     if last.get("shard"):
         facts.append(("Shards", ", ".join(str(one.get("shard")) for one in run.manifests)))
@@ -91,27 +96,27 @@ def first_table(ranked: Sequence[Finding]) -> Table:
     return Table("Look at these first", columns, rows, note=note, anchors=[anchor_of(f) for f in urgent])
 
 
-def results_table(ranked: Sequence[Finding]) -> Table:
+def results_table(ranked: Sequence[Finding], *, compared: bool) -> Table:
     """Every result."""
-    columns = [
-        *("rank", "case", "target", "found", "presence", "uncertainty", "volume ml", "parts"),
-        *("at border", "warnings", "review"),
-    ]
-    rows = [result_cells(finding.row) for finding in ranked]
+    columns = ["rank", "case", "target", *(score_columns() if compared else ())]
+    columns += ["found", "presence", "uncertainty", "volume ml", "parts", "at border", "warnings"]
     note = (
         "Presence: score that the target is in the scan at all. Uncertainty: mean entropy, in bits, of the "
-        "voxels in question; 0 is sure, 1 is a guess. Parts: separate components. Click a heading to sort."
+        "voxels in question; 0 is sure, 1 is a guess. Parts: separate components. Press a heading to sort."
     )
+    rows = [result_cells(finding, compared=compared) for finding in ranked]
     return Table("All results", columns, rows, note=note, anchors=[anchor_of(f) for f in ranked])
 
 
-def result_cells(row: Mapping[str, Any]) -> list[str]:
+def result_cells(finding: Finding, *, compared: bool) -> list[str]:
     """One row of the table of all results."""
+    row = finding.row
     return [
-        *(str(row["rank"]), row["case"], row["target"], "absent" if row["absent"] else "yes"),
-        *(number(row["presence"]), number(row["uncertainty"]), f"{row['volume_ml']:.1f}"),
-        *(str(row["components"]), "yes" if row["touches_border"] else "no"),
-        *("yes" if row["warnings"] else "no", number(row["review"])),
+        *(str(row["rank"]), row["case"], row["target"]),
+        *(score_cells(finding.score) if compared else ()),
+        *("absent" if row["absent"] else "yes", number(row["presence"]), number(row["uncertainty"])),
+        *(f"{row['volume_ml']:.1f}", str(row["components"]), "yes" if row["touches_border"] else "no"),
+        "yes" if finding.notes else "no",
     ]
 
 
@@ -140,16 +145,19 @@ def files_of(method: Mapping[str, Any]) -> dict[str, Any]:
     return {**method.get("files", {}), **own.get("files", {})}
 
 
-def cases_section(ranked: Sequence[Finding]) -> Section:
+def cases_section(ranked: Sequence[Finding], *, compared: bool) -> Section:
     """Pictures of every result."""
-    legend = [(PREDICTION, "found")]
-    return Section("Cases", [case_of(finding) for finding in ranked], "In the order of review.", legend)
+    legend = [(PREDICTION, "found"), *([(TRUTH, "truth")] if compared else [])]
+    without = sum(not finding.panels for finding in ranked)
+    intro = f"In the order of review. {without} without pictures." if without else "In the order of review."
+    return Section("Cases", [case_of(finding) for finding in ranked], intro, legend)
 
 
 def case_of(finding: Finding) -> Case:
     """One result."""
-    row = finding.row
+    row, score = finding.row, finding.score
     facts = [
+        *(zip(score_columns(), score_cells(score), strict=True) if score else ()),
         ("presence", number(row["presence"])),
         ("uncertainty", number(row["uncertainty"])),
         ("volume", "absent" if row["absent"] else f"{row['volume_ml']:.1f} ml"),

@@ -14,6 +14,7 @@ from latentseg.report.previews import Color
 
 RESEARCH_USE = "For research use. Not a medical device; not for diagnosis or treatment."
 LONG = 40  # letters of a cell that is wrapped
+WIDE = 60  # letters of a fact of the run that takes a whole row
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Page:
         run_card: Facts about the run: versions, weights and their hash, seed, licence, date, command.
         tables: Tables, above the pictures.
         sections: Cases with pictures.
+        appendix: Tables below them.
         notes: Paragraphs at the end, such as citations or warnings.
         badge: A line that must not be overlooked.
     """
@@ -88,6 +90,7 @@ class Page:
     run_card: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
     sections: Sequence[Section] = ()
+    appendix: Sequence[Table] = ()
     notes: Sequence[str] = ()
     badge: str = RESEARCH_USE
 
@@ -99,6 +102,7 @@ def render(page: Page) -> str:
         _head(page),
         *(_table(table) for table in page.tables),
         *(_section(section) for section in page.sections),
+        *(_table(table) for table in page.appendix),
         _foot(page.notes),
     ]
     before, after = template.split("{{BODY}}")
@@ -117,15 +121,18 @@ def write_page(page: Page, *, path: str | Path) -> Path:
 
 
 def _head(page: Page) -> str:
-    card = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in page.run_card
-    )
+    card = "".join(_fact(name, value) for name, value in page.run_card)
     return _join(
         f"<h1>{escape(page.title)}</h1>",
         page.subtitle and f'<p class="lead">{escape(page.subtitle)}</p>',
         page.badge and f'<div class="badge">{escape(page.badge)}</div>',
         card and f'<dl class="run card">{card}</dl>',
     )
+
+
+def _fact(name: str, value: str) -> str:
+    kind = ' class="wide"' if len(value) > WIDE else ""
+    return f"<div{kind}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
 
 
 def _table(table: Table) -> str:

@@ -1,0 +1,51 @@
+"""The page of a batch as a browser shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentseg.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _browser(pages: SimpleNamespace) -> None:
+    if pages.browser() is None:
+        pytest.skip(f"no browser here, none of {', '.join(pages.BROWSERS)}")
+
+
+def test_in_a_browser(rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path) -> None:
+    words = ["--truth", str(rich_cohort / "truth"), "--labels", "1=liver,4=spleen"]
+    assert main(["report", str(rich_cohort / "out"), *words]) == 0
+    clicks = [("All results", "uncertainty"), ("All results", "case"), ("Look at these first", "review")]
+    seen = pages.browse(rich_cohort / "out/report.html", tmp_path, clicks=clicks)
+    assert seen["console"] == seen["violations"] == seen["errors"] == seen["fetched"] == []
+    assert seen["requests"] == set()
+    assert seen["broken"] == 0
+    assert not seen["wide"]
+    assert seen["zoomed"]
+    for name, column in clicks:
+        before, down, up, marked, focused = seen["rows"][f"{name}/{column}"]
+        key = str if column == "case" else float
+        assert down == sorted(before, key=key, reverse=True)
+        assert up == sorted(before, key=key)
+        assert (marked, focused) == ("ascending", True)
+    picture = np.asarray(Image.open(seen["screenshot"]).convert("L"), float)
+    assert picture.shape == (1600, 1280)
+    assert picture.std() > 10
+
+
+def test_the_test_would_notice(pages: SimpleNamespace, tmp_path: Path) -> None:
+    """A page that does all that ours must not do."""
+    page = tmp_path / "bad.html"
+    wrong = "<script>console.error('oh'); nothing();</script><img src='http://outside.invalid/a.png'>"
+    page.write_text(f"<body><figure><button></button></figure><dialog id='zoom'></dialog>{wrong}</body>")
+    seen = pages.browse(page, tmp_path)
+    assert len(seen["console"]) >= 2
+    assert seen["errors"]
+    assert "http://outside.invalid/a.png" in seen["requests"]
+    assert seen["broken"] == 1

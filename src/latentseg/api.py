@@ -127,8 +127,10 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:
     """The networks of the embedded default, from a folder of its files."""
     from latentseg.backbones.compact import CompactBackbone, MaskHead
+    from latentseg.backbones.image_features import read_feature_network
     from latentseg.fewshot import checkpoint
     from latentseg.fewshot.condition import BackboneFeatures
+    from latentseg.fewshot.prior import MatchingFeatures
     from latentseg.fewshot.segmenter import FewShotParts
 
     backbone = CompactBackbone.from_folder(folder)
@@ -137,13 +139,19 @@ def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotPar
     head = MaskHead()
     checkpoint.fill(head, trained.mask_head, where=str(path))
     features = BackboneFeatures(backbone, stages=[-1])
+    files, matching = [path, folder / "autoencoder.safetensors"], None
+    if trained.network.prior_channels:
+        files.append(path.parent / "matching.safetensors")
+        grid = backbone.image_size // backbone.downscale
+        matching = MatchingFeatures(read_feature_network(files[-1]), grid=grid)
     return FewShotParts(
         backbone,
         trained.network,
         trained.translator,
         features,
         head.eval(),
-        fingerprint([path, folder / "autoencoder.safetensors"]),
+        fingerprint(files),
+        matching,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentseg.backbones import image_features
 from latentseg.errors import ModelError
-from latentseg.evaluation import features
 from latentseg.evaluation.features import (
     FeatureNetwork,
     Subspace,
@@ -20,33 +21,7 @@ from latentseg.evaluation.features import (
     perceptual_distance,
 )
 
-
-def tiny_state(width: int = 4) -> dict[str, Tensor]:
-    """Random weights under the published names: 16 narrow blocks, the first without expansion."""
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, Tensor] = {}
-
-    def layer(conv: str, norm: str, *shape: int) -> None:
-        state[f"{conv}.weight"] = torch.randn(*shape, generator=generator) * (2 / np.prod(shape[1:])) ** 0.5
-        for name, value in (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)):
-            state[f"{norm}.{name}"] = torch.full((shape[0],), value)
-
-    layer("_conv_stem", "_bn0", width, 3, 3, 3)
-    for i in range(16):
-        inner = width if i == 0 else 2 * width
-        if i:
-            layer(f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0", inner, width, 1, 1)
-        layer(
-            f"_blocks.{i}._depthwise_conv",
-            f"_blocks.{i}._bn1",
-            inner,
-            1,
-            5 if i % 2 else 3,
-            5 if i % 2 else 3,
-        )
-        layer(f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2", width, inner, 1, 1)
-    layer("_conv_head", "_bn1", 3 * width, width, 1, 1)
-    return state | {"_fc.weight": torch.zeros(2, 3 * width), "_fc.bias": torch.zeros(2)}
+tiny_state = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
 
 
 def images(n: int = 3, *, seed: int = 0) -> Tensor:
@@ -115,8 +90,8 @@ def test_missing_and_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(features.importlib.metadata, "distribution", missing)
-    with pytest.raises(ModelError, match=r"pip install 'latentseg\[bench\]'"):
+    monkeypatch.setattr(image_features.importlib.metadata, "distribution", missing)
+    with pytest.raises(ModelError, match=r"pip install 'latentseg\[train\]'"):
         load_feature_network()
 
 

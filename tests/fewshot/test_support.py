@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from latentseg.errors import GeometryError, InputError, UsageError
-from latentseg.evaluation import protocols
+from latentseg.evaluation import slices
 from latentseg.fewshot.support import (
     Support,
     SupportFolder,
@@ -56,10 +56,10 @@ def test_from_files_takes_the_centers_of_thirds(shown: Phantom, tmp_path: Path) 
 def test_positions_are_those_of_the_field(extent: int) -> None:
     inside = np.zeros((50, 2, 2), bool)
     inside[5 : 5 + extent] = True
-    assert support_positions(inside, 3) == [5 + at for at in protocols.support_positions(extent)]
+    assert support_positions(inside, 3) == [5 + at for at in slices.support_positions(extent)]
     gaps = np.zeros((3 * extent, 1, 1), bool)
     gaps[::3] = True
-    assert support_positions(gaps, 3) == [3 * at for at in protocols.support_positions(extent)]
+    assert support_positions(gaps, 3) == [3 * at for at in slices.support_positions(extent)]
 
 
 def test_positions_do_not_repeat() -> None:

@@ -18,6 +18,7 @@ from latentseg.backbones.compact import (
     save_autoencoder,
     save_denoiser,
 )
+from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import ModelError
 from latentseg.fewshot import checkpoint
 from latentseg.fewshot.episodes import EpisodeOptions
@@ -27,7 +28,9 @@ from latentseg.training.pack import Pack
 
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
 EPISODES = EpisodeOptions(scenes=2, targets=2, queries=3, min_area=12)
-OPTIONS = FewShotOptions(loop=LoopOptions(steps=10, learning_rate=1e-3), episodes=EPISODES, start="matching")
+OPTIONS = FewShotOptions(
+    loop=LoopOptions(steps=10, learning_rate=1e-3), episodes=EPISODES, start="matching", prior=False
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +180,33 @@ def test_it_starts_from_the_denoiser_which_stays_as_it_is(packed: Pack, backbone
     loss.backward()
     assert all(torch.equal(t, before[name]) for name, t in backbone.unet.state_dict().items())
     assert not any(p.requires_grad for p in backbone.unet.parameters())
+
+
+def test_a_prior_is_an_entrance_that_starts_without_effect(
+    packed: Pack,
+    backbone: CompactBackbone,
+    task: FewShotTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
+    monkeypatch.setattr("latentseg.fewshot.training.load_feature_network", lambda: FeatureNetwork(tiny()))
+    task.export(task.model, tmp_path / "before")
+    options = OPTIONS.model_copy(update={"prior": True})
+    after = build(options, packed, backbone, weights=tmp_path / "before" / "fewshot.safetensors")
+    batch = task.batch(rng(), 0.5)
+    inputs, with_prior = task.encode(batch), after.encode(batch)
+    assert inputs.prior.shape[1] == 0
+    assert with_prior.prior.shape == (len(batch.query_masks), 3, 8, 8)
+    assert with_prior.prior.std() > 0
+    torch.testing.assert_close(task.model(inputs), after.model(with_prior), atol=2e-2, rtol=2e-2)
+    loss, _ = after.loss(batch)
+    loss.backward()
+    entrance = after.model.unet.conv_in.weight.grad
+    assert entrance is not None
+    assert entrance[:, -3:].abs().max() > 0
+    after.export(after.model, tmp_path / "after")
+    assert checkpoint.load(tmp_path / "after" / "fewshot.safetensors").network.prior_channels == 3
+    assert (tmp_path / "after" / "matching.safetensors").is_file()
+    with pytest.raises(ModelError, match="unreadable"):
+        build(options, packed, backbone, weights=tmp_path / "none.safetensors")

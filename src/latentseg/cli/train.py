@@ -93,6 +93,10 @@ def fewshot(
     pack: Packed,
     backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")],
     out: Out,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Few-shot weights to start from, whatever the configuration says."),
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Train the few-shot network on a frozen compact backbone."""
@@ -105,7 +109,7 @@ def fewshot(
 
     _log_to_terminal()
     options = read_config(config, FewShotOptions)
-    task = build(options, Pack(pack), CompactBackbone.from_folder(resolve(backbone)))
+    task = build(options, Pack(pack), CompactBackbone.from_folder(resolve(backbone)), weights=weights)
     Loop(task, options.loop, out).run(resume=resume)
 
 

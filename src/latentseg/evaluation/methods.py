@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latentseg.fewshot.context import SupportContext
-    from latentseg.fewshot.segmenter import FewShotSegmenter
+    from latentseg.fewshot.segmenter import Encoded, FewShotSegmenter
 
 KEPT = 4  # encoded chunks and supports: a protocol asks for the same slices once per organ
 
@@ -33,7 +33,7 @@ class FewShotMethod:
         self.name = name or f"SD-FSMIS ({segmenter.parts.backbone.name})"
         self.fingerprint = segmenter.parts.fingerprint
         self.segmenter = segmenter
-        self._latents: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._slices: OrderedDict[bytes, Encoded] = OrderedDict()
         self._contexts: OrderedDict[bytes, SupportContext] = OrderedDict()
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -62,19 +62,18 @@ class FewShotMethod:
             self._contexts[key] = self.segmenter.encode_support(example)
         return _kept(self._contexts, key, 12 * KEPT)
 
-    def _encoded(self, images: Tensor) -> Tensor:
-        """Latents slice by slice, each slice encoded once: chunks of different organs overlap."""
-        import torch
+    def _encoded(self, images: Tensor) -> Encoded:
+        """Slices as the networks take them, each encoded once: chunks of different organs overlap."""
+        from latentseg.fewshot.segmenter import Encoded
 
         keys = [_key(image.numpy()) for image in images]
-        new = [i for i, key in enumerate(keys) if key not in self._latents]
+        new = [i for i, key in enumerate(keys) if key not in self._slices]
         if new:
-            self._latents.update(
-                zip([keys[i] for i in new], self.segmenter.encode_images(images[new]), strict=True)
-            )
-        out = torch.stack([self._latents[key] for key in keys])
-        while len(self._latents) > 400 * KEPT:
-            self._latents.popitem(last=False)
+            encoded = self.segmenter.encode_slices(images[new])
+            self._slices.update({keys[i]: encoded[n : n + 1] for n, i in enumerate(new)})
+        out = Encoded.join([self._slices[key] for key in keys])
+        while len(self._slices) > 400 * KEPT:
+            self._slices.popitem(last=False)
         return out
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from latentseg.errors import ModelError
 from latentseg.fewshot.cache import SupportCache
 from latentseg.fewshot.compat import Compat
+from latentseg.fewshot.prior import MatchingSupport
 from latentseg.imaging.files import written_whole
 
 SupportMode = Literal["nearest", "joint"]
@@ -34,6 +35,7 @@ class SupportContext:
         model: Fingerprint of the weights that encoded it.
         flat: Whether the target was shown in 2-D images alone.
         compat: The rules it was encoded by.
+        matching: What the matching prior compares queries with, for networks that have one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class SupportContext:
     model: str
     flat: bool = False
     compat: Compat = "fixed"
+    matching: MatchingSupport | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all."""
@@ -52,6 +55,11 @@ class SupportContext:
 
         tensors = {f"cache/{name}": t for name, t in self.cache.tensors().items()}
         tensors |= {"fg": self.fg, "bg": self.bg, "signature": self.signature}
+        if self.matching:
+            tensors |= {
+                "matching/features": self.matching.features.half(),
+                "matching/masks": self.matching.masks,
+            }
         about = {n: getattr(self, n) for n in ("name", "mode", "model", "flat", "compat")} | {
             "format": FORMAT
         }
@@ -77,7 +85,12 @@ class SupportContext:
                 raise KeyError("format")  # one message for all that is not a support
             cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
             rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
-            return cls(cache=SupportCache.from_tensors(cache), **rest, **about)
+            matching = (
+                MatchingSupport(tensors["matching/features"].float(), tensors["matching/masks"])
+                if "matching/features" in tensors
+                else None
+            )
+            return cls(cache=SupportCache.from_tensors(cache), matching=matching, **rest, **about)
         except Exception as error:  # safetensors, JSON and key errors alike
             raise ModelError(
                 f"not a readable support context ({error})", where=str(path), fix="encode the support again"

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .interaction import FoldedCondition, Interaction, SupportCache, SupportQueryInteraction, SupportWritten
 
@@ -39,19 +40,26 @@ class FewShotUNet(nn.Module):
         install_processors(unet)
 
     @classmethod
-    def from_denoiser(cls, unet: UNet2DConditionModel) -> FewShotUNet:
+    def from_denoiser(cls, unet: UNet2DConditionModel, *, prior: int = 0) -> FewShotUNet:
         """Start from a denoiser of ``C`` channels, which stays as it is.
 
         Both entrances become ``cat([W, W], 1) / 2`` with the bias unchanged, so that the first features are
-        those of the mean of the two inputs (for a query: of its latent and its prototype).
+        those of the mean of the two inputs (for a query: of its latent and its prototype). The query's has
+        ``prior`` further channels, which start without effect.
         """
         unet = copy.deepcopy(unet)
-        unet.conv_in = widen(unet.conv_in)
+        entrance = widen(unet.conv_in)
+        unet.conv_in = with_channels(entrance, prior)
         unet.encoder_hid_proj = None  # the condition is made for the width of cross-attention itself
         unet.register_to_config(
             in_channels=unet.conv_in.in_channels, encoder_hid_dim=None, encoder_hid_dim_type=None
         )
-        return cls(unet)
+        return cls(unet, conv_in_ref=entrance)
+
+    @property
+    def prior_channels(self) -> int:
+        """Channels that a query has beyond its latent and its prototype, see :mod:`prior`."""
+        return self.conv_in.in_channels - self.conv_in_ref.in_channels
 
     @property
     def condition_dim(self) -> int:
@@ -91,7 +99,7 @@ class FewShotUNet(nn.Module):
         """Predict the latents of the query masks.
 
         Args:
-            latents: Query latent and prototype, ``(B, 2C, h, w)``.
+            latents: Query latent and prototype, ``(B, 2C, h, w)``, and the prior where the network has one.
             cache: From :meth:`encode_support`, of ``G`` supports.
             condition: Condition tokens ``(G, T, D)``. Left out: those the support was encoded with, whose
                 share in every layer is in the cache already.
@@ -127,6 +135,14 @@ def widen(conv: nn.Conv2d) -> nn.Conv2d:
     wide.load_state_dict(
         {"weight": weight.detach(), "bias": conv.bias.detach()} if conv.bias is not None else {}
     )
+    return wide.to(conv.weight)
+
+
+def with_channels(conv: nn.Conv2d, more: int) -> nn.Conv2d:
+    """A copy of a convolution with further input channels that it ignores."""
+    wide = nn.Conv2d(conv.in_channels + more, conv.out_channels, conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
+    weight = functional.pad(conv.weight.detach(), (0, 0, 0, 0, 0, more))
+    wide.load_state_dict({"weight": weight} | ({"bias": conv.bias.detach()} if conv.bias is not None else {}))
     return wide.to(conv.weight)
 
 

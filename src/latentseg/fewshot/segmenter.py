@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, mask
 from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.network import FewShotUNet
+from latentseg.fewshot.prior import MatchingFeatures, MatchingSupport, matching_prior
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
 from latentseg.fewshot.support import Support, check_slices, is_flat
 from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
@@ -62,6 +63,7 @@ class FewShotParts:
         mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one,
             masks are decoded by the autoencoder, as published.
         fingerprint: Identifies the weights in a saved support.
+        matching: Features of the matching prior, for a network that has one.
     """
 
     backbone: Backbone
@@ -70,6 +72,30 @@ class FewShotParts:
     features: FeatureSource
     mask_head: Callable[[Tensor], Tensor] | None
     fingerprint: str
+    matching: MatchingFeatures | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Slices as the networks take them.
+
+    Attributes:
+        latents: ``(S, C, h, w)``.
+        features: ``(S, D, h, w)`` in half precision, of the matching prior; None for a network without.
+    """
+
+    latents: Tensor
+    features: Tensor | None = None
+
+    def __getitem__(self, at: slice) -> Encoded:
+        """Some of the slices."""
+        return Encoded(self.latents[at], None if self.features is None else self.features[at])
+
+    @classmethod
+    def join(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Slices of several, in order."""
+        features = [part.features for part in parts if part.features is not None]
+        return cls(torch.cat([part.latents for part in parts]), torch.cat(features) if features else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +106,14 @@ class Prepared:
         scan: The scan.
         canonical: Its axial slices and the way back.
         undo: From ``(S, 256, 256)`` to the slices' own size.
-        latents: ``(S, C, h, w)``.
+        encoded: Its slices as the networks take them.
         signature: ``(S, D)``, see :class:`SupportContext`.
     """
 
     scan: Volume
     canonical: Canonical
     undo: Callable[[NDArray[Any]], NDArray[Any]]
-    latents: Tensor
+    encoded: Encoded
     signature: Tensor
 
 
@@ -144,7 +170,13 @@ class FewShotSegmenter:
         size = self.parts.backbone.image_size
         slices, undo = fit_square(values, size, pixel_mm=canonical.spacing_mm[1:])
         images = torch.from_numpy(slices)[:, None]
-        return Prepared(scan, canonical, undo, self.encode_images(images), signatures(images))
+        return Prepared(scan, canonical, undo, self.encode_slices(images), signatures(images))
+
+    def encode_slices(self, images: Tensor) -> Encoded:
+        """What queries need of slices ``(S, 1, H, W)`` in [-1, 1]."""
+        matching, slabs = self.parts.matching, images.split(self.options.slab)
+        features = torch.cat([matching(slab).half() for slab in slabs]) if matching else None
+        return Encoded(self.encode_images(images), features)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -164,8 +196,11 @@ class FewShotSegmenter:
         cache = parts.network.encode_support(torch.cat([z_img, z_mask], 1), tokens, shots=shots)
         fg, bg = prototypes(z_img, masks, compat=compat).over_shots(shots)
         signature = signatures(images).unflatten(0, (-1, shots)).mean(1)
+        found = None
+        if parts.matching:
+            found = MatchingSupport.of(parts.matching(images), masks, shots=shots)
         about = (support.name, cache, fg, bg, signature, mode, parts.fingerprint)
-        return SupportContext(*about, flat=support.flat, compat=compat)
+        return SupportContext(*about, flat=support.flat, compat=compat, matching=found)
 
     def predict(self, prepared: Prepared, target: Support | SupportContext) -> Segmentation:
         """Segment one target in a prepared scan.
@@ -187,26 +222,27 @@ class FewShotSegmenter:
             raise UsageError(what, fix=f"encode it again with compat={self.options.compat!r}")
         group, mask = nearest(prepared.signature, context), None
         if self.options.compat == "official":
-            chance, mask = self.official_slices(prepared.latents, context, group)
+            chance, mask = self.official_slices(prepared.encoded, context, group)
         else:
-            chance = self.probability_slices(prepared.latents, context, group)
+            chance = self.probability_slices(prepared.encoded, context, group)
         return self._on_grid(prepared, context.name, chance, mask)
 
     @torch.no_grad()
-    def mask_latents(self, latents: Tensor, context: SupportContext, group: Tensor | None) -> Tensor:
-        """``z_m``, one evaluation of the network for query latents ``(B, C, h, w)``."""
-        x = enhance(latents, *Prototypes(context.fg, context.bg), compat=self.options.compat, group=group)
+    def mask_latents(self, query: Encoded, context: SupportContext, group: Tensor | None) -> Tensor:
+        """``z_m`` ``(B, C, h, w)``, one evaluation of the network for ``B`` query slices."""
+        fg_bg = Prototypes(context.fg, context.bg)
+        x = enhance(query.latents, *fg_bg, compat=self.options.compat, group=group)
+        if query.features is not None and context.matching is not None:
+            x = torch.cat([x, matching_prior(query.features, context.matching, group=group)], 1)
         return self.parts.network.segment(x, context.cache, group=group)
 
     @torch.no_grad()
     def probability_slices(
-        self, latents: Tensor, context: SupportContext, group: Tensor | None
+        self, query: Encoded, context: SupportContext, group: Tensor | None
     ) -> NDArray[np.float32]:
-        """Probability ``(S, H, W)`` for query latents ``(S, C, h, w)``, slab by slab."""
+        """Probability ``(S, H, W)`` of query slices, slab by slab."""
         out = []
-        for start in range(0, len(latents), self.options.slab):
-            at = slice(start, start + self.options.slab)
-            z_mask = self.mask_latents(latents[at], context, None if group is None else group[at])
+        for z_mask in self._slabs(query, context, group):
             head = self.parts.mask_head
             chance = (
                 head(z_mask).sigmoid()[:, 0] if head else probabilities(self.parts.backbone.decode(z_mask))
@@ -216,17 +252,18 @@ class FewShotSegmenter:
 
     @torch.no_grad()
     def official_slices(
-        self, latents: Tensor, context: SupportContext, group: Tensor | None
+        self, query: Encoded, context: SupportContext, group: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices."""
-        slabs = latents.split(self.options.slab)
-        groups = [None] * len(slabs) if group is None else list(group.split(self.options.slab))
-        decoded = [
-            decoded_uint8(self.parts.backbone.decode_rgb(self.mask_latents(z, context, g)))
-            for z, g in zip(slabs, groups, strict=True)
-        ]
-        rgb = np.concatenate(decoded)
+        slabs = self._slabs(query, context, group)
+        rgb = np.concatenate([decoded_uint8(self.parts.backbone.decode_rgb(z_mask)) for z_mask in slabs])
         return rgb.mean(-1, dtype=np.float32) / 255, largest_per_slice(official_masks(rgb))
+
+    def _slabs(self, query: Encoded, context: SupportContext, group: Tensor | None) -> Iterator[Tensor]:
+        """Mask latents of query slices, some at a time."""
+        for start in range(0, len(query.latents), self.options.slab):
+            at = slice(start, start + self.options.slab)
+            yield self.mask_latents(query[at], context, None if group is None else group[at])
 
     def _on_grid(
         self, prepared: Prepared, name: str, chance: NDArray[np.float32], mask: NDArray[np.bool_] | None

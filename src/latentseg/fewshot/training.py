@@ -19,7 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
-from latentseg.fewshot import checkpoint
+from latentseg.backbones.image_features import load_feature_network, save_feature_network
+from latentseg.backbones.weights import reason
+from latentseg.errors import ModelError
+from latentseg.fewshot import checkpoint, prior
 from latentseg.fewshot.condition import ConditionTranslator, masked_features
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
 from latentseg.fewshot.losses import entropy, matching, soft_dice
@@ -42,6 +45,7 @@ class FewShotOptions(BaseModel):
             first thing that is learned is to answer nothing.
         start: From the backbone's pretrained ``denoiser``, as published; or by ``matching`` alone, see
             :func:`start_by_matching`.
+        prior: Whether queries come with a matching prior, see :mod:`prior`.
         easy: Share of the steps over which episodes grow from the support's own slice to full difficulty.
     """
 
@@ -54,6 +58,7 @@ class FewShotOptions(BaseModel):
     matching: float = 1.0
     foreground: float = 6.0
     start: Literal["denoiser", "matching"] = "denoiser"
+    prior: bool = True
     easy: float = 0.25
 
 
@@ -73,7 +78,7 @@ class FewShotModel(nn.Module):
         group = groups.repeat_interleave(len(inputs.query) // len(inputs.support))
         condition = self.translator(inputs.condition)
         cache = self.unet.encode_support(torch.cat([inputs.support, inputs.support_mask], 1), condition)
-        x = enhance(inputs.query, inputs.fg, inputs.bg, group=group)
+        x = torch.cat([enhance(inputs.query, inputs.fg, inputs.bg, group=group), inputs.prior], 1)
         return self.unet.segment(x, cache, group=group, matches=matches)
 
 
@@ -83,9 +88,10 @@ def initial_unet(options: FewShotOptions, backbone: CompactBackbone) -> FewShotU
     Raises:
         ModelError: The backbone has no denoiser to start from.
     """
+    channels = prior.CHANNELS if options.prior else 0
     if options.start == "denoiser":
-        return FewShotUNet.from_denoiser(backbone.unet).requires_grad_(requires_grad=True)
-    network = FewShotUNet.from_denoiser(UNet2DConditionModel(**UNET_CONFIG))
+        return FewShotUNet.from_denoiser(backbone.unet, prior=channels).requires_grad_(requires_grad=True)
+    network = FewShotUNet.from_denoiser(UNet2DConditionModel(**UNET_CONFIG), prior=channels)
     start_by_matching(network)
     return network
 
@@ -101,7 +107,7 @@ def start_by_matching(network: FewShotUNet, *, gain: float = 1.6) -> None:
         if isinstance(module, Attention) and module.to_q.weight.shape == module.to_k.weight.shape:
             module.to_q.weight.mul_(gain)
             module.to_k.weight.copy_(module.to_q.weight)
-    channels = network.conv_in.in_channels // 2
+    channels = network.conv_in_ref.in_channels // 2
     nn.init.kaiming_uniform_(network.conv_in.weight, a=5**0.5)
     nn.init.kaiming_uniform_(network.conv_in_ref.weight, a=5**0.5)
     network.conv_in_ref.weight[:, :channels] = network.conv_in.weight[:, :channels]
@@ -117,6 +123,7 @@ class Inputs(NamedTuple):
     bg: Tensor  # (G, C)
     condition: Tensor  # (G, 1, features)
     query_mask: Tensor  # (G * Q, C, h, w)
+    prior: Tensor  # (G * Q, 3, h, w), or without channels
 
 
 class FewShotTask:
@@ -125,6 +132,8 @@ class FewShotTask:
     def __init__(self, options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> None:
         self.options, self.backbone = options, backbone
         self.episodes = Episodes(packed, options.episodes)
+        grid = packed.images.shape[1] // backbone.downscale
+        self.matching = prior.MatchingFeatures(load_feature_network(), grid=grid) if options.prior else None
         unet = initial_unet(options, backbone)
         self.model = FewShotModel(unet, backbone.mask_head, condition_features=backbone.feature_dim)
 
@@ -136,6 +145,8 @@ class FewShotTask:
         """Move the few-shot network and the frozen backbone."""
         self.model.to(device)
         self.backbone.to(device)
+        if self.matching:
+            self.matching.network.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
         """Draw one batch of episodes."""
@@ -184,7 +195,19 @@ class FewShotTask:
             bg,
             masked_features(stage, batch.support_masks),
             mask_latents[len(support) :],
+            self._prior(batch, targets, queries),
         )
+
+    def _prior(self, batch: EpisodeBatch, targets: int, queries: int) -> Tensor:
+        """The matching prior of every query for each of its targets."""
+        if self.matching is None:
+            grid = batch.query_images.shape[-1] // self.backbone.downscale
+            return batch.query_images.new_zeros(len(batch.query_masks), 0, grid, grid)
+        shown, asked = self.matching(batch.support_images), self.matching(batch.query_images)
+        support = prior.MatchingSupport.of(shown.repeat_interleave(targets, 0), batch.support_masks)
+        per_target = asked.unflatten(0, (-1, 1, queries)).expand(-1, targets, -1, -1, -1, -1).flatten(0, 2)
+        group = torch.arange(len(batch.support_masks)).repeat_interleave(queries)
+        return prior.matching_prior(per_target, support, group=group)
 
     def export(self, model: FewShotModel, folder: Path) -> None:
         """Write ``fewshot.safetensors``."""
@@ -192,9 +215,49 @@ class FewShotTask:
             model.unet, model.translator, {"backbone": self.backbone.name}, dict(model.mask_head.state_dict())
         )
         checkpoint.save(folder / "fewshot.safetensors", weights=weights)
+        if self.matching:
+            save_feature_network(self.matching.network, folder / "matching.safetensors")
 
 
-def build(options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> FewShotTask:
-    """The task of a configuration; the seed of the loop also seeds the initial weights."""
+def build(
+    options: FewShotOptions, packed: Pack, backbone: CompactBackbone, *, weights: Path | None = None
+) -> FewShotTask:
+    """The task of a configuration; the seed of the loop also seeds the initial weights.
+
+    Args:
+        options: See there.
+        packed: Slices with labels and supervoxels.
+        backbone: Frozen.
+        weights: Few-shot weights to start from instead, trained on the same backbone.
+
+    Raises:
+        ModelError: The weights, or the backbone's denoiser, are missing, damaged or do not fit.
+    """
     torch.manual_seed(options.loop.seed)
-    return FewShotTask(options, packed, backbone)
+    task = FewShotTask(options, packed, backbone)
+    if weights:
+        go_on_from(task.model, weights)
+    return task
+
+
+def go_on_from(model: FewShotModel, path: Path) -> None:
+    """Take over trained weights; an entrance for a prior that they lack starts without effect.
+
+    Raises:
+        ModelError: They are missing, damaged or do not fit.
+    """
+    trained = checkpoint.load(path)
+    state = trained.network.state_dict()
+    missing = model.unet.conv_in.in_channels - trained.network.conv_in.in_channels
+    state["conv_in.weight"] = F.pad(state["conv_in.weight"], (0, 0, 0, 0, 0, max(missing, 0)))
+    parts = {
+        model.unet: state,
+        model.translator: trained.translator.state_dict(),
+        model.mask_head: trained.mask_head,
+    }
+    for module, tensors in parts.items():
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            fix = "start from weights of this configuration"
+            raise ModelError(f"weights do not fit ({reason(error)})", where=str(path), fix=fix) from error

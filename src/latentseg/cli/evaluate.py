@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latentseg.evaluation.slices import SliceMethod
     from latentseg.fewshot.segmenter import FewShotSegmenter
 
-METHODS = ("fewshot", "prototype", "copy", "registration")
+METHODS = ("fewshot", "prior", "prototype", "copy", "registration")
 DEFAULT_COMMAND = "masks"
 
 
@@ -120,7 +120,7 @@ def fewshot(
         str | None, typer.Option(help="Comma-separated; default: those the data set is known for.")
     ] = None,
     methods: Annotated[
-        str, typer.Option(help=f"What to run, of {','.join(METHODS)}: the network, and three baselines.")
+        str, typer.Option(help=f"What to run, of {','.join(METHODS)}: the network, and baselines.")
     ] = ",".join(METHODS),
     queries: Annotated[
         int | None, typer.Option(help="Only the first query scans of each fold, for a trial.", min=1)
@@ -163,7 +163,9 @@ def fewshot(
     for run in runs:
         run.check()  # what is missing is said before the work
     chosen = read_methods(methods)
-    segmenter = load(backbone, weights, support_mode) if {"fewshot", "prototype"} & set(chosen) else None
+    segmenter = (
+        load(backbone, weights, support_mode) if {"fewshot", "prior", "prototype"} & set(chosen) else None
+    )
     facts = run_facts(segmenter, support_mode)
     folder = RunFolder(out, facts=facts, restart=restart)
     seen = scans_seen(backbone, weights, runs) if segmenter else {}
@@ -242,13 +244,16 @@ def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[
 
     made: dict[str, SliceMethod] = {"copy": MaskCopy(), "registration": Registration()}
     if segmenter:
+        from latentseg.evaluation.baselines import PriorAlone
         from latentseg.evaluation.methods import FewShotMethod
 
         made["fewshot"] = FewShotMethod(segmenter)
         made["prototype"] = PrototypeMatching(
             segmenter.parts.backbone, fingerprint=segmenter.parts.fingerprint
         )
-    return [made[name] for name in METHODS if name in chosen]
+        if segmenter.parts.matching:
+            made["prior"] = PriorAlone(segmenter.parts.matching, segmenter.parts.fingerprint)
+    return [made[name] for name in METHODS if name in chosen and name in made]
 
 
 def scans_seen(backbone: str, weights: Path | None, runs: list[FewShotProtocol]) -> dict[str, set[str]]:

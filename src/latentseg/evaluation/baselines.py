@@ -1,7 +1,8 @@
 """Baselines without training, run beside the few-shot network on the same slices.
 
-`MaskCopy` shows what position alone gives, `PrototypeMatching` what the frozen features alone give, and
-`Registration` (in a file of its own) what position and a deformation give.
+`MaskCopy` shows what position alone gives, `PrototypeMatching` what the backbone's frozen features alone
+give, `PriorAlone` what the few-shot network is told before it does anything, and `Registration` (in a file of
+its own) what position and a deformation give.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from latentseg.evaluation.slices import SupportSlices
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from latentseg.fewshot.prior import MatchingFeatures
 
 
 class FeatureBackbone(Protocol):
@@ -132,6 +135,41 @@ class PrototypeMatching:
         return functional.normalize(
             torch.cat([functional.normalize(m, dim=1) for m in resized], dim=1), dim=1
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PriorAlone:
+    """The matching prior without a network: foreground where its margin with distance is above 0.
+
+    Attributes:
+        features: Of the prior.
+        fingerprint: Of the weights that came with them.
+        name: Name in tables.
+        batch: Slices at a time.
+    """
+
+    features: MatchingFeatures
+    fingerprint: str = ""
+    name: str = "matching prior alone"
+    batch: int = 8
+
+    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compare each of `(S, H, W)` with the most similar support slice."""
+        import torch
+        from torch.nn import functional
+
+        from latentseg.fewshot.prior import MatchingSupport, matching_prior
+
+        shown = torch.from_numpy(np.ascontiguousarray(support.images, np.float32))[:, None]
+        known = MatchingSupport.of(self.features(shown), torch.from_numpy(support.masks))
+        groups = torch.from_numpy(nearest_support(support, query_slices))
+        images = torch.from_numpy(np.ascontiguousarray(query_slices, np.float32))[:, None]
+        out = []
+        for slab, group in zip(images.split(self.batch), groups.split(self.batch), strict=True):
+            margin = matching_prior(self.features(slab), known, group=group)[:, 1:2]
+            fine = functional.interpolate(margin, size=slab.shape[2:], mode="bilinear", align_corners=False)
+            out.append(fine[:, 0].sigmoid())
+        return np.asarray(torch.cat(out).numpy())
 
 
 def _masked_mean(features: Tensor, weights: Tensor) -> Tensor:

@@ -37,3 +37,30 @@ def test_a_batch_becomes_a_page(run: Path, capsys: Capture) -> None:
     assert html.count("data:image/jpeg") >= 4
     assert main(["report", "out", "-o", "else.html"]) == 0
     assert Path("else.html").read_text(encoding="utf-8") == html
+
+
+def test_against_the_truth(run: Path, capsys: Capture) -> None:
+    for number in range(2):
+        labels = abdomen(seed=number + 1, shape=(60, 64, 6)).labels
+        write_like(labels.array == 1, like=labels, path=Path(f"truth/ct{number}.nii.gz"))
+    assert main(["report", "out", "--truth", "truth"]) == 0
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert "Against the truth" in html
+    assert "Cases that failed: 1." in html
+    assert main(["report", "out", "--truth", "truth", "--labels", "2=spleen"]) == 2
+    assert "no label is called 'liver', only spleen: truth/ct0.nii.gz" in capsys.readouterr().err
+
+
+def test_what_is_no_run(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["report", str(tmp_path / "nowhere")]) == 3
+    assert "E300 no such folder" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 3
+    assert "E300 there is no run.json, so no run to report on" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text('{"methods"')
+    assert main(["report", str(tmp_path)]) == 3
+    error = capsys.readouterr().err
+    assert "E300 the manifest is damaged (Expecting ':' delimiter" in error
+    assert "Run 'latentseg batch' again with --resume: what is finished is kept." in error
+    assert list(tmp_path.iterdir()) == [tmp_path / "run.json"]
+    assert main(["report", str(tmp_path), "--labels", "1=liver"]) == 2
+    assert "labels of no truth: --labels. Give --truth too." in capsys.readouterr().err

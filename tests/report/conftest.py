@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,19 +80,34 @@ def make_run(folder: Path, *, targets: tuple[str, ...], save: tuple[str, ...] = 
     run_batch([task], cases=find_cases(folder / "in"), out=folder / "out", options=BatchOptions(save))
 
 
-@pytest.fixture
-def cohort(tmp_path: Path) -> Path:
-    """A folder with `in/`, `truth/` (label maps of all organs) and `out/`, of one target: the liver."""
-    make_run(tmp_path, targets=("liver",))
-    return tmp_path
-
-
-@pytest.fixture
-def rich_cohort(tmp_path: Path) -> Path:
-    """The same with two targets and the evidence of prompts."""
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both cohorts, to be copied."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    make_run(folder / "plain", targets=("liver",))
     save = (*SAVED, "attention", "healthy", "residual")
-    make_run(tmp_path, targets=("liver", "spleen"), save=save)
-    return tmp_path
+    make_run(folder / "rich", targets=("liver", "spleen"), save=save)
+    return folder
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A copy of a cohort whose records name the copied scans."""
+    shutil.copytree(source, folder)
+    for path in [*folder.rglob("*.json"), *folder.rglob("*.csv")]:
+        path.write_text(path.read_text().replace(str(source), str(folder)))
+    return folder
+
+
+@pytest.fixture
+def cohort(made: Path, tmp_path: Path) -> Path:
+    """A folder with `in/`, `truth/` (label maps of all organs) and `out/`, of one target: the liver."""
+    return copied(made / "plain", tmp_path / "plain")
+
+
+@pytest.fixture
+def rich_cohort(made: Path, tmp_path: Path) -> Path:
+    """The same with two targets and the evidence of prompts."""
+    return copied(made / "rich", tmp_path / "rich")
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ class Seen(HTMLParser):
         self.sources += [given[name] or "" for name in ("src", "srcset", "action") if name in given]
         self.links += [given["href"] or ""] if "href" in given else []
         self.ids += [given["id"] or ""] if "id" in given else []
-        if tag == "img":
+        if tag == "img" and "src" in given:
             self.alts.append(given.get("alt"))
         if re.fullmatch("h[1-6]", tag):
             self.headings.append((tag, ""))

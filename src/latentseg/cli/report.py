@@ -44,8 +44,7 @@ def report(
     if labels and not truth:
         raise UsageError("labels of no truth", where="--labels", fix="give --truth too")
     read = read_run(run)
-    wanted = [(row["case"], row["target"]) for row in read.review]
-    known = find_truth(truth, wanted=wanted, labels=labels) if truth else None
+    known = find_truth(truth, run=read, labels=labels) if truth else None
     found = [one for case in findings(read, truth=known, pictures=pictures) for one in case]
     path = write_page(cohort_page(read, found, compared=truth is not None), path=out or run / "report.html")
     typer.echo(f"Look at {path.resolve()}")

@@ -126,9 +126,14 @@ def _is_sound(record: Record) -> bool:
     """Whether a record holds what a page shows of it."""
     try:
         rows = review_list([record])
-        return all(row["target"] and set(SHOWN_OF_ROW) <= row.keys() for row in rows)
+        tables = (record.files, record.reading, record.seconds)
+        return all(isinstance(table, dict) for table in tables) and all(map(_is_whole_row, rows))
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
+
+
+def _is_whole_row(row: Mapping[str, Any]) -> bool:
+    return bool(row["target"]) and set(SHOWN_OF_ROW) <= row.keys()
 
 
 def _damaged(case: str, path: Path) -> Record:

@@ -103,7 +103,10 @@ class _Case:
                 panels = panels_of(self.view, maps, worst_slice=int(row["worst_slice"]))
             except LatentsegError as error:
                 notes.append(f"No pictures of the scan: {error}")
-            panels += self.saved(target, instead=not panels)
+            try:
+                panels += self.saved(target, instead=not panels)
+            except OSError as error:
+                notes.append(f"A saved picture is damaged: {error}")
         return Finding(row, tuple(panels), tuple(notes), score, problem)
 
     def truth(self, truth: Truth, target: str) -> Volume | None:

@@ -13,6 +13,7 @@ from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.label_maps import parse_labels
 from latentseg.imaging import Volume, read_labels
 from latentseg.imaging.files import natural_key, suffix_of
+from latentseg.report.cohort import Run
 from latentseg.results import file_name
 
 NAMING = "name the files CASE.nii.gz, CASE_seg-TARGET.nii.gz or TARGET/CASE.nii.gz"
@@ -76,8 +77,8 @@ class Truth:
         return found.with_array(found.array > 0)
 
 
-def find_truth(folder: str | Path, *, wanted: Sequence[tuple[str, str]], labels: str | None = None) -> Truth:
-    """Look for the truth of cases and targets.
+def find_truth(folder: str | Path, *, run: Run, labels: str | None = None) -> Truth:
+    """Look for the truth of every result of a run, anywhere in a folder but among the results.
 
     A file is the mask of one target (``CASE_seg-TARGET``, in any folder, or ``TARGET/CASE``), or a label map
     (``CASE``) whose labels are named by `labels` or by a ``dataset.json`` beside it. DICOM SEG and RTSTRUCT
@@ -85,7 +86,7 @@ def find_truth(folder: str | Path, *, wanted: Sequence[tuple[str, str]], labels:
 
     Args:
         folder: The folder.
-        wanted: Case and target of every result.
+        run: The run.
         labels: Names, such as ``1=liver,2=tumor``, or a ``dataset.json``.
 
     Raises:
@@ -96,7 +97,8 @@ def find_truth(folder: str | Path, *, wanted: Sequence[tuple[str, str]], labels:
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="give the folder of the true masks")
     names = _label_names(folder, labels)
-    files = _files(folder)
+    files = _files(folder, without=run.folder)
+    wanted = [(row["case"], row["target"]) for row in run.review]
     alone = len({target for _, target in wanted}) == 1
     places = {key: _place(files, key, names, alone=alone) for key in wanted}
     found = {key: place for key, place in places.items() if place is not None}
@@ -112,12 +114,13 @@ def _label_names(folder: Path, labels: str | None) -> dict[str, int]:
     return {_plain(name): label for name, label in parse_labels(given).items()} if given else {}
 
 
-def _files(folder: Path) -> dict[tuple[str, str], Path]:
+def _files(folder: Path, *, without: Path) -> dict[tuple[str, str], Path]:
     """Every mask by the name of its folder, "" at the top, and its own name without suffix."""
     found = {}
     for path in sorted(folder.rglob("*"), key=natural_key):
         suffix = suffix_of(path) or (DICOM if path.suffix.lower() == DICOM else "")
-        if suffix and path.is_file() and not path.name.startswith("."):
+        ours = path.resolve().is_relative_to(without.resolve())
+        if suffix and path.is_file() and not (ours or path.name.startswith(".")):
             place = "" if path.parent == folder else path.parent.name
             found[place, path.name[: -len(suffix)]] = path
     return found

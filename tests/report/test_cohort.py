@@ -1,0 +1,317 @@
+"""The page of a batch: everything is on it, nothing is outside it, and what is wrong is said."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from latentseg.cli import main
+from latentseg.errors import InputError, UsageError
+from latentseg.imaging import read
+from latentseg.report.cohort import read_run
+from latentseg.report.cohort_cases import findings
+from latentseg.report.cohort_page import cohort_page
+from latentseg.report.cohort_truth import find_truth
+from latentseg.report.page import render
+
+LABELS = "1=liver,4=spleen"
+
+
+def page_of(cohort: Path, *, pictures: int = 100) -> str:
+    run = read_run(cohort / "out")
+    return render(cohort_page(run, [one for case in findings(run, pictures=pictures) for one in case]))
+
+
+def test_nothing_is_outside_the_page(rich_cohort: Path, pages: SimpleNamespace) -> None:
+    html = page_of(rich_cohort)
+    seen = pages.parse(html)
+    assert len(pages.pictures(seen)) == len(seen.sources) > 20
+    assert all(alt and len(alt) > 5 for alt in seen.alts)
+    assert all(link.startswith("#") and link[1:] in seen.ids for link in seen.links)
+    assert len(set(seen.ids)) == len(seen.ids)
+    assert "default-src 'none'" in html
+
+
+def test_headings_are_in_order(cohort: Path, pages: SimpleNamespace) -> None:
+    seen = pages.parse(page_of(cohort))
+    levels = [int(tag[1]) for tag, _ in seen.headings]
+    assert levels[0] == 1
+    assert max(b - a for a, b in pairwise(levels)) == 1
+    titles = [text for _, text in seen.headings]
+    assert titles[:4] == ["liver in 5 scans", "Look at these first", "All results", "Failures"]
+    assert titles[-1] == "Weights and licenses"
+
+
+def test_the_run_card(cohort: Path, pages: SimpleNamespace) -> None:
+    seen = pages.parse(page_of(cohort))
+    manifest = json.loads((cohort / "out/run.json").read_text())
+    expected = ["3 scans segmented, 2 failed.", "Apache-2.0", "support_mode=nearest", "Seed7", "a" * 64]
+    expected += [manifest["versions"]["torch"], "(median)", "For research use", "SD-FSMIS"]
+    for text in expected:
+        assert text in seen.text
+    assert manifest["machine"]["host"] not in manifest["machine"]["system"]
+
+
+def test_tables(rich_cohort: Path, pages: SimpleNamespace) -> None:
+    found = pages.tables(page_of(rich_cohort))
+    header, *rows = found["All results"]
+    assert len(rows) == 6
+    assert [row[0] for row in rows] == [str(n) for n in range(1, 7)]
+    assert {(row[1], row[2]) for row in rows} == {
+        (f"ct{n}", t) for n in range(3) for t in ("liver", "spleen")
+    }
+    absent = {row[1] for row in rows if row[header.index("found")] == "absent"}
+    assert absent == {"ct2"}
+    assert [row[0] for row in found["Failures"][1:]] == ["ct8", "ct9"]
+    assert "the file is empty" in found["Failures"][1][2]
+    first = found["Look at these first"][1:]
+    assert first
+    assert all(why for *_, why, _ in first)
+
+
+def test_pictures_of_every_result(rich_cohort: Path, pages: SimpleNamespace) -> None:
+    alts = pages.parse(page_of(rich_cohort)).alts
+    for title in ("Probability", "Attention map", "Pseudo-healthy", "Residual"):
+        assert sum(alt.startswith(f"{title}. slice K") for alt in alts) == 6
+    assert sum(alt.startswith("Largest. slice K") for alt in alts) == 4
+    assert sum(alt.startswith("Absent; most probable. slice K") for alt in alts) == 2
+
+
+def test_pictures_of_the_first_only(cohort: Path, pages: SimpleNamespace) -> None:
+    html = page_of(cohort, pictures=1)
+    assert "2 without pictures" in html
+    assert html.index("data:image") > html.index("1. ct")
+    assert "data:image" not in html[html.index("2. ct") :]
+    assert "data:image" not in page_of(cohort, pictures=0)
+
+
+def test_slices_are_those_of_the_file(cohort: Path) -> None:
+    run = read_run(cohort / "out")
+    finding = next(one for case in findings(run, pictures=9) for one in case if one.row["case"] == "ct0")
+    mask = read(cohort / "out/ct0/ct0_seg-liver.nii.gz").array
+    assert finding.panels[0].caption == f"slice K {mask.sum((0, 1)).argmax()}"
+    worst = [panel.caption for panel in finding.panels if panel.title == "Most uncertain"]
+    assert worst in ([], [f"slice K {finding.row['worst_slice']}"])
+
+
+def test_a_scan_that_is_gone(cohort: Path, pages: SimpleNamespace) -> None:
+    (cohort / "in/ct0.nii.gz").unlink()
+    html = page_of(cohort)
+    assert "No pictures of the scan: E300 no such file" in html
+    assert sum(alt == "Preview. as saved" for alt in pages.parse(html).alts) == 1
+
+
+def test_a_scan_that_was_replaced(cohort: Path) -> None:
+    image = nib.load(cohort / "in/ct0.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), cohort / "in/ct0.nii.gz")
+    assert "E310 the result is on another grid than the scan" in page_of(cohort)
+
+
+def test_results_that_were_lost(cohort: Path) -> None:
+    (cohort / "out/ct1/ct1_seg-liver.nii.gz").unlink()
+    html = page_of(cohort)
+    assert "Files are gone or were changed since the batch: ct1_seg-liver.nii.gz." in html
+
+
+def test_a_saved_picture_that_is_damaged(cohort: Path) -> None:
+    (cohort / "in/ct0.nii.gz").unlink()
+    picture = cohort / "out/ct0/ct0_preview-liver.png"
+    picture.write_bytes(bytes(picture.stat().st_size))
+    assert "A saved picture is damaged: cannot identify image file" in page_of(cohort)
+
+
+def test_a_run_from_elsewhere(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in the records are meant from where the batch was started."""
+    for path in (cohort / "out").glob("ct?/*_case.json"):
+        path.write_text(path.read_text().replace(f'"image": "{cohort}/', '"image": "'))
+    manifest = cohort / "out/run.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"folder": str(cohort)}))
+    monkeypatch.chdir("/")
+    run = read_run(cohort / "out")
+    assert {record.image for record in run.done} == {f"in/ct{n}.nii.gz" for n in range(3)}
+    assert "No pictures" not in page_of(cohort)
+
+
+def test_shards_and_interruptions(cohort: Path) -> None:
+    out = cohort / "out"
+    manifest = json.loads((out / "run.json").read_text())
+    for part, status in (("0/2", "finished"), ("1/2", "interrupted")):
+        name = f"run_shard-{part.replace('/', '-of-')}.json"
+        (out / name).write_text(json.dumps(manifest | {"shard": part, "status": status}))
+    (out / "run.json").unlink()
+    html = page_of(cohort)
+    assert "The run did not come to its end (interrupted): scans may be missing." in html
+    assert "0/2, 1/2" in html
+    assert html.count("support_mode=nearest") == 1
+
+
+def test_a_failure_that_left_no_record(cohort: Path, pages: SimpleNamespace) -> None:
+    shutil.rmtree(cohort / "out/ct8")
+    assert [row[0] for row in pages.tables(page_of(cohort))["Failures"][1:]] == ["ct8", "ct9"]
+    (cohort / "out/failures.csv").unlink()
+    assert [row[0] for row in pages.tables(page_of(cohort))["Failures"][1:]] == ["ct9"]
+
+
+@pytest.mark.parametrize("content", ["{", '{"case": "ct0"}', "[]", "whole"])
+def test_a_damaged_record_is_a_failure(cohort: Path, pages: SimpleNamespace, content: str) -> None:
+    path = cohort / "out/ct0/ct0_case.json"
+    whole = json.loads(path.read_text())
+    del whole["targets"][0]["presence"]
+    path.write_text(json.dumps(whole) if content == "whole" else content)
+    failures = pages.tables(page_of(cohort))["Failures"][1:]
+    assert failures[0][:3] == ["ct0", "E300", "the record of this case is damaged"]
+    assert len(failures) == 3
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"methods": 1}', '{"methods": [1]}', "\x00"])
+def test_a_damaged_manifest(cohort: Path, content: str) -> None:
+    (cohort / "out/run.json").write_text(content)
+    with pytest.raises(InputError, match="the manifest is damaged") as caught:
+        read_run(cohort / "out")
+    assert "--resume" in caught.value.fix
+
+
+def test_a_manifest_that_says_little(cohort: Path) -> None:
+    (cohort / "out/run.json").write_text('{"methods": [{}]}')
+    html = page_of(cohort)
+    assert "did not come to its end" in html
+    assert "latentseg ?" in html
+
+
+def test_folders_that_hold_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"there is no run\.json"):
+        read_run(tmp_path)
+
+
+def test_names_are_escaped(cohort: Path, pages: SimpleNamespace) -> None:
+    manifest = json.loads((cohort / "out/run.json").read_text())
+    manifest["methods"][0]["targets"] = ['<b onclick="x">']
+    manifest["command"] = ["latentseg", "<script>"]
+    (cohort / "out/run.json").write_text(json.dumps(manifest))
+    html = page_of(cohort)
+    assert '<b onclick="x">' not in html
+    assert "<script>'" not in html
+    assert '<b onclick="x">' in pages.parse(html).text
+
+
+def test_metrics_with_intervals(rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = ["--truth", str(rich_cohort / "truth"), "--labels", LABELS, "-o", str(page)]
+    assert main(["report", str(rich_cohort / "out"), *words]) == 0
+    found = pages.tables(page.read_text(encoding="utf-8"))
+    header, *rows = found["Against the truth"]
+    assert header == ["metric", "liver", "spleen"]
+    cells = {row[0]: row[1] for row in rows}
+    per_case = [float(r[3]) for r in found["All results"][1:] if r[2] == "liver"]
+    mean, low, high = map(float, re.findall(r"[\d.]+", cells["Dice %"]))
+    assert mean == pytest.approx(np.mean(per_case), abs=0.1)
+    assert min(per_case) <= low <= mean <= high <= max(per_case)
+    assert (cells["scans with it"], cells["scans without"], cells["absent FPR %"]) == ("3", "0", "–")
+    assert "Cases that failed: 2." in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("layout", ["flat", "beside", "folder", "labels", "dataset"])
+def test_layouts_of_the_truth(cohort: Path, layout: str) -> None:
+    """The same masks, in every layout."""
+    folder, labels = cohort / "masks", None
+    for number in range(3):
+        image = nib.load(cohort / f"truth/ct{number}.nii.gz")
+        liver = nib.Nifti1Image((np.asarray(image.dataobj) == 1).astype(np.uint8), image.affine)
+        name = {"flat": "ct{}", "beside": "ct{0}/ct{0}_seg-liver", "folder": "liver/ct{}"}.get(layout, "ct{}")
+        path = folder / f"{name.format(number)}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(liver if layout in ("flat", "beside", "folder") else image, path)
+    if layout == "labels":
+        labels = "1=Liver"
+    if layout == "dataset":
+        (folder / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
+    run = read_run(cohort / "out")
+    truth = find_truth(folder, run=read_run(cohort / "out"), labels=labels)
+    scores = [one.score for case in findings(run, truth=truth, pictures=0) for one in case]
+    expected = find_truth(cohort / "truth", run=read_run(cohort / "out"), labels="1=liver")
+    assert scores == [one.score for case in findings(run, truth=expected, pictures=0) for one in case]
+    assert all(score is not None and score.present for score in scores)
+
+
+def test_truth_on_another_grid(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = nib.load(cohort / "truth/ct1.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:, :-1], image.affine), cohort / "truth/ct1.nii.gz")
+    words = ["report", str(cohort / "out"), "--truth", str(cohort / "truth"), "--labels", "1=liver"]
+    assert main(words) == 6
+    error = capsys.readouterr().err.splitlines()
+    assert error[0].startswith("ct1: E310 prediction and truth are on different grids: 40x36x6")
+    assert error[1].startswith("E600 1 of 3 results could not be compared with the truth")
+    html = (cohort / "out/report.html").read_text(encoding="utf-8")
+    assert "Not compared with the truth: E310" in html
+    assert "Truth that cannot be used: ct1." in html
+
+
+def test_truth_that_is_damaged_or_of_no_mask(cohort: Path) -> None:
+    (cohort / "truth/ct0.nii.gz").write_bytes(b"x")
+    (cohort / "out/ct1/ct1_seg-liver.nii.gz").unlink()
+    truth = find_truth(cohort / "truth", run=read_run(cohort / "out"), labels="1=liver")
+    run = read_run(cohort / "out")
+    problems = [one.problem for case in findings(run, truth=truth, pictures=0) for one in case]
+    assert problems[0].startswith("E300")
+    assert "no such file" in problems[1]
+    assert problems[2] == ""
+
+
+def test_truth_of_some_cases(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cohort / "truth/ct2.nii.gz").unlink()
+    words = ["report", str(cohort / "out"), "--truth", str(cohort / "truth"), "--labels", "1=liver"]
+    assert main(words) == 0
+    assert "warning: no truth of 1 cases, which are not in the means: ct2" in capsys.readouterr().err
+    assert "No truth: ct2." in (cohort / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_truth_of_no_case(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="there is no truth of any of 3 cases"):
+        find_truth(tmp_path / "empty", run=read_run(cohort / "out"))
+    with pytest.raises(InputError, match="no such folder"):
+        find_truth(cohort / "nowhere", run=read_run(cohort / "out"))
+
+
+def test_predictions_are_no_truth_of_themselves(cohort: Path) -> None:
+    for folder in (cohort / "out", cohort):
+        with pytest.raises(InputError, match="there is no truth of any of 3 cases"):
+            find_truth(folder, run=read_run(cohort / "out"))
+
+
+def test_labels_that_are_not_named(cohort: Path, made: Path) -> None:
+    truth = find_truth(cohort / "truth", run=read_run(cohort / "out"))
+    with pytest.raises(UsageError, match="and nothing says which is 'liver'"):
+        list(findings(read_run(cohort / "out"), truth=truth, pictures=0))
+    with pytest.raises(UsageError, match="no label is called 'liver', only lung"):
+        find_truth(cohort / "truth", run=read_run(cohort / "out"), labels="1=lung")
+    with pytest.raises(UsageError, match="nothing says which label is 'liver'"):
+        find_truth(cohort / "truth", run=read_run(made / "rich/out"))
+
+
+def test_a_batch_without_masks(cohort: Path) -> None:
+    for path in (cohort / "out").glob("*/*_case.json"):
+        record = json.loads(path.read_text())
+        record["files"] = {name: size for name, size in record["files"].items() if "_seg-" not in name}
+        path.write_text(json.dumps(record))
+    truth = find_truth(cohort / "truth", run=read_run(cohort / "out"), labels="1=liver")
+    found = [one for case in findings(read_run(cohort / "out"), truth=truth, pictures=9) for one in case]
+    assert all("no mask was saved" in one.problem for one in found)
+    assert all(one.panels for one in found)
+
+
+def test_nothing_but_failures(cohort: Path, pages: SimpleNamespace) -> None:
+    for number in range(3):
+        shutil.rmtree(cohort / f"out/ct{number}")
+    found = pages.tables(page_of(cohort))
+    assert set(found) == {"Failures", "Weights and licenses"}

@@ -89,7 +89,7 @@ def affine_of(orientation: str, rng: np.random.Generator) -> Any:
         turn = turn @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         orientation = "LPS"
     affine = np.eye(4)
-    spacing = rng.uniform((0.3, 0.3, 0.8), (1.2, 1.2, 6.0)).round(4)
+    spacing = rng.uniform((0.3, 0.3, 1.5), (1.2, 1.2, 6.0)).round(4)
     affine[:3, :3] = turn @ np.array([LETTERS[letter] for letter in orientation]).T * spacing
     affine[:3, 3] = rng.uniform(-300, 300, 3).round(3)
     return affine
@@ -218,8 +218,10 @@ def tilted(draft: Draft) -> None:
 
 
 def tilt_resampled(draft: Draft) -> None:
-    """A gantry tilt of whole pixels per slice, which may be resampled."""
-    pixels = int(draft.rng.choice([-3, -2, -1, 1, 2, 3]))
+    """A gantry tilt of whole pixels per slice, below 40 degrees, which may be resampled."""
+    _, pixel_mm, step_mm = draft.truth.spacing_mm
+    most = max(1, min(3, int(0.8 * step_mm / pixel_mm)))
+    pixels = int(draft.rng.integers(1, most + 1) * draft.rng.choice([-1, 1]))
     for n, one in enumerate(draft.slices):
         draft.moved_ras_mm[n] = draft.truth.affine_ras_mm[:3, 1] * pixels * n
         move(one, draft.moved_ras_mm[n])

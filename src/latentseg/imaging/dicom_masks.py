@@ -93,7 +93,7 @@ def _the_object(path: Path) -> tuple[Entry, str]:
         (entry, one.kind) for one in scan(path).series if one.kind in MASK_KINDS for entry in one.entries
     ]
     if len(found) != 1:
-        listed = ", ".join(entry.name for entry, _ in found[:4]) or "none"
+        listed = ", ".join(sorted(entry.name for entry, _ in found)[:4]) or "none"
         what = f"there are {len(found)} RTSTRUCT or SEG files ({listed})"
         raise InputError(what, where=str(path), fix="Give the file of one")
     return found[0]

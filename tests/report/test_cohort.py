@@ -12,15 +12,36 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from latentseg.batch.cases import find_cases
+from latentseg.batch.runner import BatchOptions, run_batch
+from latentseg.batch.work import Task
 from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
-from latentseg.imaging import read
+from latentseg.imaging import Volume, read
+from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
+from latentseg.imaging.phantom import abdomen
 from latentseg.report.cohort import read_run
 from latentseg.report.cohort_cases import findings
 from latentseg.report.cohort_page import cohort_page
 from latentseg.report.cohort_truth import find_truth
 from latentseg.report.page import render
+from latentseg.results import Segmentation
+
+
+class Fixed:
+    """Finds the same in every scan."""
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+
+    def prepare(self, scan: Volume) -> Volume:
+        return scan
+
+    def predict(self, prepared: Volume, target: str) -> Segmentation:
+        return Segmentation(target, prepared, self.mask, self.mask.astype(np.float32), 1.0)
+
 
 LABELS = "1=liver,4=spleen"
 
@@ -33,7 +54,10 @@ def page_of(cohort: Path, *, pictures: int = 100) -> str:
 def test_nothing_is_outside_the_page(rich_cohort: Path, pages: SimpleNamespace) -> None:
     html = page_of(rich_cohort)
     seen = pages.parse(html)
-    assert len(pages.pictures(seen)) == len(seen.sources) > 20
+    shown = pages.pictures(seen)
+    assert len(shown) == len(seen.sources) > 20
+    assert all(picture.format == "JPEG" and max(picture.size) <= 224 for picture in shown)
+    assert len(html) < 6 * 100_000  # bytes, of six results: 50 of them make 5 MB
     assert all(alt and len(alt) > 5 for alt in seen.alts)
     assert all(link.startswith("#") and link[1:] in seen.ids for link in seen.links)
     assert len(set(seen.ids)) == len(seen.ids)
@@ -265,6 +289,27 @@ def test_truth_that_is_damaged_or_of_no_mask(cohort: Path) -> None:
     assert problems[0].startswith("E300")
     assert "no such file" in problems[1]
     assert problems[2] == ""
+
+
+def test_dicom_with_contours_of_its_own(tmp_path: Path, made: Path, pages: SimpleNamespace) -> None:
+    """A study with two series; the truth is a SEG, on the grid of one of them."""
+    phantom = abdomen(seed=0, shape=(40, 36, 6))
+    for number in (1, 2):
+        save_slices(slice_datasets(phantom.image, series_number=number), tmp_path / f"in/study/{number}")
+    (tmp_path / "jobs.csv").write_text("image,case,series\nin/study,ct0,2\n")
+    task = Task(Fixed(phantom.labels.array == 1), ("liver",))
+    cases = find_cases(tmp_path / "jobs.csv")
+    run_batch([task], cases=cases, out=tmp_path / "out", options=BatchOptions(("mask", "prob")))
+    (tmp_path / "truth").mkdir()
+    shutil.copy(tmp_path / "out/ct0/ct0_seg-liver.dcm", tmp_path / "truth/ct0.dcm")
+    run = read_run(tmp_path / "out")
+    truth = find_truth(tmp_path / "truth", run=run)
+    ((found,),) = findings(run, truth=truth, pictures=1)
+    assert found.notes == ()
+    assert found.score is not None
+    assert found.score.dice == 1
+    assert found.score.present
+    assert found.panels[0].title == "Largest"
 
 
 def test_truth_of_some_cases(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:

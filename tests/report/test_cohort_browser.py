@@ -39,6 +39,13 @@ def test_in_a_browser(rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path)
     assert picture.std() > 10
 
 
+def test_light_and_dark(cohort: Path, pages: SimpleNamespace, tmp_path: Path) -> None:
+    assert main(["report", str(cohort / "out")]) == 0
+    page = cohort / "out/report.html"
+    assert pages.browse(page, tmp_path)["paper"] == "rgb(246, 247, 249)"
+    assert pages.browse(page, tmp_path, "--force-dark-mode")["paper"] == "rgb(17, 20, 24)"
+
+
 def test_the_test_would_notice(pages: SimpleNamespace, tmp_path: Path) -> None:
     """A page that does all that ours must not do."""
     page = tmp_path / "bad.html"

@@ -86,14 +86,17 @@ def run_card(run: Run) -> list[tuple[str, str]]:
 
 def first_table(ranked: Sequence[Finding]) -> Table:
     """The results that a person should look at first, and why."""
-    urgent = [finding for finding in ranked if finding.row["why"]][:FIRST]
+    first = ranked[:FIRST]
     rows = [
-        [str(f.row["rank"]), f.row["case"], f.row["target"], f.row["why"], number(f.row["review"])]
-        for f in urgent
+        [
+            *(str(finding.row["rank"]), finding.row["case"], finding.row["target"]),
+            *(finding.row["why"] or "nothing stands out", number(finding.row["review"])),
+        ]
+        for finding in first
     ]
     note = "In the order of uncertainty, doubt about presence, and contact with the border, added up."
     columns = ["rank", "case", "target", "why", "review"]
-    return Table("Look at these first", columns, rows, note=note, anchors=[anchor_of(f) for f in urgent])
+    return Table("Look at these first", columns, rows, note=note, anchors=[anchor_of(f) for f in first])
 
 
 def results_table(ranked: Sequence[Finding], *, compared: bool) -> Table:

@@ -96,7 +96,7 @@ def _summary_cells(summary: LabelSummary) -> list[str]:
 
 def _interval(mean: Interval, shown: Shown) -> str:
     middle, low, high = (_number(value, shown) for value in (mean.mean, mean.low, mean.high))
-    return f"{middle} ({low} to {high})"
+    return f"{middle} ({low} to {high})" if mean.patients > 1 else middle
 
 
 def _number(value: float, shown: Shown) -> str:

@@ -195,7 +195,13 @@ def test_a_damaged_record_is_a_failure(cohort: Path, pages: SimpleNamespace, con
     assert len(failures) == 3
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"methods": 1}', '{"methods": [1]}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "{}", '{"methods": 1}', '{"methods": [1]}', "\x00"),
+        *('{"methods": [], "machine": 1}', '{"methods": [{"files": []}]}', '{"methods": [{"targets": 1}]}'),
+    ],
+)
 def test_a_damaged_manifest(cohort: Path, content: str) -> None:
     (cohort / "out/run.json").write_text(content)
     with pytest.raises(InputError, match="the manifest is damaged") as caught:

@@ -20,6 +20,9 @@ NOT_A_RUN = "give the folder that 'latentseg batch -o' wrote"
 AGAIN = "run 'latentseg batch' again with --resume: what is finished is kept"
 SHOWN_OF_ROW = ("volume_ml", "components", "absent")  # what a page needs besides the confidence
 
+IN_MANIFEST = {"methods": list, "versions": dict, "machine": dict, "command": list}
+IN_METHOD = {"options": dict, "files": dict, "own_weights": dict, "targets": list}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -105,13 +108,20 @@ def read_run(folder: str | Path) -> Run:
 def _manifest(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        whole = all(isinstance(method, dict) for method in content["methods"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        whole = _fits(content, IN_MANIFEST) and all(_fits(method, IN_METHOD) for method in content["methods"])
+        reason = "" if whole else "not what a batch writes"
+    except (OSError, ValueError, KeyError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"the manifest is damaged ({reason})", where=str(path), fix=AGAIN) from error
-    if not whole:
-        raise InputError("the manifest is damaged (its methods are no objects)", where=str(path), fix=AGAIN)
+    if reason:
+        raise InputError(f"the manifest is damaged ({reason})", where=str(path), fix=AGAIN)
     return dict(content)
+
+
+def _fits(content: Any, kinds: Mapping[str, type]) -> bool:
+    """Whether what is there is of the right kind."""
+    return isinstance(content, dict) and all(
+        isinstance(content.get(name, kind()), kind) for name, kind in kinds.items()
+    )
 
 
 def _records(folder: Path) -> Iterator[Record]:

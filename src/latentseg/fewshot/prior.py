@@ -25,6 +25,7 @@ STAGES = (2, 3, 4)  # of the network, on 1/8, 1/16 and 1/32 of the image
 DISTANCES = (0.0, 2.0)
 NEAREST = 3
 SCALE = 10.0  # brings margins to about unit size
+VOTE = 2.0  # logits per unit of the scaled margin
 CHANNELS = len(DISTANCES) + 1
 
 
@@ -96,6 +97,11 @@ def matching_prior(features: Tensor, support: MatchingSupport, *, group: Tensor 
     out.append(foreground - 0.8)
     prior: Tensor = SCALE * torch.stack(out, 1).unflatten(2, (height, width))
     return prior
+
+
+def prior_logits(prior: Tensor, size: int) -> Tensor:
+    """The prior's own vote ``(B, 1, size, size)``, its margin with distance; the network's is added to it."""
+    return VOTE * F.interpolate(prior[:, 1:2], size=(size, size), mode="bilinear", align_corners=False)
 
 
 def best(similar: Tensor, cells: Tensor) -> Tensor:

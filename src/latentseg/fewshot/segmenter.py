@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, mask
 from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.network import FewShotUNet
-from latentseg.fewshot.prior import MatchingFeatures, MatchingSupport, matching_prior
+from latentseg.fewshot.prior import MatchingFeatures, MatchingSupport, matching_prior, prior_logits
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
+from latentseg.fewshot.refinement import RefinementOptions, refine
 from latentseg.fewshot.support import Support, check_slices, is_flat
 from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
 from latentseg.results import Segmentation, Segmentations, check_names
@@ -40,6 +41,8 @@ class SegmentOptions:
         support_mode: ``nearest`` gives each query slice the most similar support slice, ``joint`` gives it
             all.
         threshold: Probability above which a voxel belongs to the target (``fixed`` only).
+        refinement: What is done to the network's answer with the scan's own intensities (``fixed`` only);
+            nothing when None.
         min_presence: Presence below which the target is reported absent and its mask is empty.
         slab: Slices that go through a network at a time; memory grows with it and not with the volume.
     """
@@ -47,6 +50,7 @@ class SegmentOptions:
     compat: Compat = "fixed"
     support_mode: SupportMode = "nearest"
     threshold: float = 0.5
+    refinement: RefinementOptions | None = field(default_factory=RefinementOptions)
     min_presence: float = 0.5
     slab: int = 8
 
@@ -80,22 +84,26 @@ class Encoded:
     """Slices as the networks take them.
 
     Attributes:
+        images: ``(S, 1, H, W)`` in [-1, 1].
         latents: ``(S, C, h, w)``.
         features: ``(S, D, h, w)`` in half precision, of the matching prior; None for a network without.
     """
 
+    images: Tensor
     latents: Tensor
     features: Tensor | None = None
 
     def __getitem__(self, at: slice) -> Encoded:
         """Some of the slices."""
-        return Encoded(self.latents[at], None if self.features is None else self.features[at])
+        features = None if self.features is None else self.features[at]
+        return Encoded(self.images[at], self.latents[at], features)
 
     @classmethod
     def join(cls, parts: Sequence[Encoded]) -> Encoded:
         """Slices of several, in order."""
+        images, latents = (torch.cat([getattr(p, name) for p in parts]) for name in ("images", "latents"))
         features = [part.features for part in parts if part.features is not None]
-        return cls(torch.cat([part.latents for part in parts]), torch.cat(features) if features else None)
+        return cls(images, latents, torch.cat(features) if features else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +184,7 @@ class FewShotSegmenter:
         """What queries need of slices ``(S, 1, H, W)`` in [-1, 1]."""
         matching, slabs = self.parts.matching, images.split(self.options.slab)
         features = torch.cat([matching(slab).half() for slab in slabs]) if matching else None
-        return Encoded(self.encode_images(images), features)
+        return Encoded(images, self.encode_images(images), features)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -228,42 +236,59 @@ class FewShotSegmenter:
         return self._on_grid(prepared, context.name, chance, mask)
 
     @torch.no_grad()
-    def mask_latents(self, query: Encoded, context: SupportContext, group: Tensor | None) -> Tensor:
+    def mask_latents(
+        self, query: Encoded, context: SupportContext, group: Tensor | None, prior: Tensor | None = None
+    ) -> Tensor:
         """``z_m`` ``(B, C, h, w)``, one evaluation of the network for ``B`` query slices."""
         fg_bg = Prototypes(context.fg, context.bg)
         x = enhance(query.latents, *fg_bg, compat=self.options.compat, group=group)
-        if query.features is not None and context.matching is not None:
-            x = torch.cat([x, matching_prior(query.features, context.matching, group=group)], 1)
-        return self.parts.network.segment(x, context.cache, group=group)
+        inputs = x if prior is None else torch.cat([x, prior], 1)
+        return self.parts.network.segment(inputs, context.cache, group=group)
 
     @torch.no_grad()
     def probability_slices(
         self, query: Encoded, context: SupportContext, group: Tensor | None
     ) -> NDArray[np.float32]:
-        """Probability ``(S, H, W)`` of query slices, slab by slab."""
+        """Probability ``(S, H, W)`` of the query slices of one scan."""
         out = []
-        for z_mask in self._slabs(query, context, group):
-            head = self.parts.mask_head
-            chance = (
-                head(z_mask).sigmoid()[:, 0] if head else probabilities(self.parts.backbone.decode(z_mask))
-            )
-            out.append(chance.float().numpy())
-        return np.concatenate(out)
+        for slab, own in self._slabs(query, group):
+            prior = self._prior(slab, context, own)
+            z_mask = self.mask_latents(slab, context, own, prior)
+            out.append(self._probability(z_mask, prior).float().numpy())
+        found, refinement = np.concatenate(out), self.options.refinement
+        return refine(query.images[:, 0].numpy(), found, options=refinement) if refinement else found
+
+    def _probability(self, z_mask: Tensor, prior: Tensor | None) -> Tensor:
+        """Probability ``(B, H, W)`` of mask latents."""
+        if self.parts.mask_head is None:
+            return probabilities(self.parts.backbone.decode(z_mask))
+        logits = self.parts.mask_head(z_mask)
+        if prior is not None:
+            logits = logits + prior_logits(prior, logits.shape[-1])
+        return logits.sigmoid()[:, 0]
 
     @torch.no_grad()
     def official_slices(
         self, query: Encoded, context: SupportContext, group: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices."""
-        slabs = self._slabs(query, context, group)
-        rgb = np.concatenate([decoded_uint8(self.parts.backbone.decode_rgb(z_mask)) for z_mask in slabs])
+        found = [
+            self.mask_latents(slab, context, own, self._prior(slab, context, own))
+            for slab, own in self._slabs(query, group)
+        ]
+        rgb = np.concatenate([decoded_uint8(self.parts.backbone.decode_rgb(z_mask)) for z_mask in found])
         return rgb.mean(-1, dtype=np.float32) / 255, largest_per_slice(official_masks(rgb))
 
-    def _slabs(self, query: Encoded, context: SupportContext, group: Tensor | None) -> Iterator[Tensor]:
-        """Mask latents of query slices, some at a time."""
+    def _prior(self, query: Encoded, context: SupportContext, group: Tensor | None) -> Tensor | None:
+        if query.features is None or context.matching is None:
+            return None
+        return matching_prior(query.features, context.matching, group=group)
+
+    def _slabs(self, query: Encoded, group: Tensor | None) -> Iterator[tuple[Encoded, Tensor | None]]:
+        """Some query slices at a time, and the support group of each."""
         for start in range(0, len(query.latents), self.options.slab):
             at = slice(start, start + self.options.slab)
-            yield self.mask_latents(query[at], context, None if group is None else group[at])
+            yield query[at], None if group is None else group[at]
 
     def _on_grid(
         self, prepared: Prepared, name: str, chance: NDArray[np.float32], mask: NDArray[np.bool_] | None

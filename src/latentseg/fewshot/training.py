@@ -158,6 +158,8 @@ class FewShotTask:
         matches: list[tuple[Tensor, Tensor]] = []
         latents = self.model(inputs, matches)
         logits = self.model.mask_head(latents)[:, 0]
+        if self.matching:
+            logits = logits + prior.prior_logits(inputs.prior, logits.shape[-1])[:, 0]
         truth = batch.query_masks
         cells = F.adaptive_max_pool2d(truth[:, None], latents.shape[-2:])
         error = (latents - inputs.query_mask).square() * (1 + (foreground - 1) * cells)

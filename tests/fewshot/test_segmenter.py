@@ -166,9 +166,11 @@ def test_official_uses_the_nearest_support_slice(
     groups: list[torch.Tensor | None] = []
     inner = segmenter.mask_latents
 
-    def spy(latents: torch.Tensor, context: ls.SupportContext, group: torch.Tensor | None) -> torch.Tensor:
+    def spy(
+        query: module.Encoded, context: ls.SupportContext, group: torch.Tensor | None, prior: None
+    ) -> torch.Tensor:
         groups.append(group)
-        return inner(latents, context, group)
+        return inner(query, context, group, prior)
 
     monkeypatch.setattr(segmenter, "mask_latents", spy)
     context = segmenter.encode_support(liver)

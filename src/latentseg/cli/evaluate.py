@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from latentseg.evaluation.slices import SliceMethod
     from latentseg.fewshot.segmenter import FewShotSegmenter
 
-METHODS = ("fewshot", "prior", "prototype", "copy", "registration")
+METHODS = ("fewshot", "unrefined", "prior", "prior-refined", "prototype", "copy", "registration")
+OF_A_MODEL = {"fewshot", "unrefined", "prior", "prior-refined", "prototype"}
 DEFAULT_COMMAND = "masks"
 
 
@@ -163,9 +164,7 @@ def fewshot(
     for run in runs:
         run.check()  # what is missing is said before the work
     chosen = read_methods(methods)
-    segmenter = (
-        load(backbone, weights, support_mode) if {"fewshot", "prior", "prototype"} & set(chosen) else None
-    )
+    segmenter = load(backbone, weights, support_mode) if OF_A_MODEL & set(chosen) else None
     facts = run_facts(segmenter, support_mode)
     folder = RunFolder(out, facts=facts, restart=restart)
     seen = scans_seen(backbone, weights, runs) if segmenter else {}
@@ -246,13 +245,16 @@ def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[
     if segmenter:
         from latentseg.evaluation.baselines import PriorAlone
         from latentseg.evaluation.methods import FewShotMethod
+        from latentseg.fewshot.segmenter import FewShotSegmenter
 
+        parts, weights = segmenter.parts, segmenter.parts.fingerprint
+        bare = FewShotSegmenter(parts, options=replace(segmenter.options, refinement=None))
         made["fewshot"] = FewShotMethod(segmenter)
-        made["prototype"] = PrototypeMatching(
-            segmenter.parts.backbone, fingerprint=segmenter.parts.fingerprint
-        )
-        if segmenter.parts.matching:
-            made["prior"] = PriorAlone(segmenter.parts.matching, segmenter.parts.fingerprint)
+        made["unrefined"] = FewShotMethod(bare, name=f"{made['fewshot'].name}, not refined")
+        made["prototype"] = PrototypeMatching(parts.backbone, fingerprint=weights)
+        if parts.matching:
+            made["prior"] = PriorAlone(parts.matching, weights)
+            made["prior-refined"] = PriorAlone(parts.matching, weights, refined=True)
     return [made[name] for name in METHODS if name in chosen and name in made]
 
 

@@ -144,21 +144,26 @@ class PriorAlone:
     Attributes:
         features: Of the prior.
         fingerprint: Of the weights that came with them.
-        name: Name in tables.
+        refined: Whether the mask is refined as the segmenter's is.
         batch: Slices at a time.
     """
 
     features: MatchingFeatures
     fingerprint: str = ""
-    name: str = "matching prior alone"
+    refined: bool = False
     batch: int = 8
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        return "matching prior, refined" if self.refined else "matching prior alone"
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compare each of `(S, H, W)` with the most similar support slice."""
         import torch
-        from torch.nn import functional
 
-        from latentseg.fewshot.prior import MatchingSupport, matching_prior
+        from latentseg.fewshot.prior import MatchingSupport, matching_prior, prior_logits
+        from latentseg.fewshot.refinement import refine
 
         shown = torch.from_numpy(np.ascontiguousarray(support.images, np.float32))[:, None]
         known = MatchingSupport.of(self.features(shown), torch.from_numpy(support.masks))
@@ -166,10 +171,10 @@ class PriorAlone:
         images = torch.from_numpy(np.ascontiguousarray(query_slices, np.float32))[:, None]
         out = []
         for slab, group in zip(images.split(self.batch), groups.split(self.batch), strict=True):
-            margin = matching_prior(self.features(slab), known, group=group)[:, 1:2]
-            fine = functional.interpolate(margin, size=slab.shape[2:], mode="bilinear", align_corners=False)
-            out.append(fine[:, 0].sigmoid())
-        return np.asarray(torch.cat(out).numpy())
+            prior = matching_prior(self.features(slab), known, group=group)
+            out.append(prior_logits(prior, slab.shape[-1])[:, 0].sigmoid())
+        chance = np.asarray(torch.cat(out).numpy())
+        return refine(query_slices, chance) if self.refined else chance
 
 
 def _masked_mean(features: Tensor, weights: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class TumorNetwork(nn.Module):
         Raises:
             ModelError: Denoiser features are asked for and the backbone has no denoiser.
         """
-        probe = torch.zeros(1, 1, *[backbone.image_size] * backbone.dims)
+        probe = torch.zeros(1, 1, *[8 * backbone.downscale] * backbone.dims)
         return cls(config, tuple(stage.shape[1] for stage in frozen_stages(backbone, probe, config)))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
-from latentseg.errors import LatentsegWarning
+from latentseg.errors import caution
 from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
@@ -252,9 +252,6 @@ def warn_of_modality(query: Query, scan: Volume) -> None:
     Warns:
         LatentsegWarning: They differ.
     """
-    import warnings
-
     said = query.prompt.modality
     if said and scan.modality in ("CT", "MR") and said != scan.modality:
-        message = f"the prompt {query.prompt.text!r} says {said}, and the scan is {scan.modality}"
-        warnings.warn(message, LatentsegWarning, stacklevel=3)
+        caution(f"the prompt {query.prompt.text!r} says {said}, and the scan is {scan.modality}")

@@ -94,7 +94,8 @@ def main() -> None:
     out = Path("benchmarks/results/parity.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(
-        json.dumps({"date": datetime.now(UTC).date().isoformat(), "worst": worst}, indent=1) + "\n"
+        json.dumps({"date": datetime.now(UTC).date().isoformat(), "worst": worst}, indent=1) + "\n",
+        encoding="utf-8",
     )
 
 

@@ -29,7 +29,7 @@ def start(source: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def lines(log: Path) -> list[str]:
-    return log.read_text().split() if log.exists() else []
+    return log.read_text(encoding="utf-8").split() if log.exists() else []
 
 
 def test_killed_and_resumed_is_as_if_undisturbed(tmp_path: Path, cohorts: SimpleNamespace) -> None:

@@ -92,7 +92,7 @@ def test_resume_keeps_what_is_finished(cohort: Path, tiny_model: Path, capsys: C
 
 def test_a_manifest_says_how_it_was_made(cohort: Path, tiny_model: Path) -> None:
     assert main(line(tiny_model, "--save", "mask", "--shard", "0/2")) == 0
-    manifest = json.loads(Path("out/run_shard-0-of-2.json").read_text())
+    manifest = json.loads(Path("out/run_shard-0-of-2.json").read_text(encoding="utf-8"))
     (method,) = manifest["methods"]
     assert set(method["files"]) == {"autoencoder.json", "autoencoder.safetensors", "fewshot.safetensors"}
     assert method["targets"] == ["ex_mask"]
@@ -106,14 +106,14 @@ def test_prompts_whatever_the_order_and_the_shard(
     """Draws are a function of the seed and the scan: shards and the order of a table change nothing."""
     words = ["-p", "liver tumor", "--backbone", str(tiny_tumor_model), "--save", "mask,prob"]
     assert main(["batch", "in", *words, "-o", "whole"]) == 0
-    Path("jobs.csv").write_text("image\nin/ct1.nii.gz\nin/ct0.nii.gz\n")
+    Path("jobs.csv").write_text("image\nin/ct1.nii.gz\nin/ct0.nii.gz\n", encoding="utf-8")
     for part in ("1/2", "0/2"):
         assert main(["batch", "jobs.csv", *words, "-o", "parts", "--shard", part]) == 0
     assert main(["batch", "in", *words, "-o", "other", "--seed", "1"]) == 0
     for case in ("ct0", "ct1"):
         name = f"{case}/{case}_prob-liver_tumor.nii.gz"
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
-    assert json.loads(Path("other/run.json").read_text())["methods"][0]["seed"] == 1
+    assert json.loads(Path("other/run.json").read_text(encoding="utf-8"))["methods"][0]["seed"] == 1
 
 
 def test_a_dry_run_writes_nothing(cohort: Path, tiny_model: Path, capsys: Capture) -> None:

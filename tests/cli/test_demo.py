@@ -63,7 +63,7 @@ def test_demo_without_data(embedded: None, capsys: Capture) -> None:
     assert "set LATENTSEG_DATA" in captured.err
     rows = re.findall(r"^(CT|MR) phantom +(\w+) +\d\.\d{3} +\d+ ml +\d\.\d\d", captured.out, re.MULTILINE)
     assert rows == [(modality, name) for modality in ("CT", "MR") for name in demo.PHANTOM_TARGETS]
-    page = Path("page/demo.html").read_text()
+    page = Path("page/demo.html").read_text(encoding="utf-8")
     assert str(Path("page/demo.html").resolve()) in captured.out.replace("\n", "")
     assert page.count("data:image/png;base64,") >= 6 * 3
     assert "<table" in page
@@ -81,14 +81,14 @@ def test_demo_with_data(embedded: None, monkeypatch: pytest.MonkeyPatch, capsys:
     output = capsys.readouterr().out
     for word in ("SABS", "CHAOS", "SD-FSMIS (compact)", "prototype matching", "support mask copied"):
         assert word in output
-    page = Path("page/demo.html").read_text()
+    page = Path("page/demo.html").read_text(encoding="utf-8")
     for name in ("CT shows, CT is searched", "MR shows, MR is searched", "CT shows, MR is searched"):
         assert name in page
     assert page.count("data:image/png;base64,") > 2 * 3 + 3 * 4
 
 
 def test_demo_refuses_a_folder_it_cannot_write(embedded: None, capsys: Capture) -> None:
-    Path("file").write_text("")
+    Path("file").write_text("", encoding="utf-8")
     assert main(["demo", "-o", "file/page"]) == 3
     assert capsys.readouterr().err.startswith("E300 a file is in the way")
 

@@ -36,7 +36,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cases(folder: str) -> list[dict[str, str]]:
-    with Path(folder, "cases.csv").open() as file:
+    with Path(folder, "cases.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -55,9 +55,9 @@ def test_tables(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captu
     copies = [float(row["dice"]) for row in rows if "copied" in row["method"]]
     assert min(copies) > 0.2  # the same patient, three support slices
     assert {row["weights"] != "" for row in rows if "SD-FSMIS" in row["method"]} == {True}
-    about = json.loads(Path("tables/results.json").read_text())["about"]
+    about = json.loads(Path("tables/results.json").read_text(encoding="utf-8"))["about"]
     assert set(about) >= {"date", "version", "weights", "queries"}
-    page = Path("tables/table.md").read_text()
+    page = Path("tables/table.md").read_text(encoding="utf-8")
     assert "## Surfaces" in page
     assert "(reported by the authors)" in page
 
@@ -88,8 +88,8 @@ def test_a_killed_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(SABS.__class__, "load", watched)
     words = ["evaluate", "fewshot", "--organs", "liver", "--methods", "copy"]
     assert main(words) == 130
-    assert len(Path("evaluation/cases.jsonl").read_text().splitlines()) == 2
-    with Path("evaluation/cases.jsonl").open("a") as file:
+    assert len(Path("evaluation/cases.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    with Path("evaluation/cases.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"protocol": "EP1", "dat')  # killed while it wrote
     loaded.clear()
     loaded.append("3")
@@ -121,8 +121,8 @@ def test_runs_are_put_together(capsys: Capture) -> None:
     capsys.readouterr()
     assert main(["evaluate", "merge", "data"]) == 3
     assert "there is no run here" in capsys.readouterr().err
-    text = Path("b/cases.jsonl").read_text().replace('"spleen"', '"liver"')
-    Path("b/cases.jsonl").write_text(text)
+    text = Path("b/cases.jsonl").read_text(encoding="utf-8").replace('"spleen"', '"liver"')
+    Path("b/cases.jsonl").write_text(text, encoding="utf-8")
     assert main(["evaluate", "merge", "a", "b"]) == 2
     assert "two results of SABS 0 liver" in capsys.readouterr().err
 

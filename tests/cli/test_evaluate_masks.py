@@ -44,7 +44,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def records(folder: str) -> dict[tuple[str, str], dict[str, str]]:
-    with Path(folder, "cases.csv").open() as file:
+    with Path(folder, "cases.csv").open(encoding="utf-8") as file:
         return {(row["case"], row["label"]): row for row in csv.DictReader(file)}
 
 
@@ -72,12 +72,12 @@ def test_by_hand(capsys: Capture) -> None:
     assert (alarm["dice"], alarm["present"], alarm["predicted"]) == ("0", "False", "True")
     assert alarm["relative_volume_error"] == ""
     assert (right["dice"], right["nsd"], right["assd_mm"], right["panoptic_quality"]) == ("1", "1", "0", "1")
-    summaries = json.loads(Path("out/results.json").read_text())["summaries"]
+    summaries = json.loads(Path("out/results.json").read_text(encoding="utf-8"))["summaries"]
     one = next(summary for summary in summaries if summary["label"] == "1")
     assert (one["present"], one["absent"], one["absent_fpr"]) == (1, 1, 1.0)
     assert one["present_dice"] == pytest.approx(6 / 7)
     assert one["means"]["dice"]["mean"] == pytest.approx(3 / 7)
-    assert Path("out/table.md").read_text().startswith("| label |")
+    assert Path("out/table.md").read_text(encoding="utf-8").startswith("| label |")
 
 
 @pytest.mark.usefixtures("folders")
@@ -86,7 +86,7 @@ def test_two_files_and_names(capsys: Capture) -> None:
     assert main(words) == 0
     summaries = json.loads(capsys.readouterr().out)
     assert [summary["label"] for summary in summaries] == ["liver", "tumor"]
-    Path("dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "tumor": 2}}')
+    Path("dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "tumor": 2}}', encoding="utf-8")
     assert main(["evaluate", "guess", "truth", "--labels", "dataset.json"]) == 0
     assert "tumor" in capsys.readouterr().out
 
@@ -178,7 +178,7 @@ def test_runs_are_compared_pair_by_pair(capsys: Capture) -> None:
     assert whole["difference"]["mean"] == pytest.approx((0.25 - 0.1) / 2)
     assert found["copy, all", "dice"]["difference"]["mean"] == 0
     assert ("net, spleen", "presence") not in found
-    lines = list(csv.DictReader(Path("pairs.csv").read_text().splitlines()))
+    lines = list(csv.DictReader(Path("pairs.csv").read_text(encoding="utf-8").splitlines()))
     assert len(lines) == 4
     assert float(lines[0]["dice_difference"]) == pytest.approx(0.1)
     assert main(["compare", "a", "b"]) == 0
@@ -214,8 +214,8 @@ def test_two_methods_of_one_run(capsys: Capture) -> None:
 )
 @pytest.mark.usefixtures("runs")
 def test_bad_comparisons(words: list[str], code: int, text: str, capsys: Capture) -> None:
-    Path("table.csv").write_text("x,y\n1,2\n")
-    Path("twice.csv").write_text(HEADER + RUN_A + RUN_A.strip().splitlines()[0])
+    Path("table.csv").write_text("x,y\n1,2\n", encoding="utf-8")
+    Path("twice.csv").write_text(HEADER + RUN_A + RUN_A.strip().splitlines()[0], encoding="utf-8")
     assert main(["compare", *words]) == code
     error = capsys.readouterr().err
     assert text in error

@@ -81,7 +81,11 @@ def test_masks_on_the_grid_of_the_scan(
     scan, mask = nib.load("in/scan.nii.gz"), nib.load("out/scan/scan_seg-liver.nii.gz")
     assert mask.shape == scan.shape
     assert mask.affine.tobytes() == scan.affine.tobytes()
-    assert json.loads(Path("out/scan/labels.json").read_text()) == {"spleen": 1, "left/right": 2, "liver": 3}
+    assert json.loads(Path("out/scan/labels.json").read_text(encoding="utf-8")) == {
+        "spleen": 1,
+        "left/right": 2,
+        "liver": 3,
+    }
     combined = np.asarray(nib.load("out/scan/scan_combined.nii.gz").dataobj)
     spleen = np.asarray(nib.load("out/scan/scan_seg-spleen.nii.gz").dataobj)
     assert ((combined == 1) == (spleen > 0)).all()

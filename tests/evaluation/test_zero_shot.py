@@ -133,12 +133,12 @@ def test_command(
     assert "not trained without 'liver tumor'" in captured.err
     assert "attention map alone" in captured.out
     assert "Reported by the authors" in captured.out
-    with Path("evaluation/cases.csv").open() as file:
+    with Path("evaluation/cases.csv").open(encoding="utf-8") as file:
         assert {row["method"] for row in csv.DictReader(file)} == {"attention map alone", "intensity outlier"}
-    results = json.loads(Path("evaluation/results.json").read_text())
+    results = json.loads(Path("evaluation/results.json").read_text(encoding="utf-8"))
     assert results["about"]["limit"] == 1
     assert len(results["summaries"]) == 2
-    assert Path("evaluation/table.md").read_text().startswith("# Zero-shot")
+    assert Path("evaluation/table.md").read_text(encoding="utf-8").startswith("# Zero-shot")
     for more, text in (
         (["--category", "wart"], "no category 'wart'"),
         (["--methods", "magic"], "unknown methods 'magic'"),

@@ -146,7 +146,7 @@ def browse(page: Path, folder: Path, *words: str, clicks: Sequence[tuple[str, st
 
 def _requests(log: Path) -> set[str]:
     """Addresses that the page asked for, but itself; the browser's own traffic has no page as its origin."""
-    parameters = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    parameters = [event.get("params", {}) for event in json.loads(log.read_text(encoding="utf-8"))["events"]]
     asked = {one["url"] for one in parameters if one.get("initiator", "not an origin") != "not an origin"}
     return {url for url in asked if not url.startswith(("file:", "data:"))}
 

@@ -173,7 +173,7 @@ def read_schedule(path: Path) -> Schedule:
     if not path.is_file():
         return VariancePreserving()
     try:
-        return VariancePreserving.from_config(json.loads(path.read_text()))
+        return VariancePreserving.from_config(json.loads(path.read_text(encoding="utf-8")))
     except (KeyError, ValueError) as error:
         raise ModelError(f"unknown noise schedule ({error})", where=str(path), fix=AGAIN) from error
 

@@ -20,7 +20,7 @@ def read_config(path: Path, kind: type[Options]) -> Options:
         UsageError: The file is missing, no YAML, or has a value that does not fit; the message names it.
     """
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text()) or {})
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except OSError as error:
         raise UsageError(f"cannot read the configuration ({error.strerror})", where=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -31,7 +31,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     A line that a kill cut short is left out.
     """
     rows: dict[float, dict[str, float]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
             rows[row["step"]] = row

@@ -68,7 +68,7 @@ def main() -> None:
             sys.stdout.write(f"| {name} | {what} | {value} |\n")
     about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.parts.fingerprint}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def main() -> None:
             results[part] = PARTS[part](setup)
         sys.stdout.write(f"{part}: {json.dumps(results[part])}\n")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def main() -> None:
     weights = fingerprint([folder / "autoencoder.safetensors", folder / "denoiser.safetensors"])
     about = {"date": datetime.now(UTC).date().isoformat(), "weights": weights, "count": options.count}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({**about, **figures}, indent=1) + "\n")
+    options.output.write_text(json.dumps({**about, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

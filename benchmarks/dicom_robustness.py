@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.stdout.write(f"{options.count} series: {totals}\n")
     about = {"date": datetime.now(UTC).date().isoformat(), "count": options.count, "totals": totals}
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({**about, "series": rows}, indent=1) + "\n")
+    options.output.write_text(json.dumps({**about, "series": rows}, indent=1) + "\n", encoding="utf-8")
     return int(set(totals) - {"exact", "refused"} != set())
 
 

@@ -120,7 +120,7 @@ def junk_beside(draft: Draft) -> None:
     """Files that are no DICOM, whatever their names say."""
 
     def litter(folder: Path) -> None:
-        (folder / "notes.dcm").write_text("not DICOM at all")
+        (folder / "notes.dcm").write_text("not DICOM at all", encoding="utf-8")
         (folder / "empty.dcm").write_bytes(b"")
         (folder / "noise.bin").write_bytes(bytes(draft.rng.integers(0, 256, 500, dtype=np.uint8)))
 

@@ -48,7 +48,7 @@ def make_inputs(folder: Path, slices: int) -> None:
     write_like(shown.image.array, like=shown.image, path=support / "a.nii.gz", kind="image")
     write_like(shown.labels.array, like=shown.image, path=support / "a_mask.nii.gz")
     names = {name: label for label, name in shown.names.items() if name in LABELS}
-    (support / "labels.json").write_text(json.dumps(names))
+    (support / "labels.json").write_text(json.dumps(names), encoding="utf-8")
 
 
 def run(folder: Path, *, slices: int, targets: int, threads: int) -> Run:
@@ -113,7 +113,9 @@ def main() -> None:
         sys.stdout.write(f"| {row.slices} | {row.targets} | {row.wall_s} | {row.cpu_s} | {row.peak_gb} |\n")
     sys.stdout.write(f"{json.dumps(figures, indent=1)}\n")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"runs": [asdict(row) for row in runs], **figures}, indent=1) + "\n")
+    options.output.write_text(
+        json.dumps({"runs": [asdict(row) for row in runs], **figures}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ def main() -> None:
     sys.stdout.write(f"{json.dumps(figures, indent=1)}\n")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [asdict(run) | {"total_s": run.total_s} for run in runs]
-    options.output.write_text(json.dumps({"runs": rows, **figures}, indent=1) + "\n")
+    options.output.write_text(json.dumps({"runs": rows, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

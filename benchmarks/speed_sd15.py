@@ -265,7 +265,7 @@ def parent(args: argparse.Namespace) -> None:
         "runs": figures,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(content, indent=2) + "\n")
+    args.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def summarize(figures: list[Figures], maps: list[np.ndarray]) -> Figures:

@@ -108,7 +108,7 @@ def main() -> None:
         results[name] = figures
         sys.stdout.write(f"| {name} | " + " | ".join(map(str, figures.values())) + " |\n")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

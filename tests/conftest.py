@@ -90,7 +90,7 @@ def save_tiny_model(folder: Path, *, seed: int) -> Path:
         translator = ConditionTranslator(8, 8)
         for name, weight in head.named_parameters():
             weight.data.mul_(8.0 if name.endswith("weight") else 1.0)  # so that probabilities differ
-    (folder / "autoencoder.json").write_text(json.dumps(TINY_AUTOENCODER))
+    (folder / "autoencoder.json").write_text(json.dumps(TINY_AUTOENCODER), encoding="utf-8")
     tensors = {f"vae.{name}": t for name, t in vae.state_dict().items()}
     tensors |= {f"mask_head.{name}": t for name, t in head.state_dict().items()}
     save_file(tensors, folder / "autoencoder.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pickle
 import subprocess
 import sys
@@ -55,6 +56,22 @@ def test_every_verb_shows_its_help_without_torch() -> None:
         "from latentseg.cli import VERBS, main\nfor verb in VERBS: assert main([verb, '--help']) == 0, verb"
     )
     assert "torch" not in heavy_modules_after(code)
+
+
+def test_help_survives_a_terminal_without_unicode() -> None:
+    code = (
+        "from latentseg.cli import VERBS, main\nfor verb in VERBS: assert main([verb, '--help']) == 0, verb"
+    )
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=plain)
+
+
+def test_text_files_name_their_encoding() -> None:
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                named = any(keyword.arg == "encoding" for keyword in node.keywords)
+                assert named or node.func.attr not in {"read_text", "write_text"}, (path, node.lineno)
 
 
 def test_public_names_exist() -> None:

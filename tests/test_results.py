@@ -71,7 +71,7 @@ def test_files_of_a_scan(scan: Volume, tmp_path: Path) -> None:
     ]
     assert {path.parent for path in written} == {tmp_path / "out" / "case7"}
     assert sorted(p.name for p in (tmp_path / "out" / "case7").iterdir()) == names
-    stats = json.loads((tmp_path / "out" / "case7" / "case7_stats.json").read_text())
+    stats = json.loads((tmp_path / "out" / "case7" / "case7_stats.json").read_text(encoding="utf-8"))
     assert [row["target"] for row in stats] == ["liver/tumor ü", "../../etc"]
     again = nib.load(written[0])
     assert again.affine.tobytes() == scan.affine_ras_mm.tobytes()
@@ -124,7 +124,7 @@ def test_one_slice(scan: Volume, tmp_path: Path) -> None:
 def test_output_folders_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_writable(tmp_path / "new" / "newer")
     assert not (tmp_path / "new").exists()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"a file is in the way.*file"):
         check_writable(tmp_path / "file" / "out")
     monkeypatch.setattr(module.os, "access", lambda path, mode: not mode & os.W_OK)

@@ -108,7 +108,7 @@ def test_the_file_holds_half_precision_and_nothing_is_lost(model: CompactAutoenc
         assert isinstance(saved, nn.Module)
         for name, tensor in saved.state_dict().items():
             assert torch.equal(tensor.half().float(), loaded.state_dict()[name])
-    assert json.loads((folder / "autoencoder.json").read_text())["scaling_factor"] == 0.25
+    assert json.loads((folder / "autoencoder.json").read_text(encoding="utf-8"))["scaling_factor"] == 0.25
     assert (folder / "autoencoder.safetensors").stat().st_mode & 0o044  # readable by others, as other results
     before = (folder / "autoencoder.safetensors").read_bytes()
     save_autoencoder(model, folder)
@@ -130,11 +130,11 @@ def test_the_scale_follows_the_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         lambda f: (f / "autoencoder.safetensors").unlink(),
         lambda f: (f / "autoencoder.json").unlink(),
-        lambda f: (f / "autoencoder.json").write_text("{"),
-        lambda f: (f / "autoencoder.json").write_text("[]"),
-        lambda f: (f / "autoencoder.json").write_text(json.dumps({"nonsense": 1})),
+        lambda f: (f / "autoencoder.json").write_text("{", encoding="utf-8"),
+        lambda f: (f / "autoencoder.json").write_text("[]", encoding="utf-8"),
+        lambda f: (f / "autoencoder.json").write_text(json.dumps({"nonsense": 1}), encoding="utf-8"),
         lambda f: (f / "autoencoder.json").write_text(
-            json.dumps({**AUTOENCODER_CONFIG, "latent_channels": 8})
+            json.dumps({**AUTOENCODER_CONFIG, "latent_channels": 8}), encoding="utf-8"
         ),
         lambda f: (f / "autoencoder.safetensors").write_bytes(b"{}\nno\nweights"),
         lambda f: (f / "autoencoder.safetensors").write_bytes(

@@ -163,6 +163,6 @@ def test_bad_denoisers_are_named(task: DenoiserTask, folder: Path, damage: str) 
         file.write_bytes(file.read_bytes()[:1000])
     if damage == "other":
         save_denoiser(task.model, folder)
-        (folder / "denoiser.json").write_text("{}")
+        (folder / "denoiser.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match=r"denoiser|cannot be read"):
         _ = CompactBackbone.from_folder(folder).unet

@@ -55,7 +55,7 @@ def published(folder: Path, variant: str) -> Path:
         "autoencoder_def": TINY_AUTOENCODER | {"in_channels": "@image_channels", "_target_": "x.Y"},
         "diffusion_unet_def": TINY_UNET,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -126,10 +126,13 @@ def test_a_read_only_folder_is_no_obstacle(folder: Path, monkeypatch: pytest.Mon
 def test_pulled_from_a_mirror(folder: Path, tmp_path: Path) -> None:
     got = download.pull("maisi-ct-rflow", mirror=folder)
     assert registry.resolve("maisi-ct-rflow") == got
-    (got / "config.json").write_text((folder / "config.json").read_text())
+    (got / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
     MaisiBackbone.from_folder(got)
     assert len(registry.verify("maisi-ct-rflow")) == 2  # the converted files beside them do no harm
-    assert json.loads((got / registry.LOCK_NAME).read_text())["license"] == "NVIDIA Open Model License"
+    assert (
+        json.loads((got / registry.LOCK_NAME).read_text(encoding="utf-8"))["license"]
+        == "NVIDIA Open Model License"
+    )
     (got / "models" / RFLOW.unet_file).write_bytes(b"x")
     with pytest.raises(ModelError, match=r"corrupt file.*diff_unet.*models pull maisi-ct-rflow"):
         registry.resolve("maisi-ct-rflow")
@@ -178,11 +181,11 @@ def other_width(folder: Path) -> None:
 
 
 def bad_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
+    (folder / "config.json").write_text("{", encoding="utf-8")
 
 
 def wrong_config(folder: Path) -> None:
-    (folder / "config.json").write_text('{"autoencoder_def": {"depth": 3}}')
+    (folder / "config.json").write_text('{"autoencoder_def": {"depth": 3}}', encoding="utf-8")
 
 
 def no_autoencoder(folder: Path) -> None:
@@ -253,7 +256,9 @@ def test_without_monai_the_message_says_what_to_install() -> None:
 
 def test_the_documented_example_runs(folder: Path) -> None:
     pulled = download.pull("maisi-ct-rflow", mirror=folder)
-    (pulled / "config.json").write_text((folder / "config.json").read_text())
+    (pulled / "config.json").write_text(
+        (folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     page = (Path(__file__).parents[2] / "docs/explanation/maisi.md").read_text(encoding="utf-8")
     example = page.split("```python\n")[1].split("```")[0].replace("steps=30", "steps=2")
     images = volumes(30, 40, 64)

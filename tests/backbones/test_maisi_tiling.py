@@ -128,9 +128,9 @@ def test_free_memory_is_what_system_and_container_allow(
     monkeypatch.setattr(maisi_memory, "_CGROUP", tmp_path)
     assert maisi_memory.free_bytes() == 10_000
     for name, text in {"max": "5000", "current": "2000", "stat": "anon 1\ninactive_file 500\n"}.items():
-        (tmp_path / f"memory.{name}").write_text(text)
+        (tmp_path / f"memory.{name}").write_text(text, encoding="utf-8")
     assert maisi_memory.free_bytes() == 3500
-    (tmp_path / "memory.max").write_text("max")
+    (tmp_path / "memory.max").write_text("max", encoding="utf-8")
     assert maisi_memory.free_bytes() == 10_000
     monkeypatch.setattr(maisi_memory, "_system_free", lambda: None)
     assert maisi_memory.free_bytes() is None

@@ -101,7 +101,7 @@ def test_pull_from_a_folder(as_address: bool, mirror: Path, set_table: Callable[
     assert (folder / "unet/weights.safetensors").read_bytes() == WEIGHTS
     assert seen == [("config.json", 1, 2), ("unet/weights.safetensors", 2, 2)]
     assert {file.trust for file in registry.verify("tiny")} == {"first use"}
-    assert json.loads((folder / registry.LOCK_NAME).read_text())["license"] == "Apache-2.0"
+    assert json.loads((folder / registry.LOCK_NAME).read_text(encoding="utf-8"))["license"] == "Apache-2.0"
     assert sorted(entry.name for entry in folder.parent.iterdir()) == [".tiny.pulling", "tiny"]
 
 
@@ -171,7 +171,7 @@ def test_missing_file_and_unreadable_lock(pulled: Path) -> None:
     (pulled / "config.json").unlink()
     with pytest.raises(ModelError, match=r"missing weights file: .*config.json"):
         registry.resolve("tiny")
-    (pulled / registry.LOCK_NAME).write_text("{")
+    (pulled / registry.LOCK_NAME).write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="unreadable record of hashes"):
         registry.resolve("tiny")
 
@@ -272,7 +272,7 @@ def test_hub_falls_back_to_the_next_repository(
     set_table(repos=["gone/tiny", "here/tiny"])
     monkeypatch.setattr(download, "HubSource", Hub)
     folder = download.pull("tiny")
-    assert json.loads((folder / registry.LOCK_NAME).read_text())["source"] == "here/tiny"
+    assert json.loads((folder / registry.LOCK_NAME).read_text(encoding="utf-8"))["source"] == "here/tiny"
     assert [file.trust for file in registry.verify("tiny")] == ["hub", "first use"]
 
 
@@ -330,7 +330,7 @@ def test_a_file_that_another_repository_holds(
     set_table(files=[rows[0], rows[1] | {"repo": "some/other"}])
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda _, repo, **__: State(repo))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
-    lock = json.loads((download.pull("tiny") / registry.LOCK_NAME).read_text())
+    lock = json.loads((download.pull("tiny") / registry.LOCK_NAME).read_text(encoding="utf-8"))
     assert (
         lock["source"]
         == "hub repository nobody/tiny at sha of nobody/tiny and some/other at sha of some/other"

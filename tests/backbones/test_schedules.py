@@ -84,12 +84,12 @@ def test_the_schedule_of_a_folder(tmp_path: Path) -> None:
     path = tmp_path / "scheduler_config.json"
     default = read_schedule(path)
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
     a, b = (schedule.noised(draw(0), draw(1), 0.5) for schedule in (default, read_schedule(path)))
     assert torch.equal(a, b)
-    path.write_text(json.dumps(config | {"beta_schedule": "linear"}))
+    path.write_text(json.dumps(config | {"beta_schedule": "linear"}), encoding="utf-8")
     assert not torch.equal(a, read_schedule(path).noised(draw(0), draw(1), 0.5))
     for odd in ({"beta_schedule": "squaredcos"}, {"prediction_type": "sample"}):
-        path.write_text(json.dumps(config | odd))
+        path.write_text(json.dumps(config | odd), encoding="utf-8")
         with pytest.raises(ModelError, match="unknown noise schedule"):
             read_schedule(path)

@@ -62,7 +62,8 @@ def test_a_table(tmp_path: Path) -> None:
     table = tmp_path / "jobs.csv"
     table.write_text(
         "\ufeffimage,case,modality,orientation,series\n"
-        "p1/ct.nii.gz,,,,\np2/ct.nii.gz,second,ct,LAS,\nstudy,,,,1.2.3\n"
+        "p1/ct.nii.gz,,,,\np2/ct.nii.gz,second,ct,LAS,\nstudy,,,,1.2.3\n",
+        encoding="utf-8",
     )
     first, second, third = find_cases(table)
     assert first == Case("p1_ct", tmp_path / "p1/ct.nii.gz")
@@ -89,7 +90,7 @@ def test_a_table(tmp_path: Path) -> None:
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, text: str, kind: type[Exception], message: str) -> None:
     table = tmp_path / "jobs.csv"
-    table.write_text(text)
+    table.write_text(text, encoding="utf-8")
     with pytest.raises(kind, match=message):
         find_cases(table)
 

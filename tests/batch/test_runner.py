@@ -44,10 +44,10 @@ def test_a_cohort(cohort: Path, task: Task, tmp_path: Path, cohorts: SimpleNames
     assert {path.name for path in out.iterdir()} == {
         *("ct00", "ct01", "ct02", "cases.csv", "failures.csv", "run.json")
     }
-    stats = json.loads((out / "ct01/ct01_stats.json").read_text())
+    stats = json.loads((out / "ct01/ct01_stats.json").read_text(encoding="utf-8"))
     assert stats[0]["target"] == "bright"
     assert {"uncertainty", "worst_slice", "presence", "touches_border"} <= set(stats[0])
-    manifest = json.loads((out / "run.json").read_text())
+    manifest = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "finished"
     assert [case["status"] for case in manifest["cases"]] == ["done"] * 3
     assert set(manifest["cases"][0]["seconds"]) == {"read", "segment", "write"}
@@ -95,7 +95,7 @@ def test_resume_does_what_is_missing(cohort: Path, task: Task, tmp_path: Path) -
     assert names(outcome.kept) == ["ct00", "ct01"]
     assert names(outcome.done) == ["ct02"]
     assert len(rows(out, "cases.csv")) == 3
-    assert len(json.loads((out / "run.json").read_text())["cases"]) == 3
+    assert len(json.loads((out / "run.json").read_text(encoding="utf-8"))["cases"]) == 3
 
 
 def test_failed_cases_are_tried_again(cohort: Path, task: Task, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_changes_is_done_again(
     assert again() == ["ct00"]
     (out / "ct01/ct01_seg-bright.nii.gz").unlink()
     assert again() == ["ct01"]
-    (out / "ct01/ct01_case.json").write_text("{")
+    (out / "ct01/ct01_case.json").write_text("{", encoding="utf-8")
     assert again() == ["ct01"]
     assert len(again(weights="weights-2")) == 3
     assert len(again(weights="weights-2", segmenter=cohorts.Threshold(50))) == 3
@@ -139,10 +139,10 @@ def test_what_changes_is_done_again(
 def test_foreign_files_are_not_replaced(cohort: Path, task: Task, tmp_path: Path) -> None:
     mine = tmp_path / "out/ct01/notes.txt"
     mine.parent.mkdir(parents=True)
-    mine.write_text("mine")
+    mine.write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match=r"files that no batch wrote are in the way: .*ct01"):
         run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", options=RESUME)
-    assert mine.read_text() == "mine"
+    assert mine.read_text(encoding="utf-8") == "mine"
 
 
 def test_shards_give_what_one_run_gives(
@@ -181,7 +181,7 @@ def test_an_interrupted_run_leaves_what_is_finished(
         run_batch([task], cases=cases, out=out, options=QUICK)
     assert cohorts.leftovers(out) == []
     assert len(rows(out, "cases.csv")) == 1
-    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["status"] == "interrupted"
     task.segmenter.tell = lambda name: None  # type: ignore[attr-defined]
     assert len(run_batch([task], cases=cases, out=out, options=RESUME).done) == 2
 

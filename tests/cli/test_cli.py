@@ -204,7 +204,7 @@ def bad_image(kind: str, folder: Path) -> Path:
     if kind == "folder":
         return folder
     if kind == "text":
-        (folder / "text.nii.gz").write_text("no image")
+        (folder / "text.nii.gz").write_text("no image", encoding="utf-8")
         return folder / "text.nii.gz"
     if kind == "truncated":
         image = save(folder, np.random.default_rng(0).normal(size=(32, 32, 32)))

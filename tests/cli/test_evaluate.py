@@ -225,7 +225,9 @@ def test_nnunet_folders_are_data_sets(data: Path, capsys: Capture) -> None:
             content = (data / "sabs" / f"{source}_0.nii.gz").read_bytes()
             (folder / kind / f"{name}.nii.gz").write_bytes(content)
     names = {"background": 0, "spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 6}
-    (folder / "dataset.json").write_text(json.dumps({"labels": names, "channel_names": {"0": "CT"}}))
+    (folder / "dataset.json").write_text(
+        json.dumps({"labels": names, "channel_names": {"0": "CT"}}), encoding="utf-8"
+    )
     words = ["--dataset", str(folder), "--methods", "copy", "--organs", "liver"]
     assert main(["evaluate", "fewshot", *words]) == 0
     assert "Dataset007_Toy, fold 0" in capsys.readouterr().out

@@ -159,7 +159,7 @@ EP1,CHAOS,0,1,liver,copy,5,,0.4,30,0.9
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, body in (("a", RUN_A), ("b", RUN_B)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "cases.csv").write_text(HEADER + body)
+        (tmp_path / name / "cases.csv").write_text(HEADER + body, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
 

@@ -48,7 +48,7 @@ def test_against_the_truth(run: Path, capsys: Capture) -> None:
     assert "Against the truth" in html
     assert "Cases that failed: 1." in html
     assert main(["report", "out", "--truth", "truth", "--labels", "2=spleen"]) == 2
-    assert "no label is called 'liver', only spleen: truth/ct0.nii.gz" in capsys.readouterr().err
+    assert "no label is called 'liver', only spleen: truth/ct" in capsys.readouterr().err
 
 
 def test_what_is_no_run(tmp_path: Path, capsys: Capture) -> None:
@@ -56,7 +56,7 @@ def test_what_is_no_run(tmp_path: Path, capsys: Capture) -> None:
     assert "E300 no such folder" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 3
     assert "E300 there is no run.json, so no run to report on" in capsys.readouterr().err
-    (tmp_path / "run.json").write_text('{"methods"')
+    (tmp_path / "run.json").write_text('{"methods"', encoding="utf-8")
     assert main(["report", str(tmp_path)]) == 3
     error = capsys.readouterr().err
     assert "E300 the manifest is damaged (Expecting ':' delimiter" in error

@@ -45,7 +45,9 @@ def named(cases: Path) -> Path:
     for kind, name in (("images", "ex"), ("labels", "organs")):
         (folder / kind).mkdir(parents=True)
         shutil.copy(cases / f"{name}.nii.gz", folder / kind / "ex.nii.gz")
-    (folder / "labels.json").write_text(json.dumps({"liver": 1, "spleen": 4, "left/right": 2}))
+    (folder / "labels.json").write_text(
+        json.dumps({"liver": 1, "spleen": 4, "left/right": 2}), encoding="utf-8"
+    )
     return folder
 
 
@@ -232,7 +234,7 @@ def corrupt_weights(cases: Path, shown: Phantom) -> list[str]:
 
 
 def file_in_the_way(cases: Path, shown: Phantom) -> list[str]:
-    (cases / "file").write_text("")
+    (cases / "file").write_text("", encoding="utf-8")
     return [*PAIR, "-o", "in/file"]
 
 

@@ -66,7 +66,7 @@ def other_shape(folder: Path) -> list[str]:
 
 
 def named(folder: Path) -> list[str]:
-    (folder / "labels.json").write_text('{"spleen": 1}')
+    (folder / "labels.json").write_text('{"spleen": 1}', encoding="utf-8")
     return []
 
 

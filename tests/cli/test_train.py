@@ -61,9 +61,9 @@ def packed(tmp_path: Path) -> Pack:
 
 @pytest.fixture
 def configs(tmp_path: Path) -> Path:
-    (tmp_path / "autoencoder.yaml").write_text(AUTOENCODER)
-    (tmp_path / "fewshot.yaml").write_text(FEWSHOT)
-    (tmp_path / "denoiser.yaml").write_text(DENOISER)
+    (tmp_path / "autoencoder.yaml").write_text(AUTOENCODER, encoding="utf-8")
+    (tmp_path / "fewshot.yaml").write_text(FEWSHOT, encoding="utf-8")
+    (tmp_path / "denoiser.yaml").write_text(DENOISER, encoding="utf-8")
     return tmp_path
 
 
@@ -74,7 +74,7 @@ def train(*words: object) -> int:
 @pytest.mark.usefixtures("_plots")
 def test_a_run_survives_sigkill(packed: Pack, configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calm = configs / "calm.yaml"  # the clock decides on checkpoints and on nothing else
-    calm.write_text(AUTOENCODER.replace("1.0e-3}", "60}"))
+    calm.write_text(AUTOENCODER.replace("1.0e-3}", "60}"), encoding="utf-8")
     run, whole, rest = configs / "run", configs / "whole", ["--pack", str(packed.folder), "--out"]
     words = ["train", "autoencoder", str(configs / "autoencoder.yaml"), *rest, str(run)]
     command = [sys.executable, "-c", SMALL, *words]
@@ -108,14 +108,15 @@ def test_from_scans_to_weights(tmp_path: Path, configs: Path, monkeypatch: pytes
     (configs / "pack.yaml").write_text(
         "size: 64\nsources:\n"
         "  - {name: phantom, images: image_*.nii.gz, labels: [image_, label_], modality: CT,\n"
-        "     keep_labels: {1: liver}}\n"
+        "     keep_labels: {1: liver}}\n",
+        encoding="utf-8",
     )
     folder = tmp_path / "pack"
     assert train("pack", configs / "pack.yaml", "--out", folder, "--data", scans) == 0
     assert train("supervoxels", folder) == 0
     assert set(np.unique(Pack(folder).labels)) == {0, 1}
     steps = {"steps: 8": "steps: 2"}
-    (configs / "autoencoder.yaml").write_text(AUTOENCODER.replace(*steps.popitem()))
+    (configs / "autoencoder.yaml").write_text(AUTOENCODER.replace(*steps.popitem()), encoding="utf-8")
     autoencoder = tmp_path / "autoencoder"
     assert train("autoencoder", configs / "autoencoder.yaml", "--pack", folder, "--out", autoencoder) == 0
     words = ("--pack", folder, "--backbone", autoencoder)
@@ -128,8 +129,8 @@ def test_from_scans_to_weights(tmp_path: Path, configs: Path, monkeypatch: pytes
 
 
 def test_mistakes_are_one_sentence(packed: Pack, configs: Path, capsys: Capture) -> None:
-    (configs / "typo.yaml").write_text(AUTOENCODER + "corp: 3\n")
-    (configs / "short.yaml").write_text("loop: {steps: 3}\n")
+    (configs / "typo.yaml").write_text(AUTOENCODER + "corp: 3\n", encoding="utf-8")
+    (configs / "short.yaml").write_text("loop: {steps: 3}\n", encoding="utf-8")
     pack, out = ("--pack", packed.folder), ("--out", configs / "run")
     good = configs / "autoencoder.yaml"
     cases = [

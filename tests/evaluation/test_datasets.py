@@ -127,7 +127,7 @@ def nnunet(root: Path, *, cases: int, about: dict[str, object], ending: str = ".
         ):
             (root / folder).mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(array, LAS), root / folder / f"{name}{ending}")
-    (root / "dataset.json").write_text(json.dumps(about))
+    (root / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
     return root
 
 
@@ -152,14 +152,14 @@ def test_the_splits_of_nnunet_are_the_folds(tmp_path: Path) -> None:
     about = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "spleen"}}
     folder = nnunet(tmp_path, cases=4, about=about)
     splits = [{"train": [], "val": ["case_4", "case_2"]}, {"train": [], "val": ["case_1"]}]
-    (folder / "splits_final.json").write_text(json.dumps(splits))
+    (folder / "splits_final.json").write_text(json.dumps(splits), encoding="utf-8")
     dataset = nnunet_folder(folder)
     assert dataset.modality == "MR"
     assert dataset.label_of == {"spleen": 1}
     assert dataset.fold(0) == ["case_2", "case_4"]
     with pytest.raises(InputError, match="fold 1 has 1 case, a support scan and a query are needed"):
         dataset.fold(1)
-    (folder / "splits_final.json").write_text('[{"val": ["case_9"]}]')
+    (folder / "splits_final.json").write_text('[{"val": ["case_9"]}]', encoding="utf-8")
     with pytest.raises(InputError, match="the splits cannot be used"):
         nnunet_folder(folder)
 
@@ -179,13 +179,13 @@ def test_broken_descriptions_are_refused(tmp_path: Path, about: str | None, text
     nnunet(tmp_path, cases=1, about={})
     (tmp_path / "dataset.json").unlink()
     if about is not None:
-        (tmp_path / "dataset.json").write_text(about)
+        (tmp_path / "dataset.json").write_text(about, encoding="utf-8")
     with pytest.raises(InputError, match=text):
         get_dataset(str(tmp_path))
 
 
 def test_a_folder_without_label_maps_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "dataset.json").write_text('{"labels": {"liver": 1}}')
+    (tmp_path / "dataset.json").write_text('{"labels": {"liver": 1}}', encoding="utf-8")
     with pytest.raises(InputError, match="no label maps"):
         nnunet_folder(tmp_path)
 

@@ -168,13 +168,13 @@ def test_acdc_from_the_download(tmp_path: Path) -> None:
     for frame, shown in (("01", labels), ("09", 0 * labels)):
         save(raw / f"patient007_frame{frame}.nii.gz", image, SHORT_AXIS)
         save(raw / f"patient007_frame{frame}_gt.nii.gz", shown, SHORT_AXIS)
-    (raw / "Info.cfg").write_text("Group: DCM\nED: 1\nES: 9\n")
+    (raw / "Info.cfg").write_text("Group: DCM\nED: 1\nES: 9\n", encoding="utf-8")
     folder = tmp_path / ACDC.folder
     assert list(prepare_originals(ACDC, original=tmp_path / "raw", folder=folder)) == ["patient007"]
     case = ACDC.at(tmp_path).load("patient007")
     assert case.image.spacing_mm == pytest.approx((1.25, 1.25, 8.0))
     assert case.mask("left_ventricle").any()
-    (raw / "Info.cfg").write_text("Group: DCM\n")
+    (raw / "Info.cfg").write_text("Group: DCM\n", encoding="utf-8")
     with pytest.raises(InputError, match="no end-diastolic frame"):
         list(prepare_originals(ACDC, original=tmp_path / "raw", folder=tmp_path / "again"))
 
@@ -187,7 +187,7 @@ def test_an_empty_download_is_refused(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_a_data_set_that_is_read_as_it_is(tmp_path: Path) -> None:
     save(tmp_path / "labelsTr" / "a.nii.gz", heart()[1], SHORT_AXIS)
-    (tmp_path / "dataset.json").write_text('{"labels": {"heart": 1}}')
+    (tmp_path / "dataset.json").write_text('{"labels": {"heart": 1}}', encoding="utf-8")
     with pytest.raises(UsageError, match="nothing to prepare"):
         list(prepare_originals(nnunet_folder(tmp_path), original=tmp_path, folder=tmp_path / "out"))
 

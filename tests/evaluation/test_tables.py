@@ -65,7 +65,7 @@ def test_csv_has_one_line_per_case() -> None:
 
 def test_files(tmp_path: Path) -> None:
     write_tables(ROWS, folder=tmp_path / "new", about={"seed": 3})
-    results = json.loads((tmp_path / "new" / "results.json").read_text())
+    results = json.loads((tmp_path / "new" / "results.json").read_text(encoding="utf-8"))
     assert results["about"] == {"seed": 3}
     assert len(results["cases"]) == 4
     assert results["summaries"][0]["mean"]["patients"] == 2
@@ -78,6 +78,6 @@ def test_nothing_to_tabulate() -> None:
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match="cannot write"):
         write_tables(ROWS, folder=tmp_path / "file")

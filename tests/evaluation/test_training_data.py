@@ -37,5 +37,5 @@ def test_the_shipped_weights_name_their_scans() -> None:
 
 def test_a_folder_that_says_nothing(tmp_path: Path) -> None:
     assert trained_on(tmp_path) is None
-    (tmp_path / "manifest.json").write_text('{"files": {}}')
+    (tmp_path / "manifest.json").write_text('{"files": {}}', encoding="utf-8")
     assert trained_on(tmp_path) is None

@@ -33,7 +33,7 @@ def test_each_example_is_found_from_the_others(
 ) -> None:
     add(tmp_path, "a", shown, (1, 4))
     add(tmp_path, "b", searched, (1, 9))
-    (tmp_path / "labels.json").write_text(json.dumps({"liver": 1, "spleen": 4, "tail": 77}))
+    (tmp_path / "labels.json").write_text(json.dumps({"liver": 1, "spleen": 4, "tail": 77}), encoding="utf-8")
     rows = {(row.target, row.case): row for row in audit(tmp_path, segmenter)}
     assert set(rows) == {("liver", "a"), ("liver", "b"), ("spleen", "a"), ("tail", "-"), ("label 9", "b")}
     truth = shown.labels.array == 1

@@ -32,7 +32,7 @@ def released(weights: FewShotWeights, tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
     config = {k: v for k, v in weights.network.unet.config.items() if not k.startswith("_")}
     config |= {"_class_name": "MyUNet2DConditionModel", "_diffusers_version": "0.25.0", "in_channels_ref": 8}
-    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     state = {k: t.contiguous() for k, t in released_state(weights.network).items()}
     save_file(state, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     save_file(weights.translator.state_dict(), tmp_path / "image_projector" / "model.safetensors")

@@ -68,7 +68,7 @@ def test_damaged_contexts_are_refused(context: SupportContext, tmp_path: Path) -
 
 
 def test_a_context_is_written_whole_or_not_at_all(context: SupportContext, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot write"):
         context.save(tmp_path / "file" / "liver.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -53,7 +53,9 @@ def hand_made(
         PackedScan(case=f"case_{i}", first=sum(counts[:i]), count=count, **about)
         for i, count in enumerate(counts)
     ]
-    (folder / "pack.json").write_text(json.dumps([row.model_dump(mode="json") for row in rows]))
+    (folder / "pack.json").write_text(
+        json.dumps([row.model_dump(mode="json") for row in rows]), encoding="utf-8"
+    )
     return Pack(folder)
 
 

@@ -117,7 +117,7 @@ def test_layouts(image: str, mask: str, shown: Phantom, tmp_path: Path) -> None:
     ],
 )
 def test_named_labels(name: str, content: dict[str, object], shown: Phantom, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     save_pair(shown, tmp_path / "images" / "a.nii.gz", tmp_path / "labels" / "a.nii.gz")
     without = shown.labels.array.copy()
     without[without == SPLEEN] = 0
@@ -214,7 +214,7 @@ def folder_of_that_name(folder: Path, phantom: Phantom) -> None:
 
 def damaged_names(folder: Path, phantom: Phantom) -> None:
     save(phantom.labels, folder / "a_mask.nii.gz")
-    (folder / "labels.json").write_text('{"liver": ')
+    (folder / "labels.json").write_text('{"liver": ', encoding="utf-8")
 
 
 @pytest.mark.parametrize(

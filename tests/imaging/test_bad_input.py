@@ -253,7 +253,7 @@ WRONG_OUTPUT: dict[str, tuple[str, Any, str, str]] = {
 @pytest.mark.parametrize("case", WRONG_OUTPUT)
 def test_failed_writes_leave_nothing(case: str, tmp_path: Path) -> None:
     name, array, kind, message = WRONG_OUTPUT[case]
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
     (tmp_path / "folder.nii.gz").mkdir()
     with pytest.raises(InputError, match=message) as caught:
         write_like(array, like=SCAN, path=tmp_path / name, kind=kind)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def test_marks_are_in_every_output(study: Path, tiny_model: Path, capsys: Captur
     assert main([*command, "--allow-gaps"]) == 0
     assert "is approximate" in capsys.readouterr().err
     case = study / "out" / "scan"
-    stats = json.loads((case / "scan_stats.json").read_text())
+    stats = json.loads((case / "scan_stats.json").read_text(encoding="utf-8"))
     assert "1 slice looks missing" in stats[0]["approximate"]
     description = read(case / "scan_prob-spleen.nii.gz").header["descrip"]
     assert bytes(description).startswith(b"approximate")

@@ -60,7 +60,7 @@ def test_names_and_subfolders_do_not_matter(tmp_path: Path) -> None:
     slices = slice_datasets(phantom())
     save_slices(slices[:2], tmp_path / "a", name="{}.jpg")
     save_slices(slices[2:], tmp_path / "b" / "c", name="{}")
-    (tmp_path / "b" / "notes.dcm").write_text("not DICOM at all")
+    (tmp_path / "b" / "notes.dcm").write_text("not DICOM at all", encoding="utf-8")
     np.testing.assert_array_equal(read(tmp_path).array, phantom().array)
 
 

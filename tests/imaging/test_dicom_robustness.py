@@ -27,7 +27,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_trait_is_exact_or_refused(benchmark: Any, tmp_path: Path) -> None:
     count = len(benchmark.TRAITS)
     assert benchmark.main(["--count", str(count), "--output", str(tmp_path / "out.json")]) == 0
-    totals = json.loads((tmp_path / "out.json").read_text())["totals"]
+    totals = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["totals"]
     assert totals == {"exact": count - len(benchmark.REFUSED), "refused": len(benchmark.REFUSED)}
 
 

@@ -94,7 +94,7 @@ def copied(source: Path, folder: Path) -> Path:
     """A copy of a cohort whose records name the copied scans."""
     shutil.copytree(source, folder)
     for path in [*folder.rglob("*.json"), *folder.rglob("*.csv")]:
-        path.write_text(path.read_text().replace(str(source), str(folder)))
+        path.write_text(path.read_text(encoding="utf-8").replace(str(source), str(folder)), encoding="utf-8")
     return folder
 
 

@@ -132,7 +132,9 @@ def browse(page: Path, folder: Path, *words: str, clicks: Sequence[tuple[str, st
     html = page.read_text(encoding="utf-8")
     probe = PROBE.replace("CLICKS", json.dumps(clicks))
     probed = folder / "probed.html"
-    probed.write_text(html.replace("<body>", "<body>" + LISTENERS).replace("</body>", probe + "</body>"))
+    probed.write_text(
+        html.replace("<body>", "<body>" + LISTENERS).replace("</body>", probe + "</body>"), encoding="utf-8"
+    )
     dom, log = _run(folder, probed, "--dump-dom", *words)
     found = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
     assert found, log

@@ -76,7 +76,7 @@ def test_headings_are_in_order(cohort: Path, pages: SimpleNamespace) -> None:
 
 def test_the_run_card(cohort: Path, pages: SimpleNamespace) -> None:
     seen = pages.parse(page_of(cohort))
-    manifest = json.loads((cohort / "out/run.json").read_text())
+    manifest = json.loads((cohort / "out/run.json").read_text(encoding="utf-8"))
     expected = ["3 scans segmented, 2 failed.", "Apache-2.0", "support_mode=nearest", "Seed7", "a" * 64]
     expected += [manifest["versions"]["torch"], "(median)", "For research use", "SD-FSMIS"]
     for text in expected:
@@ -155,9 +155,14 @@ def test_a_saved_picture_that_is_damaged(cohort: Path) -> None:
 def test_a_run_from_elsewhere(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths in the records are meant from where the batch was started."""
     for path in (cohort / "out").glob("ct?/*_case.json"):
-        path.write_text(path.read_text().replace(f'"image": "{cohort}/', '"image": "'))
+        path.write_text(
+            path.read_text(encoding="utf-8").replace(f'"image": "{cohort}/', '"image": "'), encoding="utf-8"
+        )
     manifest = cohort / "out/run.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"folder": str(cohort)}))
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text(encoding="utf-8")) | {"folder": str(cohort)}),
+        encoding="utf-8",
+    )
     monkeypatch.chdir("/")
     run = read_run(cohort / "out")
     assert {record.image for record in run.done} == {f"in/ct{n}.nii.gz" for n in range(3)}
@@ -166,10 +171,10 @@ def test_a_run_from_elsewhere(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_shards_and_interruptions(cohort: Path) -> None:
     out = cohort / "out"
-    manifest = json.loads((out / "run.json").read_text())
+    manifest = json.loads((out / "run.json").read_text(encoding="utf-8"))
     for part, status in (("0/2", "finished"), ("1/2", "interrupted")):
         name = f"run_shard-{part.replace('/', '-of-')}.json"
-        (out / name).write_text(json.dumps(manifest | {"shard": part, "status": status}))
+        (out / name).write_text(json.dumps(manifest | {"shard": part, "status": status}), encoding="utf-8")
     (out / "run.json").unlink()
     html = page_of(cohort)
     assert "The run did not come to its end (interrupted): scans may be missing." in html
@@ -187,9 +192,9 @@ def test_a_failure_that_left_no_record(cohort: Path, pages: SimpleNamespace) -> 
 @pytest.mark.parametrize("content", ["{", '{"case": "ct0"}', "[]", "whole"])
 def test_a_damaged_record_is_a_failure(cohort: Path, pages: SimpleNamespace, content: str) -> None:
     path = cohort / "out/ct0/ct0_case.json"
-    whole = json.loads(path.read_text())
+    whole = json.loads(path.read_text(encoding="utf-8"))
     del whole["targets"][0]["presence"]
-    path.write_text(json.dumps(whole) if content == "whole" else content)
+    path.write_text(json.dumps(whole) if content == "whole" else content, encoding="utf-8")
     failures = pages.tables(page_of(cohort))["Failures"][1:]
     assert failures[0][:3] == ["ct0", "E300", "the record of this case is damaged"]
     assert len(failures) == 3
@@ -203,14 +208,14 @@ def test_a_damaged_record_is_a_failure(cohort: Path, pages: SimpleNamespace, con
     ],
 )
 def test_a_damaged_manifest(cohort: Path, content: str) -> None:
-    (cohort / "out/run.json").write_text(content)
+    (cohort / "out/run.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="the manifest is damaged") as caught:
         read_run(cohort / "out")
     assert "--resume" in caught.value.fix
 
 
 def test_a_manifest_that_says_little(cohort: Path) -> None:
-    (cohort / "out/run.json").write_text('{"methods": [{}]}')
+    (cohort / "out/run.json").write_text('{"methods": [{}]}', encoding="utf-8")
     html = page_of(cohort)
     assert "did not come to its end" in html
     assert "latentseg ?" in html
@@ -224,10 +229,10 @@ def test_folders_that_hold_no_run(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(cohort: Path, pages: SimpleNamespace) -> None:
-    manifest = json.loads((cohort / "out/run.json").read_text())
+    manifest = json.loads((cohort / "out/run.json").read_text(encoding="utf-8"))
     manifest["methods"][0]["targets"] = ['<b onclick="x">']
     manifest["command"] = ["latentseg", "<script>"]
-    (cohort / "out/run.json").write_text(json.dumps(manifest))
+    (cohort / "out/run.json").write_text(json.dumps(manifest), encoding="utf-8")
     html = page_of(cohort)
     assert '<b onclick="x">' not in html
     assert "<script>'" not in html
@@ -264,7 +269,7 @@ def test_layouts_of_the_truth(cohort: Path, layout: str) -> None:
     if layout == "labels":
         labels = "1=Liver"
     if layout == "dataset":
-        (folder / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
+        (folder / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}', encoding="utf-8")
     run = read_run(cohort / "out")
     truth = find_truth(folder, run=read_run(cohort / "out"), labels=labels)
     scores = [one.score for case in findings(run, truth=truth, pictures=0) for one in case]
@@ -302,7 +307,7 @@ def test_dicom_with_contours_of_its_own(tmp_path: Path, made: Path, pages: Simpl
     phantom = abdomen(seed=0, shape=(40, 36, 6))
     for number in (1, 2):
         save_slices(slice_datasets(phantom.image, series_number=number), tmp_path / f"in/study/{number}")
-    (tmp_path / "jobs.csv").write_text("image,case,series\nin/study,ct0,2\n")
+    (tmp_path / "jobs.csv").write_text("image,case,series\nin/study,ct0,2\n", encoding="utf-8")
     task = Task(Fixed(phantom.labels.array == 1), ("liver",))
     cases = find_cases(tmp_path / "jobs.csv")
     run_batch([task], cases=cases, out=tmp_path / "out", options=BatchOptions(("mask", "prob")))
@@ -352,9 +357,9 @@ def test_labels_that_are_not_named(cohort: Path, made: Path) -> None:
 
 def test_a_batch_without_masks(cohort: Path) -> None:
     for path in (cohort / "out").glob("*/*_case.json"):
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         record["files"] = {name: size for name, size in record["files"].items() if "_seg-" not in name}
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
     truth = find_truth(cohort / "truth", run=read_run(cohort / "out"), labels="1=liver")
     found = [one for case in findings(read_run(cohort / "out"), truth=truth, pictures=9) for one in case]
     assert all("no mask was saved" in one.problem for one in found)

@@ -50,7 +50,9 @@ def test_the_test_would_notice(pages: SimpleNamespace, tmp_path: Path) -> None:
     """A page that does all that ours must not do."""
     page = tmp_path / "bad.html"
     wrong = "<script>console.error('oh'); nothing();</script><img src='http://outside.invalid/a.png'>"
-    page.write_text(f"<body><figure><button></button></figure><dialog id='zoom'></dialog>{wrong}</body>")
+    page.write_text(
+        f"<body><figure><button></button></figure><dialog id='zoom'></dialog>{wrong}</body>", encoding="utf-8"
+    )
     seen = pages.browse(page, tmp_path)
     assert len(seen["console"]) >= 2
     assert seen["errors"]

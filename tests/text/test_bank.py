@@ -104,7 +104,7 @@ def test_save_and_read(tmp_path: Path) -> None:
 def bert(tmp_path: Path) -> Path:
     """A BERT of a few hundred parameters in the layout of transformers."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "liver", "tumor", "kidney"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path)

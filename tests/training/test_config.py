@@ -32,7 +32,7 @@ LOOP = "steps: 3, learning_rate: 0.1"
 )
 def test_a_mistake_is_named_in_one_line(tmp_path: Path, text: str, seen: str) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as caught:
         read_config(path, AutoencoderOptions)
     message = str(caught.value)

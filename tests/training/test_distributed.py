@@ -56,7 +56,7 @@ def launch(script: Path, out: Path, *, processes: int) -> None:
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     for processes in (1, 2):
         launch(script, tmp_path / str(processes), processes=processes)
     one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("1", "2"))

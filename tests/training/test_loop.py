@@ -107,7 +107,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_batches(tmp_path: Path) ->
 def test_the_log_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     killed_run(tmp_path)
     Loop(LineTask(), OPTIONS, tmp_path).run(resume=True)
-    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     rows = read_log(tmp_path / "log.jsonl")
     assert len(lines) == 8 + 7  # steps 6 to 8 were taken twice
     assert [row["step"] for row in rows] == list(range(1, 13))
@@ -119,7 +119,7 @@ def test_the_log_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
 def test_of_repeated_rows_the_later_counts_and_a_cut_line_is_left_out(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     rows = [{"step": 2, "loss": 1}, {"step": 1, "loss": 3}, {"step": 2, "loss": 5}, 7]
-    log.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 3, "lo')
+    log.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 3, "lo', encoding="utf-8")
     assert read_log(log) == [{"step": 1, "loss": 3}, {"step": 2, "loss": 5}]
     assert read_log(tmp_path / "none.jsonl") == []
 
@@ -319,10 +319,10 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     rows = [{"step": s, "seconds": s, "loss": 1 / s, "odd": math.nan, "late": 2.0} for s in range(1, 30)]
     rows[3]["loss"], rows[5]["loss"] = math.nan, math.inf
     del rows[0]["late"]
-    log.write_text(json.dumps(rows[0]) + "\n")
+    log.write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
     plot_log(log)
     assert not (tmp_path / "loss.png").exists()  # one point is no curve
-    log.write_text("\n".join(map(json.dumps, rows)))
+    log.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     plot_log(log)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 

@@ -53,7 +53,7 @@ def test_a_pack_holds_slices_labels_and_where_they_come_from(data: Path) -> None
 
 
 def test_excluded_scans_are_not_even_opened(data: Path) -> None:
-    (data / "image_3.nii.gz").write_text("reading this would fail")
+    (data / "image_3.nii.gz").write_text("reading this would fail", encoding="utf-8")
     packed = packed_from(data, exclude=("image_3.nii.gz", "image_1.nii.gz"))
     assert [scan.case for scan in packed.scans] == ["image_2"]
     with pytest.raises(InputError, match=r"image_3"):

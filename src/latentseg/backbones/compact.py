@@ -219,7 +219,7 @@ def save_autoencoder(model: CompactAutoencoder, folder: Path) -> None:
     config = {**AUTOENCODER_CONFIG, "scaling_factor": round(float(model.scaling), 6)}
     write_weights(folder / "autoencoder.safetensors", tensors)
     with written_whole(folder / "autoencoder.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
@@ -230,7 +230,7 @@ def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
     """
     tensors = read_weights(folder / "autoencoder.safetensors")
     try:
-        vae = AutoencoderKL(**json.loads((folder / "autoencoder.json").read_text()))
+        vae = AutoencoderKL(**json.loads((folder / "autoencoder.json").read_text(encoding="utf-8")))
         head = MaskHead()
         for prefix, module in (("vae.", vae), ("mask_head.", head)):
             module.load_state_dict(
@@ -273,7 +273,7 @@ def save_denoiser(unet: UNet2DConditionModel, folder: Path) -> None:
     config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     write_weights(folder / "denoiser.safetensors", unet.state_dict())
     with written_whole(folder / "denoiser.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_denoiser(folder: Path) -> UNet2DConditionModel:
@@ -284,7 +284,7 @@ def load_denoiser(folder: Path) -> UNet2DConditionModel:
     """
     tensors = read_weights(folder / "denoiser.safetensors")
     try:
-        config = json.loads((folder / "denoiser.json").read_text())
+        config = json.loads((folder / "denoiser.json").read_text(encoding="utf-8"))
         with torch.device("meta"):  # the random initialization would be thrown away
             unet = UNet2DConditionModel(**config)
         unet.load_state_dict(tensors, assign=True)

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from latentseg.errors import Interrupted, LatentsegError, LatentsegWarning, UsageError, explained
@@ -17,6 +18,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: of this process) and return the exit code."""
     words, flags = split_global_flags(list(sys.argv[1:] if arguments is None else arguments))
     debug = "--debug" in flags
+    _write_what_the_terminal_can()
     try:
         with _plain_warnings(debug=debug), _offline(on="--offline" in flags):
             return _invoke(words)
@@ -57,6 +59,13 @@ def _invoke(words: list[str]) -> int:
     if result == Interrupted.exit_code:  # typer turns Ctrl-C into an exit code
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
+
+
+def _write_what_the_terminal_can() -> None:
+    """A character that the terminal's encoding lacks becomes a question mark and stops no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def load_released(folder: str | Path) -> FewShotWeights:
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "unet" / "config.json").read_text())
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError("no readable unet/config.json", where=str(folder), fix=AGAIN) from error
     network = build_network(config, read_folder(folder / "unet"), where=str(folder / "unet"))

@@ -341,7 +341,7 @@ def _names(folder: Path) -> dict[str, int]:
         if not path.exists():
             continue
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             table = content["labels"] if name == "dataset.json" else content
             if all(key.isdigit() for key in table):  # the first version of nnU-Net's: {"1": "spleen"}
                 table = {value: key for key, value in table.items()}

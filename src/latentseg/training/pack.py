@@ -93,7 +93,9 @@ class Pack:
         self.labels: NDArray[np.uint8]
         self.supervoxels: NDArray[np.uint16] | None = None
         try:
-            self.scans = [PackedScan(**row) for row in json.loads((folder / "pack.json").read_text())]
+            self.scans = [
+                PackedScan(**row) for row in json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+            ]
             self.images = np.load(folder / "images.npy", mmap_mode="r")
             self.labels = np.load(folder / "labels.npy", mmap_mode="r")
             if (folder / "supervoxels.npy").exists():
@@ -170,7 +172,9 @@ def _write(
     save_array(folder / "images.npy", images)
     save_array(folder / "labels.npy", labels)
     with written_whole(folder / "pack.json") as temporary:
-        temporary.write_text(json.dumps([scan.model_dump(mode="json") for scan in scans], indent=1))
+        temporary.write_text(
+            json.dumps([scan.model_dump(mode="json") for scan in scans], indent=1), encoding="utf-8"
+        )
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:

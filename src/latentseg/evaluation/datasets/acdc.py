@@ -30,7 +30,7 @@ def find_originals(folder: Path) -> list[Original]:
 
 def _read(folder: Path) -> Pair:
     """Clip the top half percent, resample to 1.25 mm in the plane, crop or pad to 256 pixels."""
-    found = re.search(r"^\s*ED\s*:\s*(\d+)", (folder / "Info.cfg").read_text(), re.MULTILINE)
+    found = re.search(r"^\s*ED\s*:\s*(\d+)", (folder / "Info.cfg").read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise InputError("no end-diastolic frame (ED)", where=str(folder / "Info.cfg"), fix="unpack it again")
     stem = f"{folder.name}_frame{int(found[1]):02d}"

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -203,10 +204,10 @@ def entries_in(path: Path) -> list[Entry]:
         return [Entry(path)] if _looks_like_dicom(Entry(path)) else []
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [info.filename for info in archive.infolist() if not info.is_dir()]
+            members = [name for name in archive.namelist() if name and not name.endswith("/")]
         ordered = [Entry(path, member) for member in sorted(members, key=lambda m: _natural(Path(m)))]
         return [entry for entry in ordered if _looks_like_dicom(entry)]
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # there are many kinds, from struct.error to RuntimeError for a password
         raise files.broken(path, "zip", error) from error
 
 
@@ -262,12 +263,15 @@ def _no_images(scanned: Scan) -> str:
 
 
 def _looks_like_dicom(entry: Entry) -> bool:
-    """The magic word, or for files without preamble a first element of group 2 or 8."""
+    """The magic word, or for files without preamble a first element of group 2 or 8.
+
+    A member of an archive that cannot be unpacked may be a slice: it is left in, to be called damaged.
+    """
     try:
         with entry.open() as file:
             head = file.read(PREAMBLE + 8)
-    except (OSError, KeyError, zipfile.BadZipFile):
-        return False
+    except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return bool(entry.member)
     if head[128:132] == b"DICM":
         return True
     group, kind, length = head[:2], head[4:6], int.from_bytes(head[4:8], "little")

@@ -7,6 +7,7 @@ is bit for bit the affine of its input in every program that reads either.
 from __future__ import annotations
 
 import gzip
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def read_nifti(path: Path) -> Loaded:
     Raises:
         InputError: damaged file, four or more real axes, or color and complex voxels.
     """
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # damage is reported as an error
     opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opener(path, "rb") as stream:

@@ -121,6 +121,8 @@ def _tiff_pages(path: Path) -> NDArray[Any]:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
             axes, pixels = series.axes, series.asarray()
+            if not pixels.size:
+                raise ValueError("no pixels")
     except Exception as error:  # tifffile, zlib and struct each have their own for a damaged file
         raise files.broken(path, "TIFF", error) from error
     if axes.endswith("S"):
@@ -140,7 +142,8 @@ def _grey(pixels: NDArray[Any], path: Path, tolerance: int) -> NDArray[Any]:
     channels = pixels.shape[-1]
     if channels in (2, 4):
         alpha, pixels = pixels[..., -1], pixels[..., :-1]
-        if alpha.min() != np.iinfo(alpha.dtype).max:
+        opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
+        if alpha.min() != opaque:
             raise InputError("the picture is partly transparent", where=str(path), fix="Flatten it first")
     low, high = pixels.min(axis=-1), pixels.max(axis=-1)
     apart = int((high.astype(np.int64) - low).max()) if high.dtype.kind in "ui" else float((high - low).max())

@@ -127,10 +127,8 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:
     """The networks of the embedded default, from a folder of its files."""
     from latentseg.backbones.compact import CompactBackbone, MaskHead
-    from latentseg.backbones.image_features import read_feature_network
-    from latentseg.fewshot import checkpoint
+    from latentseg.fewshot import checkpoint, matching_features
     from latentseg.fewshot.condition import BackboneFeatures
-    from latentseg.fewshot.prior import MatchingFeatures
     from latentseg.fewshot.segmenter import FewShotParts
 
     backbone = CompactBackbone.from_folder(folder)
@@ -143,7 +141,7 @@ def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotPar
     if trained.network.prior_channels:
         files.append(path.parent / "matching.safetensors")
         grid = backbone.image_size // backbone.downscale
-        matching = MatchingFeatures(read_feature_network(files[-1]), grid=grid)
+        matching = matching_features.load(files[-1], grid=grid)
     return FewShotParts(
         backbone,
         trained.network,

@@ -12,7 +12,7 @@ from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.evaluation.baselines import MaskCopy, PriorAlone, PrototypeMatching, layouts
 from latentseg.evaluation.registration import Registration
 from latentseg.evaluation.slices import SupportSlices
-from latentseg.fewshot.prior import MatchingFeatures
+from latentseg.fewshot.matching_features import MatchingFeatures
 
 
 class Brightness:

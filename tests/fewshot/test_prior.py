@@ -11,14 +11,8 @@ from torch import Tensor
 
 from latentseg.backbones.image_features import FeatureNetwork, read_feature_network, save_feature_network
 from latentseg.errors import ModelError
-from latentseg.fewshot.prior import (
-    MatchingFeatures,
-    MatchingSupport,
-    best,
-    matching_prior,
-    on_grid,
-    squared_distances,
-)
+from latentseg.fewshot.matching_features import MatchingFeatures, on_grid
+from latentseg.fewshot.prior import MatchingSupport, best, matching_prior, squared_distances
 
 tiny_state = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
 

@@ -65,6 +65,7 @@ class FeatureNetwork(nn.Module):
         count = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("_blocks."))
         self.blocks = nn.ModuleList(_block(state, index) for index in range(count))
         self.head = _filled(state, "_conv_head", "_bn1") if "_conv_head.weight" in state else None
+        self.channels = [state[f"_blocks.{i}._project_conv.weight"].shape[0] for i in SHOWN if i < count]
         self.eval().requires_grad_(requires_grad=False)
 
     @torch.no_grad()
@@ -108,18 +109,22 @@ def load_feature_network(path: Path | None = None) -> FeatureNetwork:
         raise ModelError(f"unreadable weights ({reason(error)})", where=str(path), fix=INSTALL) from error
 
 
-def save_feature_network(network: FeatureNetwork, path: Path) -> None:
-    """Write the network without its head, in half precision."""
-    kept = {
+def headless(network: FeatureNetwork) -> dict[str, Tensor]:
+    """Tensors of the network without its head, as they are written to a file."""
+    return {
         name: t
         for name, t in network.state.items()
         if name.split(".")[0] not in ("_conv_head", "_bn1", "_fc")
     }
-    write_weights(path, kept)
+
+
+def save_feature_network(network: FeatureNetwork, path: Path) -> None:
+    """Write the network without its head, in half precision."""
+    write_weights(path, headless(network))
 
 
 def read_feature_network(path: Path) -> FeatureNetwork:
-    """Read what :func:`save_feature_network` wrote.
+    """Read what :func:`save_feature_network` wrote; whatever else the file holds stays in ``state``.
 
     Raises:
         ModelError: The file is missing, damaged or of another kind.

@@ -88,6 +88,19 @@ def denoiser(
 
 
 @app.command()
+def matching(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
+    """Train the adapter of the features that the few-shot network's matching prior compares."""
+    from latentseg.fewshot.matching_training import MatchingOptions, MatchingTask
+    from latentseg.training.config import read_config
+    from latentseg.training.loop import Loop
+    from latentseg.training.pack import Pack
+
+    _log_to_terminal()
+    options = read_config(config, MatchingOptions)
+    Loop(MatchingTask(options, Pack(pack)), options.loop, out).run(resume=resume)
+
+
+@app.command()
 def fewshot(
     config: Config,
     pack: Packed,
@@ -96,6 +109,9 @@ def fewshot(
     weights: Annotated[
         Path | None,
         typer.Option(help="Few-shot weights to start from, whatever the configuration says."),
+    ] = None,
+    matching: Annotated[
+        Path | None, typer.Option(help="The matching.safetensors of `latentseg train matching`.")
     ] = None,
     resume: Resume = False,
 ) -> None:
@@ -109,7 +125,8 @@ def fewshot(
 
     _log_to_terminal()
     options = read_config(config, FewShotOptions)
-    task = build(options, Pack(pack), CompactBackbone.from_folder(resolve(backbone)), weights=weights)
+    frozen = CompactBackbone.from_folder(resolve(backbone))
+    task = build(options, Pack(pack), frozen, weights=weights, matching=matching)
     Loop(task, options.loop, out).run(resume=resume)
 
 

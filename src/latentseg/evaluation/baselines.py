@@ -18,7 +18,7 @@ from latentseg.evaluation.slices import SupportSlices
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from latentseg.fewshot.prior import MatchingFeatures
+    from latentseg.fewshot.matching_features import MatchingFeatures
 
 
 class FeatureBackbone(Protocol):

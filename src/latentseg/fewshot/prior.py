@@ -1,7 +1,8 @@
 """The matching prior: where features of photographs say that a query resembles the support's target.
 
 Not in SD-FSMIS, whose prior is a full-size diffusion model. The small backbone's latents cannot tell a kidney
-from a psoas muscle; features of a frozen ImageNet network can, as in PFENet (Tian et al. 2020)::
+from a psoas muscle; features of a frozen ImageNet network can, as in PFENet (Tian et al. 2020), and better
+when an adapter has learned what they mean in scans (:mod:`matching_features`)::
 
     s_m(q) = mean of the 3 largest over support cells p in m of  cos(f_q, f_p) - d |q - p|^2
     prior(q) = s_fg(q) - s_bg(q)
@@ -18,34 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.fewshot.cache import pick_group
 
-STAGES = (2, 3, 4)  # of the network, on 1/8, 1/16 and 1/32 of the image
 DISTANCES = (0.0, 2.0)
 NEAREST = 3
 SCALE = 10.0  # brings margins to about unit size
 VOTE = 2.0  # logits per unit of the scaled margin
 CHANNELS = len(DISTANCES) + 1
-
-
-class MatchingFeatures:
-    """Unit vectors of every cell of a slice.
-
-    Args:
-        network: Frozen.
-        grid: Edge of the grid of the latents.
-    """
-
-    def __init__(self, network: FeatureNetwork, *, grid: int = 32) -> None:
-        self.network, self.grid = network, grid
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features ``(N, D, h, w)`` of images ``(N, 1, H, W)`` in [-1, 1]."""
-        maps = self.network.maps(images)
-        joined = torch.cat([F.normalize(on_grid(maps[i], self.grid), dim=1) for i in STAGES], 1)
-        return F.normalize(joined, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +49,6 @@ class MatchingSupport:
         return cls(by_group, cells.unflatten(0, (-1, shots)).flatten(1))
 
 
-@torch.no_grad()
 def matching_prior(features: Tensor, support: MatchingSupport, *, group: Tensor | None = None) -> Tensor:
     """Compare queries with supports.
 
@@ -117,10 +96,3 @@ def squared_distances(height: int, width: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
     at = torch.stack([rows, columns], -1).flatten(0, 1)
     return (at[:, None] - at[None]).square().sum(-1)
-
-
-def on_grid(maps: Tensor, edge: int) -> Tensor:
-    """Maps ``(N, C, h, w)`` on the grid of the latents."""
-    if maps.shape[-1] > edge:
-        return F.adaptive_avg_pool2d(maps, edge)
-    return F.interpolate(maps, size=(edge, edge), mode="bilinear", align_corners=False)

@@ -19,8 +19,9 @@ from latentseg.fewshot.components import large_in_volume, largest_per_slice
 from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, masked_features
 from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
+from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.network import FewShotUNet
-from latentseg.fewshot.prior import MatchingFeatures, MatchingSupport, matching_prior, prior_logits
+from latentseg.fewshot.prior import MatchingSupport, matching_prior, prior_logits
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
 from latentseg.fewshot.refinement import RefinementOptions, refine
 from latentseg.fewshot.support import Support, check_slices, is_flat

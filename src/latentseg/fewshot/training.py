@@ -19,14 +19,16 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
-from latentseg.backbones.image_features import load_feature_network, save_feature_network
+from latentseg.backbones.image_features import load_feature_network
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
-from latentseg.fewshot import checkpoint, prior
+from latentseg.fewshot import checkpoint, matching_features, prior
 from latentseg.fewshot.condition import ConditionTranslator, masked_features
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
 from latentseg.fewshot.losses import entropy, matching, soft_dice
 from latentseg.fewshot.mask_decoding import mask_images
+from latentseg.fewshot.matching_features import MatchingFeatures
+from latentseg.fewshot.matching_training import episode_prior
 from latentseg.fewshot.network import FewShotUNet
 from latentseg.fewshot.query_enhancement import enhance, prototypes
 from latentseg.training.loop import LoopOptions
@@ -129,11 +131,16 @@ class Inputs(NamedTuple):
 class FewShotTask:
     """What the loop trains."""
 
-    def __init__(self, options: FewShotOptions, packed: Pack, backbone: CompactBackbone) -> None:
+    def __init__(
+        self,
+        options: FewShotOptions,
+        packed: Pack,
+        backbone: CompactBackbone,
+        matching: MatchingFeatures | None = None,
+    ) -> None:
         self.options, self.backbone = options, backbone
         self.episodes = Episodes(packed, options.episodes)
-        grid = packed.images.shape[1] // backbone.downscale
-        self.matching = prior.MatchingFeatures(load_feature_network(), grid=grid) if options.prior else None
+        self.matching = matching
         unet = initial_unet(options, backbone)
         self.model = FewShotModel(unet, backbone.mask_head, condition_features=backbone.feature_dim)
 
@@ -146,7 +153,7 @@ class FewShotTask:
         self.model.to(device)
         self.backbone.to(device)
         if self.matching:
-            self.matching.network.to(device)
+            self.matching.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
         """Draw one batch of episodes."""
@@ -197,19 +204,15 @@ class FewShotTask:
             bg,
             masked_features(stage, batch.support_masks),
             mask_latents[len(support) :],
-            self._prior(batch, targets, queries),
+            self._prior(batch),
         )
 
-    def _prior(self, batch: EpisodeBatch, targets: int, queries: int) -> Tensor:
+    def _prior(self, batch: EpisodeBatch) -> Tensor:
         """The matching prior of every query for each of its targets."""
         if self.matching is None:
             grid = batch.query_images.shape[-1] // self.backbone.downscale
             return batch.query_images.new_zeros(len(batch.query_masks), 0, grid, grid)
-        shown, asked = self.matching(batch.support_images), self.matching(batch.query_images)
-        support = prior.MatchingSupport.of(shown.repeat_interleave(targets, 0), batch.support_masks)
-        per_target = asked.unflatten(0, (-1, 1, queries)).expand(-1, targets, -1, -1, -1, -1).flatten(0, 2)
-        group = torch.arange(len(batch.support_masks)).repeat_interleave(queries)
-        return prior.matching_prior(per_target, support, group=group)
+        return episode_prior(self.matching, batch)
 
     def export(self, model: FewShotModel, folder: Path) -> None:
         """Write ``fewshot.safetensors``."""
@@ -218,11 +221,16 @@ class FewShotTask:
         )
         checkpoint.save(folder / "fewshot.safetensors", weights=weights)
         if self.matching:
-            save_feature_network(self.matching.network, folder / "matching.safetensors")
+            matching_features.save(self.matching, folder / "matching.safetensors")
 
 
 def build(
-    options: FewShotOptions, packed: Pack, backbone: CompactBackbone, *, weights: Path | None = None
+    options: FewShotOptions,
+    packed: Pack,
+    backbone: CompactBackbone,
+    *,
+    weights: Path | None = None,
+    matching: Path | None = None,
 ) -> FewShotTask:
     """The task of a configuration; the seed of the loop also seeds the initial weights.
 
@@ -231,12 +239,17 @@ def build(
         packed: Slices with labels and supervoxels.
         backbone: Frozen.
         weights: Few-shot weights to start from instead, trained on the same backbone.
+        matching: Features of the prior, from ``latentseg train matching``; None takes them untrained.
 
     Raises:
         ModelError: The weights, or the backbone's denoiser, are missing, damaged or do not fit.
     """
     torch.manual_seed(options.loop.seed)
-    task = FewShotTask(options, packed, backbone)
+    grid = packed.images.shape[1] // backbone.downscale
+    features = matching_features.load(matching, grid=grid) if matching else None
+    if options.prior and features is None:
+        features = MatchingFeatures(load_feature_network(), grid=grid)
+    task = FewShotTask(options, packed, backbone, features if options.prior else None)
     if weights:
         go_on_from(task.model, weights)
     return task

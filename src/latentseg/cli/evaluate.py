@@ -68,10 +68,16 @@ def evaluate() -> None:
 
 @app.command(DEFAULT_COMMAND)
 def masks(
-    prediction: Annotated[Path, typer.Argument(help="Label maps to judge: a folder or one file.")],
-    truth: Annotated[Path, typer.Argument(help="True label maps, named alike.")],
+    prediction: Annotated[
+        Path, typer.Argument(help="Masks to judge: a folder or one file; label maps, DICOM SEG or RTSTRUCT.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="True masks, named alike, in any of these formats.")],
     labels: Annotated[
-        str | None, typer.Option(help="Names, such as 1=liver,2=tumor, or a dataset.json; default: all ids.")
+        str | None, typer.Option(help="Names, such as 1=liver,2=tumor, or a dataset.json; default: all.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="The scan, or folder of scans, whose grid DICOM masks are read on."),
     ] = None,
     tolerance_mm: Annotated[float, typer.Option(help="Surface error that NSD forgives.")] = 2.0,
     lesion_iou: Annotated[float, typer.Option(help="IoU from which a lesion counts as found.")] = 0.1,
@@ -81,17 +87,19 @@ def masks(
     as_json: AsJson = False,
 ) -> None:
     """Dice, IoU, NSD, HD95, ASSD, volume, lesion F1, panoptic quality and false positives, per label."""
-    from latentseg.evaluation import label_maps
+    from latentseg.evaluation import label_maps, mask_files
     from latentseg.results import check_writable
 
     if not (tolerance_mm >= 0 and 0 < lesion_iou <= 1):
         raise UsageError("a tolerance below 0 or an IoU outside 0 to 1", fix="give --tolerance-mm 2 or so")
     if out is not None:
         check_writable(out)
-    pairs, extra = label_maps.pair_files(prediction, truth)
+    pairs, extra = mask_files.pair_files(prediction, truth, like=like)
     if extra:
         typer.echo(f"warning: {len(extra)} predictions have no truth: {', '.join(extra[:8])}", err=True)
-    names = label_maps.parse_labels(labels) if labels else label_maps.find_labels(pairs)
+    names = label_maps.parse_labels(labels) if labels else mask_files.find_labels(pairs)
+    if labels:
+        mask_files.check_names(pairs, names)
     options = label_maps.MetricOptions(names, tolerance_mm=tolerance_mm, lesion_iou=lesion_iou)
     rows = [row for pair in pairs for row in label_maps.evaluate_pair(pair, options)]
     summaries = label_maps.summarize_labels(rows)

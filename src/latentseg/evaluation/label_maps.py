@@ -1,4 +1,4 @@
-"""Two folders of label maps compared, case by case and label by label.
+"""Masks compared with the truth, case by case and label by label.
 
 Masks that are empty follow the rules of `metrics`, `surface` and `lesions`. Cases whose truth lacks a label
 are its absent cases; any predicted voxel there is a false positive.
@@ -12,27 +12,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.evaluation.lesions import FOUND_IOU, match_lesions
+from latentseg.evaluation.mask_files import Pair, read_pair
 from latentseg.evaluation.metrics import overlap
 from latentseg.evaluation.statistics import Interval, bootstrap_mean
 from latentseg.evaluation.surface import TOLERANCE_MM, surface_distances
 from latentseg.evaluation.tables import markdown_table, percent
-from latentseg.imaging import Volume, read_labels, same_grid
-from latentseg.imaging.files import SUFFIXES, case_name, natural_key, written_whole
+from latentseg.imaging import Volume, same_grid
+from latentseg.imaging.files import written_whole
 from latentseg.imaging.geometry import describe_grid
-
-
-class Pair(NamedTuple):
-    """Files of one case."""
-
-    case: str
-    prediction: Path
-    truth: Path
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class MetricOptions:
     """What the metrics depend on.
 
     Attributes:
-        label_of: Label id by name (see `find_labels` for maps without names).
+        label_of: Label id by name (see `mask_files.find_labels` for masks without).
         tolerance_mm: Surface error that NSD forgives.
         lesion_iou: IoU from which a lesion counts as found.
     """
@@ -122,69 +114,24 @@ MEANS = (
 )
 
 
-def pair_files(prediction: Path, truth: Path) -> tuple[list[Pair], list[str]]:
-    """Pairs of files by name (two files are a pair whatever their names), and predictions left over.
-
-    Raises:
-        InputError: A path does not exist, a file against a folder, no truth, or predictions are missing.
-    """
-    for path in (prediction, truth):
-        if not path.exists():
-            raise InputError("no such file or folder", where=str(path), fix="check the path")
-    if prediction.is_dir() != truth.is_dir():
-        where = f"{prediction} and {truth}"
-        raise InputError("one is a folder and the other a file", where=where, fix="give two of a kind")
-    if truth.is_file():
-        return [Pair(case_name(truth), prediction, truth)], []
-    predictions, truths = _files(prediction), _files(truth)
-    if not truths:
-        raise InputError("no label maps", where=str(truth), fix="give a folder of NIfTI or NRRD files")
-    missing = [case for case in truths if case not in predictions]
-    if missing:
-        names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        what = f"predictions are missing for {len(missing)} of {len(truths)} cases ({names})"
-        fix = "predict them too: leaving out the hard ones flatters the mean"
-        raise InputError(what, where=str(prediction), fix=fix)
-    pairs = [Pair(case, predictions[case], path) for case, path in truths.items()]
-    return pairs, [case for case in predictions if case not in truths]
-
-
-def find_labels(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Every label id of all files under its number, but 0.
-
-    Raises:
-        InputError: A file cannot be read, or no file holds a label.
-    """
-    found: set[int] = set()
-    for pair in pairs:
-        for path in (pair.prediction, pair.truth):
-            found |= {int(label) for label in np.unique(read_labels(path).array)}
-    if not found - {0}:
-        where = ", ".join(str(pair.truth) for pair in pairs[:3])
-        raise InputError("no label map holds a label", where=where, fix="name the labels with --labels")
-    return {str(label): label for label in sorted(found - {0})}
-
-
 def evaluate_pair(pair: Pair, options: MetricOptions) -> list[LabelRow]:
-    """Compare the two label maps of a case, label by label.
+    """Compare the two masks of a case, label by label.
 
     Raises:
-        InputError: A file cannot be read, or holds a label that `options` does not name.
+        InputError: A file cannot be read, or is a label map with a label that `options` does not name.
         GeometryError: The two are on different grids.
     """
-    truth = read_labels(pair.truth)
-    prediction = read_labels(pair.prediction)
-    check_comparable(prediction, truth)
-    present = {int(label) for volume in (truth, prediction) for label in np.unique(volume.array)} - {0}
-    unknown = sorted(present - set(options.label_of.values()))
+    prediction, truth = read_pair(pair, options.label_of)
+    check_comparable(prediction.grid, truth.grid)
+    unknown = sorted((prediction.ids | truth.ids) - set(options.label_of.values()))
     if unknown:
         what = f"unknown label ids {', '.join(map(str, unknown[:12]))}"
         fix = f"name them too; known are {', '.join(f'{v}={k}' for k, v in options.label_of.items())}"
         raise InputError(what, where=f"{pair.prediction} or {pair.truth}", fix=fix)
     return [
         compare_masks(
-            prediction.with_array(prediction.array == label),
-            truth.with_array(truth.array == label),
+            prediction.mask(name, label),
+            truth.mask(name, label),
             case=pair.case,
             label=name,
             options=options,
@@ -302,11 +249,6 @@ def parse_labels(text: str) -> dict[str, int]:
         fix = "write 1=liver,2=tumor, or give a dataset.json"
         raise UsageError(f"unknown labels {text!r}", where="--labels", fix=fix)
     return {name.strip(): int(number) for number, _, name in pairs}
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    paths = [path for path in folder.iterdir() if path.name.lower().endswith(tuple(SUFFIXES))]
-    return {case_name(path): path for path in sorted(paths, key=natural_key)}
 
 
 def _summary(label: str, rows: Sequence[LabelRow]) -> LabelSummary:

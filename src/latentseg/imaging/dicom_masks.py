@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,26 @@ def holds_masks(path: Path) -> bool:
     return "image" not in kinds and bool(kinds.intersection(MASK_KINDS))
 
 
-def read_masks(path: str | Path, *, like: Volume | None = None) -> dict[str, NDArray[np.bool_]]:
-    """All structures of one RTSTRUCT or SEG object, by name; they may overlap.
+def structure_names(path: str | Path) -> list[str]:
+    """Names of the structures of one RTSTRUCT or SEG object, in its order.
+
+    Raises:
+        InputError: no such object or several, or damage.
+    """
+    entry, kind = _the_object(Path(path))
+    with parsing(entry):
+        return list(_names(entry.read(), kind).values())
+
+
+def read_masks(
+    path: str | Path, *, like: Volume | None = None, names: Sequence[str] | None = None
+) -> dict[str, NDArray[np.bool_]]:
+    """Structures of one RTSTRUCT or SEG object, by name; they may overlap.
 
     Args:
         path: the file, or a folder or archive that holds one such object besides others.
         like: the scan; needed for contours, which have no voxels of their own.
+        names: of :func:`structure_names`, those to read; default: all.
 
     Returns:
         `(I, J, K)` each, on the grid of ``like``; empty structures included.
@@ -60,7 +74,17 @@ def read_masks(path: str | Path, *, like: Volume | None = None) -> dict[str, NDA
         GeometryError: structures of another scan, or that lie between its voxels.
     """
     entry, kind = _the_object(Path(path))
-    return _structures(entry, kind, like or _own_grid(entry, kind))
+    return _structures(entry, kind, like or _own_grid(entry, kind), names)
+
+
+def find_name(name: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` that is ``name``, whatever its case and separators; the first of several."""
+
+    def plain(text: str) -> str:
+        return "".join(letter for letter in text.lower() if letter.isalnum())
+
+    alike = [one for one in names if plain(one) == plain(name)]
+    return name if name in names else next(iter(alike), None)
 
 
 def read_label_map(path: Path, *, like: Volume | None = None, name: str | None = None) -> files.Loaded:
@@ -99,12 +123,16 @@ def _the_object(path: Path) -> tuple[Entry, str]:
     return found[0]
 
 
-def _structures(entry: Entry, kind: str, like: Volume) -> dict[str, NDArray[np.bool_]]:
+def _structures(
+    entry: Entry, kind: str, like: Volume, names: Sequence[str] | None = None
+) -> dict[str, NDArray[np.bool_]]:
     dataset = entry.read()
     with parsing(entry):
         _check_reference(dataset, kind, like, entry)
         parts = _segments(dataset, entry) if kind == "segmentation" else _contours(dataset)
-        return _drawn(parts, _names(dataset, kind), like, entry)
+        listed = _names(dataset, kind)
+        wanted = {number: name for number, name in listed.items() if names is None or name in names}
+        return _drawn(parts, wanted, like, entry)
 
 
 def _names(dataset: Any, kind: str) -> dict[int, str]:
@@ -302,14 +330,9 @@ def _own_grid(entry: Entry, kind: str) -> Volume:
 
 
 def _match(name: str, names: list[str], entry: Entry) -> str:
-    """The structure of a name, whatever its case and separators."""
-    plain = {"".join(letter for letter in one.lower() if letter.isalnum()): one for one in reversed(names)}
-    key = "".join(letter for letter in name.lower() if letter.isalnum())
-    if name in names:
-        return name
-    if key in plain:
-        return plain[key]
-    if len(names) == 1:
-        return names[0]
+    """The structure of a name, or the only one."""
+    found = find_name(name, names) or (names[0] if len(names) == 1 else None)
+    if found is not None:
+        return found
     what = f"no structure is called {name!r}"
     raise UsageError(what, where=str(entry), fix=f"Choose from {', '.join(names)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentseg.backbones.image_features import FeatureNetwork, read_feature_network, save_feature_network
 from latentseg.errors import ModelError
 from latentseg.fewshot.matching_features import MatchingFeatures, on_grid
-from latentseg.fewshot.prior import MatchingSupport, best, matching_prior, squared_distances
+from latentseg.fewshot.prior import MatchingSupport, best, clear_cells, matching_prior, places, scan_prior
 
 tiny_state = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
 
@@ -61,15 +61,54 @@ def test_each_query_has_its_own_support() -> None:
     assert matching_prior(queries, joint)[:, 0, 2, 2].min() > 0 or joint.masks.sum() == 2
 
 
-def test_masks_that_fill_nothing_or_all() -> None:
-    similar = torch.tensor([[[0.9, 0.5, 0.1, 0.0]]])
-    assert best(similar, torch.tensor([[True, True, True, True]])).item() == pytest.approx(0.5)
-    assert best(similar, torch.tensor([[True, False, False, False]])).item() == pytest.approx(0.9)
-    assert best(similar, torch.zeros(1, 4, dtype=torch.bool)).item() == -1
+def test_all_supports_and_the_scan_itself_are_asked() -> None:
+    shown = [field((0, 0)), field((2, 2))]
+    support = MatchingSupport.of(*(torch.cat(parts) for parts in zip(*shown, strict=True)))
+    queries = torch.cat([field((0, 1))[0], field((2, 1))[0], field((2, 2))[0]])
+    group = torch.tensor([0, 0, 0])
+    own = matching_prior(queries, support, group=group)
+    every = matching_prior(queries, support.joined())
+    assert every[2, 1, 2, 2] > own[2, 1, 2, 2]  # the second support shows it in this very place
+    torch.testing.assert_close(scan_prior(queries, support, group=group), (own + every) / 2)
+    torch.testing.assert_close(scan_prior(queries, support, group=group, slab=2), (own + every) / 2)
+
+
+def test_clear_cells_of_a_scan_are_one_more_support() -> None:
+    features = torch.cat([field((row, row))[0] for row in range(4)] * 3)
+    margin = 2 * features[:, 0] - 1
+    known = clear_cells(features, margin)
+    assert known is not None
+    assert known.features.shape == (1, 2, 12 + 180)
+    assert known.masks.sum() == 12
+    assert known.places[:4].tolist() == [[row / 4, row / 4] for row in range(4)]
+    assert clear_cells(features[:4], margin[:4]) is None  # four cells of the target are too few
+    assert clear_cells(features, margin.abs()) is None  # nothing is beside it
+    shown = MatchingSupport.of(*field((0, 0)))
+    prior = scan_prior(features, shown)
+    assert prior[3, 1, 3, 3] > matching_prior(features, shown)[3, 1, 3, 3]  # known from the scan's own slices
+
+
+def test_the_mean_of_the_three_best() -> None:
+    assert best(torch.tensor([[[0.9, 0.5, 0.1, 0.0]]])).item() == pytest.approx(0.5)
+    assert best(torch.tensor([[[0.9]]])).item() == pytest.approx(0.9)
+    assert best(torch.zeros(1, 1, 0)).item() == -1
+
+
+def test_queries_need_a_group() -> None:
+    shown = [field((0, 0)), field((2, 2))]
+    support = MatchingSupport.of(*(torch.cat(parts) for parts in zip(*shown, strict=True)))
+    with pytest.raises(ValueError, match="3 queries and 2 supports"):
+        matching_prior(torch.cat([field((0, 0))[0]] * 3), support)
+
+
+def test_a_mask_that_fills_the_slice_has_nothing_beside_it() -> None:
+    features, mask = field((0, 0))
+    prior = matching_prior(features, MatchingSupport.of(features, torch.ones_like(mask)))
+    assert prior[:, 0].min() == pytest.approx(10 * (1 + 1 / 3))  # one of the three best is the cell itself
 
 
 def test_grids() -> None:
-    assert squared_distances(2, 2)[0].tolist() == [0, 0.25, 0.25, 0.5]
+    assert places(2, 2).tolist() == [[0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5]]
     assert (
         on_grid(torch.ones(1, 1, 8, 8), 4).shape == on_grid(torch.ones(1, 1, 2, 2), 4).shape == (1, 1, 4, 4)
     )

@@ -162,18 +162,16 @@ class PriorAlone:
         """Compare each of `(S, H, W)` with the most similar support slice."""
         import torch
 
-        from latentseg.fewshot.prior import MatchingSupport, matching_prior, prior_logits
+        from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
         from latentseg.fewshot.refinement import refine
 
         shown = torch.from_numpy(np.ascontiguousarray(support.images, np.float32))[:, None]
         known = MatchingSupport.of(self.features(shown), torch.from_numpy(support.masks))
         groups = torch.from_numpy(nearest_support(support, query_slices))
         images = torch.from_numpy(np.ascontiguousarray(query_slices, np.float32))[:, None]
-        out = []
-        for slab, group in zip(images.split(self.batch), groups.split(self.batch), strict=True):
-            prior = matching_prior(self.features(slab), known, group=group)
-            out.append(prior_logits(prior, slab.shape[-1])[:, 0].sigmoid())
-        chance = np.asarray(torch.cat(out).numpy())
+        features = torch.cat([self.features(slab) for slab in images.split(self.batch)])
+        prior = scan_prior(features, known, group=groups, slab=self.batch)
+        chance = np.asarray(prior_logits(prior, images.shape[-1])[:, 0].sigmoid().numpy())
         return refine(query_slices, chance) if self.refined else chance
 
 

@@ -59,6 +59,7 @@ class SupportContext:
             tensors |= {
                 "matching/features": self.matching.features.half(),
                 "matching/masks": self.matching.masks,
+                "matching/places": self.matching.places,
             }
         about = {n: getattr(self, n) for n in ("name", "mode", "model", "flat", "compat")} | {
             "format": FORMAT
@@ -85,11 +86,9 @@ class SupportContext:
                 raise KeyError("format")  # one message for all that is not a support
             cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
             rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
-            matching = (
-                MatchingSupport(tensors["matching/features"].float(), tensors["matching/masks"])
-                if "matching/features" in tensors
-                else None
-            )
+            compared = [tensors.get(f"matching/{field}") for field in ("features", "masks", "places")]
+            known = [t.float() for t in compared if t is not None]
+            matching = MatchingSupport(*known) if known else None
             return cls(cache=SupportCache.from_tensors(cache), matching=matching, **rest, **about)
         except Exception as error:  # safetensors, JSON and key errors alike
             raise ModelError(

@@ -8,7 +8,8 @@ when an adapter has learned what they mean in scans (:mod:`matching_features`)::
     prior(q) = s_fg(q) - s_bg(q)
 
 once with ``d = 0`` and once with ``d = 2``, where positions run from 0 to 1: scans of one body region show
-an organ in about the same place.
+an organ in about the same place. A scan is then compared with itself: cells whose margin is clear become one
+more support, of the scan's own contrast (:func:`scan_prior`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentseg.fewshot.cache import pick_group
-
 DISTANCES = (0.0, 2.0)
 NEAREST = 3
 SCALE = 10.0  # brings margins to about unit size
 VOTE = 2.0  # logits per unit of the scaled margin
 CHANNELS = len(DISTANCES) + 1
+CLEAR = 0.5  # scaled margin from which a cell of the scan is taken as known
+FEWEST, MOST = 8, 512  # clear cells of a kind: fewer show nothing, more add nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,12 @@ class MatchingSupport:
     Attributes:
         features: ``(G, D, L)`` of all cells of all shots of a group.
         masks: ``(G, L)``, share of each cell that belongs to the target.
+        places: ``(L, 2)``, row and column of each cell in [0, 1).
     """
 
     features: Tensor
     masks: Tensor
+    places: Tensor
 
     @classmethod
     def of(cls, features: Tensor, masks: Tensor, *, shots: int = 1) -> MatchingSupport:
@@ -46,7 +49,62 @@ class MatchingSupport:
         size = features.shape[2], features.shape[3]
         cells = F.adaptive_avg_pool2d(masks.float()[:, None], size).flatten(1)
         by_group = features.flatten(2).unflatten(0, (-1, shots)).transpose(1, 2).flatten(2)
-        return cls(by_group, cells.unflatten(0, (-1, shots)).flatten(1))
+        return cls(by_group, cells.unflatten(0, (-1, shots)).flatten(1), places(*size).repeat(shots, 1))
+
+    def joined(self) -> MatchingSupport:
+        """All groups as one; beside the target every third cell is enough."""
+        masks = self.masks.flatten()
+        kept = (masks > 0) | (torch.arange(len(masks), device=masks.device) % 3 == 0)
+        features = self.features.transpose(0, 1).flatten(1)[:, kept]
+        return MatchingSupport(
+            features[None], masks[None, kept], self.places.repeat(len(self.masks), 1)[kept]
+        )
+
+
+@torch.no_grad()
+def scan_prior(
+    features: Tensor, support: MatchingSupport, *, group: Tensor | None = None, slab: int = 8
+) -> Tensor:
+    """The prior of a whole scan: by each slice's own support, by all supports, and by the scan itself.
+
+    Args:
+        features: Of all its slices, ``(S, D, h, w)``.
+        support: Of ``G`` groups.
+        group: ``(S,)`` long, the support of each slice; None for ``G == 1``.
+        slab: Slices at a time.
+
+    Returns:
+        ``(S, 3, h, w)``, see :func:`matching_prior`.
+    """
+
+    def compare(with_: MatchingSupport, group: Tensor | None = None) -> Tensor:
+        parts = features.split(slab)
+        groups = [None] * len(parts) if group is None else group.split(slab)
+        return torch.cat([matching_prior(p, with_, group=g) for p, g in zip(parts, groups, strict=True)])
+
+    shown = compare(support, group)
+    if len(support.masks) > 1:
+        shown = (shown + compare(support.joined())) / 2
+    known = clear_cells(features, shown[:, 1])
+    return shown if known is None else (shown + compare(known)) / 2
+
+
+def clear_cells(features: Tensor, margin: Tensor) -> MatchingSupport | None:
+    """The cells of a scan whose margin is clear as one support; None where too few are the target's.
+
+    Args:
+        features: ``(S, D, h, w)``.
+        margin: ``(S, h, w)``, scaled.
+    """
+    of_target, beside = (cells.flatten().nonzero()[:, 0] for cells in (margin > CLEAR, margin < -CLEAR))
+    if min(len(of_target), len(beside)) < FEWEST:
+        return None
+    kept = [i[torch.linspace(0, len(i) - 1, min(len(i), MOST)).long()] for i in (of_target, beside)]
+    cells = torch.cat(kept)
+    masks = torch.arange(len(cells)) < len(kept[0])
+    by_cell = features.flatten(2).transpose(1, 2).flatten(0, 1)
+    at = places(*margin.shape[1:])[cells % margin[0].numel()]
+    return MatchingSupport(by_cell[cells].T[None], masks.float()[None], at)
 
 
 def matching_prior(features: Tensor, support: MatchingSupport, *, group: Tensor | None = None) -> Tensor:
@@ -61,20 +119,32 @@ def matching_prior(features: Tensor, support: MatchingSupport, *, group: Tensor 
         ``(B, 3, h, w)``: the margin of foreground over background without and with distance, and the
         similarity to the foreground with distance.
     """
-    batch, (height, width) = len(features), features.shape[2:]
-    known = pick_group(support.features, batch=batch, group=group)
-    masks = pick_group(support.masks, batch=batch, group=group)
-    cosine = features.flatten(2).transpose(1, 2).float() @ known.float()
-    apart = squared_distances(height, width).repeat(1, cosine.shape[2] // (height * width))
-    largest = masks.amax(1, keepdim=True)
-    inside, outside = masks >= 0.5 * largest, masks < 0.2 * largest
-    out = []
-    for weight in DISTANCES:
-        similar = cosine - weight * apart
-        foreground, background = (best(similar, cells) for cells in (inside, outside))
-        out.append(foreground - background)
-    out.append(foreground - 0.8)
-    prior: Tensor = SCALE * torch.stack(out, 1).unflatten(2, (height, width))
+    groups = len(support.masks)
+    if group is None and groups not in (1, len(features)):
+        raise ValueError(f"{len(features)} queries and {groups} supports need a group index")
+    if groups == 1:
+        return _compare(features, support, 0)
+    index = torch.arange(groups, device=features.device) if group is None else group
+    prior = features.new_empty(len(features), CHANNELS, *features.shape[2:], dtype=torch.float32)
+    for number in index.unique().tolist():
+        of_group = index == number
+        prior[of_group] = _compare(features[of_group], support, number)
+    return prior
+
+
+def _compare(features: Tensor, support: MatchingSupport, group: int) -> Tensor:
+    """The prior ``(B, 3, h, w)`` of queries that share a support."""
+    grid = features.shape[2:]
+    queries, known = features.flatten(2).transpose(1, 2).float(), support.features[group].float()
+    masks, at = support.masks[group], places(*grid).to(features.device)
+    similar = []
+    for cells in (masks >= 0.5 * masks.max(), masks < 0.2):
+        cosine = queries @ known[:, cells]
+        apart = torch.cdist(at, support.places[cells].float()).square()
+        similar.append([best(cosine - weight * apart) for weight in DISTANCES])
+    (near_to_target, near), beside = similar[0], similar[1]
+    margins = [near_to_target - beside[0], near - beside[1], near - 0.8]
+    prior: Tensor = SCALE * torch.stack(margins, 1).unflatten(2, grid)
     return prior
 
 
@@ -83,16 +153,13 @@ def prior_logits(prior: Tensor, size: int) -> Tensor:
     return VOTE * F.interpolate(prior[:, 1:2], size=(size, size), mode="bilinear", align_corners=False)
 
 
-def best(similar: Tensor, cells: Tensor) -> Tensor:
-    """Mean ``(B, Q)`` of the largest of ``(B, Q, L)`` among some cells ``(B, L)``; -1 where there is none."""
-    top = similar.masked_fill(~cells[:, None], -torch.inf).topk(NEAREST, 2).values
-    there = torch.isfinite(top)
-    mean = torch.where(there, top, 0.0).sum(2) / there.sum(2).clamp(min=1)
-    return torch.where(there.any(2), mean, -1.0)
+def best(similar: Tensor) -> Tensor:
+    """Mean ``(B, Q)`` of the largest of ``(B, Q, L)``; -1 where ``L`` is 0."""
+    count = min(NEAREST, similar.shape[2])
+    return similar.topk(count, 2).values.mean(2) if count else similar.new_full(similar.shape[:2], -1.0)
 
 
-def squared_distances(height: int, width: int) -> Tensor:
-    """``(L, L)`` between the cells of a grid whose sides have length 1."""
+def places(height: int, width: int) -> Tensor:
+    """Row and column ``(L, 2)`` of the cells of a grid whose sides have length 1."""
     rows, columns = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
-    at = torch.stack([rows, columns], -1).flatten(0, 1)
-    return (at[:, None] - at[None]).square().sum(-1)
+    return torch.stack([rows, columns], -1).flatten(0, 1)

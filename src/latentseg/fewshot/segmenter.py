@@ -21,7 +21,7 @@ from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.network import FewShotUNet
-from latentseg.fewshot.prior import MatchingSupport, matching_prior, prior_logits
+from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
 from latentseg.fewshot.refinement import RefinementOptions, refine
 from latentseg.fewshot.support import Support, check_slices, is_flat
@@ -252,8 +252,7 @@ class FewShotSegmenter:
     ) -> NDArray[np.float32]:
         """Probability ``(S, H, W)`` of the query slices of one scan."""
         out = []
-        for slab, own in self._slabs(query, group):
-            prior = self._prior(slab, context, own)
+        for slab, own, prior in self._slabs(query, context, group):
             z_mask = self.mask_latents(slab, context, own, prior)
             out.append(self._probability(z_mask, prior).float().numpy())
         found, refinement = np.concatenate(out), self.options.refinement
@@ -274,22 +273,21 @@ class FewShotSegmenter:
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices."""
         found = [
-            self.mask_latents(slab, context, own, self._prior(slab, context, own))
-            for slab, own in self._slabs(query, group)
+            self.mask_latents(slab, context, *rest) for slab, *rest in self._slabs(query, context, group)
         ]
         rgb = np.concatenate([decoded_uint8(self.parts.backbone.decode_rgb(z_mask)) for z_mask in found])
         return rgb.mean(-1, dtype=np.float32) / 255, largest_per_slice(official_masks(rgb))
 
-    def _prior(self, query: Encoded, context: SupportContext, group: Tensor | None) -> Tensor | None:
-        if query.features is None or context.matching is None:
-            return None
-        return matching_prior(query.features, context.matching, group=group)
-
-    def _slabs(self, query: Encoded, group: Tensor | None) -> Iterator[tuple[Encoded, Tensor | None]]:
-        """Some query slices at a time, and the support group of each."""
-        for start in range(0, len(query.latents), self.options.slab):
-            at = slice(start, start + self.options.slab)
-            yield query[at], None if group is None else group[at]
+    def _slabs(
+        self, query: Encoded, context: SupportContext, group: Tensor | None
+    ) -> Iterator[tuple[Encoded, Tensor | None, Tensor | None]]:
+        """Some query slices at a time, the support group and the matching prior of each."""
+        prior, size = None, self.options.slab
+        if query.features is not None and context.matching is not None:
+            prior = scan_prior(query.features, context.matching, group=group, slab=size)
+        for start in range(0, len(query.latents), size):
+            at = slice(start, start + size)
+            yield query[at], None if group is None else group[at], None if prior is None else prior[at]
 
     def _on_grid(
         self, prepared: Prepared, name: str, chance: NDArray[np.float32], mask: NDArray[np.bool_] | None

@@ -151,6 +151,62 @@ def test_options(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message", "extra"),
+    [
+        ("  ", "E200 ", []),
+        ("?!", "the prompt '?!' holds no word", ["--dry-run"]),
+        ("liver tumor " * 40, "the prompt has 479 characters, at most 200 are read", []),
+        ("CT scan", "the prompt 'CT scan' names no structure", ["--engine", "ray"]),
+        ("liver", "the prompt 'liver' names an organ, and tumors are looked for", []),
+        ("a quibbling snark", "new ones need a text encoder", []),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused_once(
+    cohort: Path,
+    tiny_tumor_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    prompt: str,
+    message: str,
+    extra: list[str],
+) -> None:
+    monkeypatch.setattr("latentseg.text.encoders.DISTRIBUTION", "no-such-distribution")
+    words = ["-p", "liver tumor", "-p", prompt, "--backbone", str(tiny_tumor_model), "-o", "out"]
+    assert main(["batch", "in", *words, *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_supports_that_cannot_be_used_are_refused_once(
+    cohort: Path, tiny_model: Path, other_tiny_model: Path, capsys: Capture
+) -> None:
+    Path("examples/empty").mkdir(parents=True)
+    shutil.copy("ex.nii.gz", "examples/ex.nii.gz")
+    shutil.copy("ex_mask.nii.gz", "examples/ex_mask.nii.gz")
+    words = ["--backbone", str(tiny_model), "-o", "out"]
+    for folder, message in (
+        ("nowhere", "not a folder: nowhere"),
+        ("examples/empty", "no image with its mask"),
+    ):
+        assert main(["batch", "in", "-s", folder, *words]) == 3
+        assert message in capsys.readouterr().err
+    encode = ["support", "encode", "examples", "-t", "liver", "-o", "liver.safetensors"]
+    assert main([*encode, "--backbone", str(other_tiny_model)]) == 0
+    assert main(["batch", "in", "-s", "liver.safetensors", *words]) == 4
+    assert "the support 'liver' was encoded by other weights" in capsys.readouterr().err
+    Path("examples/labels.json").write_text("{", encoding="utf-8")
+    assert main(["batch", "in", "-s", "examples", *words]) == 3
+    assert "the label names cannot be read" in capsys.readouterr().err
+    Path("examples/labels.json").unlink()
+    Path("examples/ex_mask.nii.gz").write_bytes(b"")
+    assert main(["batch", "in", "-s", "examples", *words]) == 3
+    assert "the file is empty" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_neither_examples_nor_prompts(cohort: Path, capsys: Capture) -> None:
     assert main(["batch", "in"]) == 2
     assert "neither examples nor a prompt" in capsys.readouterr().err

@@ -108,12 +108,12 @@ def run_batch(
         What became of the cases. A case that fails is in ``failed`` and stops no other.
 
     Raises:
-        UsageError: Targets that cannot be told apart, an unknown shard, or outputs in the way.
+        UsageError: Targets that cannot be told apart or read, an unknown shard, or outputs in the way.
+        ModelError: A support that other weights have encoded.
         InputError: The output folder cannot be written.
         Interrupted: By Ctrl-C; what is finished is kept.
     """
     options, listener = options or BatchOptions(), listener or Silence()
-    check_names([name for task in tasks for name in task.names])
     kept, pending = plan(tasks, cases=cases, out=out, options=options)
     with OutputFolder(Path(out)) as folder:
         pending.sort(key=lambda case: case.name in folder.abandoned)  # what may kill the run goes last
@@ -165,9 +165,13 @@ def plan(
     """Records of the cases that are finished, and the cases that a run would do; nothing is written.
 
     Raises:
-        UsageError: Some are finished and this is no resumed run, foreign files are in the way, or there is no
-            such shard.
+        UsageError: Targets that cannot be told apart, a prompt that cannot be read, some cases are finished
+            and this is no resumed run, foreign files are in the way, or there is no such shard.
+        ModelError: A support that other weights have encoded.
     """
+    check_names([name for task in tasks for name in task.names])
+    for task in tasks:
+        task.check()
     folder, recipe = OutputFolder(Path(out)), recipe_of(tasks, options.save)
     kept: list[Record] = []
     pending: list[Case] = []

@@ -14,7 +14,7 @@ from latentseg.batch import keys
 from latentseg.batch.cases import Case
 from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
-from latentseg.errors import LatentsegError, explained, noted
+from latentseg.errors import LatentsegError, ModelError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
 from latentseg.results import write_bytes
 
@@ -59,13 +59,28 @@ class Task:
     @property
     def names(self) -> list[str]:
         """What the targets are called."""
-        return [target if isinstance(target, str) else target.name for target in self.targets]
+        return [target_name(target) for target in self.targets]
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of the method."""
         options = getattr(self.segmenter, "options", None)
         return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
+
+    def check(self) -> None:
+        """Refuse targets that would fail in every case.
+
+        Raises:
+            UsageError: A prompt that cannot be read.
+            ModelError: A support that other weights have encoded.
+        """
+        check = getattr(self.segmenter, "check", None)
+        for target in self.targets:
+            if isinstance(target, str) and check is not None:
+                check(target)
+            elif getattr(target, "model", self.weights) != self.weights:
+                what = f"the support {target_name(target)!r} was encoded by other weights"
+                raise ModelError(what, fix="encode it again, or give the examples themselves")
 
     def encoded(self) -> Task:
         """The same task with every support encoded, once for all scans."""
@@ -104,6 +119,11 @@ class Loaded:
     state: Mapping[str, Any]
     notes: tuple[str, ...]
     seconds: float
+
+
+def target_name(target: Target) -> str:
+    """What a target is called."""
+    return target if isinstance(target, str) else target.name
 
 
 def recipe_of(tasks: Sequence[Task], save: Sequence[str]) -> dict[str, Any]:

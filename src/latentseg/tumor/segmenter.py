@@ -21,11 +21,13 @@ from latentseg.backbones.base import Backbone
 from latentseg.errors import caution
 from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
-from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
+from latentseg.imaging import Canonical, Volume, normalize, to_canonical
 from latentseg.results import Segmentations, check_names
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
-from latentseg.tumor.network import TumorNetwork, frozen_stages
+from latentseg.tumor.features import FrozenStages
+from latentseg.tumor.field import body_field
+from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.tumor.queries import Queries, Query
 from latentseg.tumor.refinement import Refined, RefinementOptions, Refiner
@@ -36,7 +38,7 @@ class TumorParts:
     """The networks of DiffuGTS on one backbone.
 
     Attributes:
-        backbone: Frozen, with a denoiser.
+        stages: Frozen features, of a backbone with a denoiser.
         network: What was trained.
         queries: Reads prompts.
         condition: Tokens of the denoiser for phrases such as ("CT", "abdomen", "healthy").
@@ -44,12 +46,17 @@ class TumorParts:
         without: Findings that were left out of the training.
     """
 
-    backbone: Backbone
+    stages: FrozenStages
     network: TumorNetwork
     queries: Queries
     condition: Callable[[Sequence[str]], Tensor]
     fingerprint: str
     without: tuple[str, ...] = ()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self.stages.backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +102,7 @@ class TumorSegmenter:
         """
         check_names(targets)
         for target in targets:
-            self.parts.queries(target, scan.modality)  # what cannot be read is said before the work
+            self.check(target, modality=scan.modality)
         report = on_progress or (lambda *_: None)
         report(0, len(targets) + 1, "reading the scan")
         prepared = self.prepare(scan)
@@ -105,6 +112,14 @@ class TumorSegmenter:
             results[target] = self.predict(prepared, target)
         report(len(targets) + 1, len(targets) + 1, "done")
         return results
+
+    def check(self, target: str, *, modality: str = "unknown") -> None:
+        """Read a prompt without a scan, so that what cannot be read is said before the work.
+
+        Raises:
+            UsageError: A prompt that cannot be read.
+        """
+        self.parts.queries(target, modality)
 
     def prepare(self, scan: Volume) -> PreparedScan:
         """Encode a scan.
@@ -118,9 +133,9 @@ class TumorSegmenter:
         check_slices(canonical, where=where)
         values = normalize(canonical.slices, modality=scan.modality, where=where)
         size = self.parts.backbone.image_size
-        slices, undo = fit_square(values, size, pixel_mm=canonical.spacing_mm[1:])
+        slices, undo = body_field(values, size, pixel_mm=canonical.spacing_mm[1:])
         images = torch.from_numpy(slices)[:, None]
-        slabs = [self._stages(slab) for slab in images.split(self.options.slab)]
+        slabs = [self.parts.stages(slab) for slab in images.split(self.options.slab)]
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
         return PreparedScan(scan, canonical, undo, images, stages)
 
@@ -159,9 +174,6 @@ class TumorSegmenter:
             evidence,
         )
 
-    def _stages(self, images: Tensor) -> list[Tensor]:
-        return frozen_stages(self.parts.backbone, images, self.parts.network.config)
-
     def _attention(self, prepared: PreparedScan, query: Query) -> tuple[Tensor, Tensor]:
         """Abnormal probability ``(S, 1, H, W)`` and anomaly score ``(S,)``, smooth across slices."""
         margins, scores = [], []
@@ -178,7 +190,7 @@ class TumorSegmenter:
 
     def _attend(self, query: Query, images: Tensor) -> Tensor:
         """Abnormal probability of other images ``(B, 1, H, W)``."""
-        maps = self.parts.network.attention(self._stages(images), query.texts.expand(len(images), -1, -1))
+        maps = self.parts.network.attention(self.parts.stages(images), query.texts.expand(len(images), -1, -1))
         margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
         return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
 

@@ -103,6 +103,19 @@ def _grey(path: Path, size: int = 8) -> Path:
     return path
 
 
+def _ring(path: Path) -> Path:
+    """A TIFF whose second page is followed by itself."""
+    tifffile.imwrite(path, np.zeros((2, 8, 9), np.uint8), metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        first, second = (page.offset for page in tiff.pages)
+        count = len(tiff.pages[1].tags)
+    data = bytearray(path.read_bytes())
+    at = second + 2 + 12 * count
+    data[at : at + 4] = second.to_bytes(4, "little")
+    assert first < second
+    return _text(path, bytes(data))
+
+
 def _header(path: Path, **fields: Any) -> Path:
     image = nib.Nifti1Image(VALUES, np.eye(4))
     for name, value in fields.items():
@@ -135,6 +148,12 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut nrrd": (
         lambda d: _cut(write_like(VALUES, like=SCAN, path=d / "a.nrrd"), 0.6),
         "truncated or damaged",
+    ),
+    "absurd mha": (
+        lambda d: _text(
+            d / "a.mha", b"ObjectType = Image\nNDims = -1e9\nDimSize = 3 3 3\nElementDataFile = LOCAL\n"
+        ),
+        r"truncated or damaged .NDims is '-1e9'",
     ),
     "cut png": (lambda d: _cut(_grey(d / "a").with_suffix(".png"), 0.5), "truncated or damaged"),
     "cut tif": (lambda d: _cut(write_like(VALUES, like=SCAN, path=d / "a.tif"), 0.5), "truncated or damaged"),
@@ -183,6 +202,10 @@ def test_bad_images(case: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
     assert "\n" not in text
     assert len(text) < 420
+
+
+def test_a_ring_of_pages_comes_to_an_end(tmp_path: Path) -> None:
+    assert read(_ring(tmp_path / "a.tif")).shape == (9, 8, 2)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from latentseg.imaging.geometry import spacing_of
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NRRD_LINE = re.compile(rb"(?m)^(space|space directions|space origin):[^\n]*\n")
 META_LINE = re.compile(rb"(?m)^(Offset|TransformMatrix|ElementSpacing|AnatomicalOrientation) =[^\n]*\n")
+META_AXES = re.compile(rb"NDims\s*[=:]([^\r\n]*)")
+MOST_AXES = 10
 HEADER_BYTES = 65536
 
 
@@ -40,6 +42,7 @@ def read_itk(path: Path) -> Loaded:
     import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    _check_axes(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -79,6 +82,15 @@ def write_itk(array: NDArray[Any], affine_ras_mm: NDArray[np.float64], header: A
     same = isinstance(header, ItkHeader) and np.array_equal(header.affine_ras_mm, affine_ras_mm)
     if same and header.dimensions == 3:
         _replace_lines(path, header.lines)
+
+
+def _check_axes(path: Path) -> None:
+    """Refuse a MetaImage of an absurd number of axes, which ends the process in ITK."""
+    with path.open("rb") as file:
+        counts = META_AXES.findall(file.read(HEADER_BYTES))
+    absurd = [count for count in counts if not (count.strip().isdigit() and 0 < int(count) <= MOST_AXES)]
+    if absurd and path.suffix.lower() in (".mha", ".mhd"):
+        raise broken(path, "MetaImage", ValueError(f"NDims is {absurd[0].decode('latin-1').strip()[:20]!r}"))
 
 
 def _affine_of(image: Any) -> NDArray[np.float64]:

@@ -119,6 +119,7 @@ def _tiff_pages(path: Path) -> NDArray[Any]:
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damage is reported as an error
     try:
         with tifffile.TiffFile(path) as tiff:
+            len(tiff.pages)  # notices pages that follow each other in a ring, which never ends below
             series = tiff.series[0]
             axes, pixels = series.axes, series.asarray()
             if not pixels.size:

@@ -15,7 +15,7 @@ from latentseg.evaluation.baselines import MaskCopy
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.datasets.base import Dataset
 from latentseg.evaluation.protocols import EP1, EP2, SupportSlices, run_protocol
-from latentseg.evaluation.slices import chunk_bounds, segment_by_chunks, support_positions
+from latentseg.evaluation.slices import ScanAnswer, chunk_bounds, segment_by_chunks, support_positions
 
 
 @dataclass
@@ -187,9 +187,16 @@ class Fixed:
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         assert len(support.images) == 1
-        return self.chance
+        return self.chance[: len(query_slices)]
 
-    def decide(self, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def scan(
+        self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+    ) -> ScanAnswer:
+        assert step_mm == 5.0
+        chance = self(support, query_slices)
+        return ScanAnswer(chance, chance.max((1, 2)))
+
+    def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
         mask = fine >= 0.5
         return mask if mask.sum() >= 100 else np.zeros_like(mask)
 
@@ -204,12 +211,35 @@ def test_whole_volumes_count_what_is_found_where_the_organ_is_not(chaos: Dataset
     assert (row.slices, row.absent_slices, row.false_slices) == (9, 3, 1)  # the liver is on slices 1 to 6
     assert row.slice_auroc == 1.0
     assert row.presence == pytest.approx(0.6)
-    assert row.absent_presence == pytest.approx(0.55)
+    # the three slices without the liver are asked again, and get the answers 0.2, 0.6, 0.6
+    assert row.absent_presence == pytest.approx(0.6)
     assert row.absent_found is True
     truth = 8 * 8 * 6
     assert (row.both, row.only_prediction) == (truth, 24 * 20 * 7 - truth)
     assert 0 < row.nsd < 1
     assert row.hd95_mm > row.assd_mm > 0
+
+
+def test_whole_scans_are_shown_with_their_support(chaos: Dataset) -> None:
+    shown: list[SupportSlices] = []
+
+    class Watcher(Fixed):
+        def scan(
+            self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+        ) -> ScanAnswer:
+            shown.append(support)
+            return super().scan(support, query_slices, step_mm=step_mm)
+
+    method = Watcher(np.zeros((9, 24, 24), np.float32))
+    list(run_protocol(EP2(chaos, organs=("liver",), size=24), methods=[method], queries=1))
+    (scan,) = shown[0].scans
+    assert scan.images.shape == (9, 24, 24)
+    assert np.flatnonzero(scan.holds).tolist() == [1, 2, 3, 4, 5, 6]
+    assert scan.step_mm == 5.0
+    assert len(shown) == 2  # the whole scan, and the slices without the organ
+    recorder = Recorder()
+    list(run_protocol(EP1(chaos, organs=("liver",), size=24), methods=[recorder], queries=1))
+    assert len(recorder.calls) == 3  # slices known to hold the organ come without scans
 
 
 def test_the_rule_of_a_method_decides(chaos: Dataset) -> None:

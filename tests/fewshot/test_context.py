@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import latentseg as ls
 from latentseg.errors import InputError, ModelError
 from latentseg.fewshot.context import SupportContext
+from latentseg.fewshot.presence import SupportAxis
 from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions
 from latentseg.imaging.phantom import Phantom
 
@@ -37,6 +40,17 @@ def test_a_saved_context_gives_identical_masks(
     before, after = (segmenter(searched.image, [one])["liver/left"] for one in (context, loaded))
     np.testing.assert_array_equal(before.mask, after.mask)
     np.testing.assert_array_equal(before.probability, after.probability)
+
+
+def test_the_course_along_the_body_is_saved(context: SupportContext, tmp_path: Path) -> None:
+    axes = tuple(
+        SupportAxis(torch.rand(5, 3, 8, 8).half(), torch.rand(5) > 0.5, torch.rand(8, 8), torch.tensor(step))
+        for step in (5.0, 7.5)
+    )
+    path = replace(context, axes=axes).save(tmp_path / "liver.safetensors")
+    for before, after in zip(axes, SupportContext.load(path).axes, strict=True):
+        for field, tensor in vars(before).items():
+            assert tensor.equal(getattr(after, field))
 
 
 def test_a_context_of_other_weights_is_refused(

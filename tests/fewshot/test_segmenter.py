@@ -14,6 +14,7 @@ import torch
 import latentseg as ls
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.fewshot import segmenter as module
+from latentseg.fewshot.presence import SupportAxis
 from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions, presence_score, signatures
 from latentseg.fewshot.support import Support
 from latentseg.imaging import Volume, default_suffix, read, write_like
@@ -201,6 +202,48 @@ def test_absent_is_an_answer(
     assert 0 <= result.presence <= 1
     assert result.preview().startswith(b"\x89PNG")
     assert not load()(searched.image, [liver])["liver"].absent
+
+
+def test_only_slices_that_can_show_the_target_are_searched(
+    load: Callable[..., FewShotSegmenter], liver: Support, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = load()
+    looks = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    holds = torch.zeros(12, dtype=torch.bool)
+    holds[4:8] = True
+    axis = SupportAxis(looks, holds, torch.ones(8, 8), torch.tensor(5.0))
+    context = replace(segmenter.encode_support(liver), axes=(axis,))
+    query = module.Encoded(torch.zeros(12, 1, 256, 256), torch.zeros(12, 4, 32, 32), None, looks)
+    asked: list[int] = []
+
+    def answer(query: module.Encoded, _: object, group: torch.Tensor | None) -> np.ndarray:
+        asked.append(len(query.images))
+        assert group is not None
+        assert len(group) == len(query.images)
+        return np.full((len(query.images), 256, 256), 0.9, np.float32)
+
+    monkeypatch.setattr(segmenter, "probability_slices", answer)
+    chance, shown = segmenter.search(query, context, torch.zeros(12, dtype=torch.long), step_mm=5.0)
+    assert asked == [4]
+    assert np.flatnonzero(chance.any((1, 2))).tolist() == [4, 5, 6, 7]
+    assert ((shown >= 0.5) == holds.numpy()).all()
+    elsewhere = module.Encoded(*(t[:4] for t in (query.images, query.latents)), None, looks[8:])
+    chance, shown = segmenter.search(elsewhere, context, torch.zeros(4, dtype=torch.long), step_mm=5.0)
+    assert asked == [4]  # nowhere to search
+    assert not chance.any()
+    everywhere = load(axis=None)
+    monkeypatch.setattr(everywhere, "probability_slices", answer)
+    chance, shown = everywhere.search(query, context, torch.zeros(12, dtype=torch.long), step_mm=5.0)
+    assert asked == [4, 12]
+    assert shown.tolist() == [1.0] * 12
+
+
+def test_a_support_keeps_its_scan(liver: Support) -> None:
+    (scan,) = liver.scans
+    assert scan.images.dtype == np.float16
+    assert 3 <= scan.holds.sum() < len(scan.holds) == len(scan.images)
+    assert scan.region.any()
+    assert len(Support.join([liver, liver]).scans) == 2
 
 
 def test_presence_looks_at_the_most_probable_pixels() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.evaluation.slices import SupportSlices
+from latentseg.evaluation.presence import presence_scores
+from latentseg.evaluation.slices import ScanAnswer, SupportSlices
 from latentseg.fewshot.support import Support
 
 if TYPE_CHECKING:
@@ -38,27 +39,40 @@ class FewShotMethod:
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability ``(S, H, W)`` for slices ``(S, H, W)``."""
-        from latentseg.fewshot.segmenter import nearest, signatures
+        encoded, context, group = self._asked(support, query_slices)
+        return self.segmenter.probability_slices(encoded, context, group)
 
-        context = self._context(support)
-        images = _tensor(query_slices)
-        chosen = nearest(signatures(images), context)
-        return self.segmenter.probability_slices(self._encoded(images), context, chosen)
+    def scan(
+        self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+    ) -> ScanAnswer:
+        """All slices of a scan, searched where the segmenter would search them."""
+        encoded, context, group = self._asked(support, query_slices)
+        chance, shown = self.segmenter.search(encoded, context, group, step_mm=step_mm)
+        return ScanAnswer(chance, presence_scores(chance) * shown)
 
-    def decide(self, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Mask of a whole scan by the segmenter's own rules for presence and for components."""
         from latentseg.fewshot.components import large_in_volume
-        from latentseg.fewshot.segmenter import presence_score
 
         options = self.segmenter.options
-        if presence_score(chance) < options.min_presence:
+        if answer.scores.max() < options.min_presence:
             return np.zeros(fine.shape, bool)
         return large_in_volume(fine >= options.threshold)
 
+    def _asked(
+        self, support: SupportSlices, query_slices: NDArray[np.float32]
+    ) -> tuple[Encoded, SupportContext, Tensor | None]:
+        """Encoded slices, the encoded support, and which of its groups each slice takes."""
+        from latentseg.fewshot.segmenter import nearest, signatures
+
+        context, images = self._context(support), _tensor(query_slices)
+        return self._encoded(images), context, nearest(signatures(images), context)
+
     def _context(self, support: SupportSlices) -> SupportContext:
-        key = _key(support.images) + _key(support.masks)
+        key = _key(support.images) + _key(support.masks) + b"".join(_key(s.holds) for s in support.scans)
         if key not in self._contexts:
-            example = Support("target", support.images, support.masks, ("",) * len(support.images))
+            sources = ("",) * len(support.images)
+            example = Support("target", support.images, support.masks, sources, scans=support.scans)
             self._contexts[key] = self.segmenter.encode_support(example)
         return _kept(self._contexts, key, 12 * KEPT)
 

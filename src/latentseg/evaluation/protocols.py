@@ -8,7 +8,9 @@ original grid.
   `linspace(0, C, 4)`; chunk `k` is segmented with the one support slice at `(k + 0.5) / 3` of the support's
   own slices.
 * **EP2** (ADNet's default): every slice of the query is segmented with the middle slice of the support's own;
-  what is found where the organ is not counts against the method.
+  what is found where the organ is not counts against the method. A method with rules for whole scans is also
+  given the support's other slices, and the first and last of them that hold the organ (see `ScanMethod`). The
+  slices of the query without the organ are then asked again, as a scan of their own.
 
 With more **shots**, each query is shown further scans of the support's fold in cyclic order from the support
 scan on, never itself, and then the scans that follow the fold in the published order. The queries stay the
@@ -32,17 +34,18 @@ from numpy.typing import NDArray
 from latentseg.errors import UsageError
 from latentseg.evaluation.datasets.base import Dataset
 from latentseg.evaluation.metrics import overlap
-from latentseg.evaluation.presence import auroc, presence_scores
+from latentseg.evaluation.presence import auroc
 from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.settings import Setting
 from latentseg.evaluation.slices import (
     THIRDS,
     PreparedCase,
+    ScanMethod,
     SliceMethod,
     SupportSlices,
-    answer_of,
     decided,
     prepare,
+    scan_answer,
     segment_by_chunks,
     support_slices,
 )
@@ -93,6 +96,7 @@ class FewShotProtocol:
     """
 
     name: ClassVar[str] = ""
+    whole_scans: ClassVar[bool] = False
 
     dataset: Dataset
     fold: int = 0
@@ -230,6 +234,7 @@ class EP2(FewShotProtocol):
     """Whole volumes, absence counts; see the module."""
 
     name: ClassVar[str] = "EP2"
+    whole_scans: ClassVar[bool] = True
 
     support_slices: int = 1
 
@@ -237,12 +242,12 @@ class EP2(FewShotProtocol):
         self, method: SliceMethod, query: PreparedCase, *, supports: Sequence[SupportSlices], organ: str
     ) -> Answer:
         """Segment every slice, and measure what is found where the organ is not."""
-        chance = answer_of(method, SupportSlices.join(supports), query.images)
-        fine = np.asarray(query.undo(chance))
-        found = decided(method, chance, fine)
+        support, step_mm = SupportSlices.join(supports), query.canonical.spacing_mm[0]
+        answer = scan_answer(method, support, query.images, step_mm=step_mm)
+        chance, scores = answer.chance, answer.scores
+        found = decided(method, answer, np.asarray(query.undo(chance)))
         absent = np.ones(len(chance), bool)
         absent[query.held(organ)] = False
-        scores = presence_scores(chance)
         facts: dict[str, float | int | bool | None] = {
             "slices": len(chance),
             "absent_slices": int(absent.sum()),
@@ -251,8 +256,11 @@ class EP2(FewShotProtocol):
             "presence": None if absent.all() else float(scores.max()),
         }
         if absent.any():
-            facts["absent_presence"] = float(scores[absent].max())
-            facts["absent_found"] = bool(decided(method, chance[absent], fine[absent]).any())
+            alone = isinstance(method, ScanMethod)  # for others slices are slices
+            slices = query.images[absent]
+            rest = scan_answer(method, support, slices, step_mm=step_mm) if alone else answer[absent]
+            facts["absent_presence"] = float(rest.scores.max())
+            facts["absent_found"] = bool(decided(method, rest, np.asarray(query.undo(rest.chance))).any())
         return Answer(chance, np.asarray(query.canonical.restore(found)), facts)
 
     def asks(self, query: PreparedCase, organ: str) -> bool:
@@ -307,7 +315,10 @@ def run_protocol(
     @cache
     def shown(support: str) -> dict[str, SupportSlices]:
         scan, count = prepare(source.load(support), size=protocol.size), protocol.support_slices
-        return {organ: support_slices(scan, organ=organ, count=count) for organ in protocol.targets}
+        whole = protocol.whole_scans
+        return {
+            organ: support_slices(scan, organ=organ, count=count, whole=whole) for organ in protocol.targets
+        }
 
     for case in cases[:queries]:
         todo = [

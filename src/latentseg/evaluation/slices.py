@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.evaluation.datasets.base import Case
+from latentseg.evaluation.presence import presence_scores
+from latentseg.fewshot.support_scan import SupportScan
 from latentseg.imaging import Canonical, fit_square, normalize, to_canonical
 
 THIRDS = 3
@@ -25,19 +27,22 @@ class SupportSlices:
     Attributes:
         images: `(n, H, W)` float32 in [-1, 1].
         masks: `(n, H, W)` bool.
+        scans: The whole scans they come from, for protocols that ask for whole scans.
     """
 
     images: NDArray[np.float32]
     masks: NDArray[np.bool_]
+    scans: tuple[SupportScan, ...] = ()
 
     def __getitem__(self, at: slice) -> SupportSlices:
         """Some of the slices."""
-        return SupportSlices(self.images[at], self.masks[at])
+        return SupportSlices(self.images[at], self.masks[at], self.scans)
 
     @classmethod
     def join(cls, parts: Sequence[SupportSlices]) -> SupportSlices:
         """The slices of several scans, in order."""
-        return cls(np.concatenate([p.images for p in parts]), np.concatenate([p.masks for p in parts]))
+        images, masks = (np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "masks"))
+        return cls(images, masks, tuple(scan for p in parts for scan in p.scans))
 
 
 class SliceMethod(Protocol):
@@ -59,16 +64,44 @@ class SliceMethod(Protocol):
         """
 
 
-@runtime_checkable
-class Decides(Protocol):
-    """A method with a rule of its own for whole volumes: is the organ there, and which voxels are it?"""
+@dataclass(frozen=True, eq=False)
+class ScanAnswer:
+    """What a method says about all slices of a scan.
 
-    def decide(self, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+    Attributes:
+        chance: Probability `(S, H, W)`.
+        scores: How present the organ is on each slice, `(S,)` in [0, 1].
+    """
+
+    chance: NDArray[np.float32]
+    scores: NDArray[np.floating]
+
+    def __getitem__(self, at: NDArray[np.bool_]) -> ScanAnswer:
+        """Some of the slices."""
+        return ScanAnswer(self.chance[at], self.scores[at])
+
+
+@runtime_checkable
+class ScanMethod(Protocol):
+    """A method with rules of its own for whole scans: where can the organ be, is it there, what is kept?"""
+
+    def scan(
+        self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+    ) -> ScanAnswer:
+        """Segment all slices `(S, H, W)` of a scan, inferior to superior.
+
+        Args:
+            support: Examples, with their scans.
+            query_slices: In [-1, 1].
+            step_mm: Distance of the slices.
+        """
+
+    def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Mask `(S, H', W')` of a scan.
 
         Args:
-            chance: `(S, H, W)`, what the method answered.
-            fine: `(S, H', W')`, the same on the slices' own grid.
+            answer: What the method answered.
+            fine: Its probability on the slices' own grid, `(S, H', W')`.
         """
 
 
@@ -113,8 +146,10 @@ def prepare(case: Case, *, size: int = 256) -> PreparedCase:
     return PreparedCase(case, canonical, images, undo)
 
 
-def support_slices(support: PreparedCase, *, organ: str, count: int = THIRDS) -> SupportSlices:
-    """The slices at `(k + 0.5) / count` of the slices that hold the organ.
+def support_slices(
+    support: PreparedCase, *, organ: str, count: int = THIRDS, whole: bool = False
+) -> SupportSlices:
+    """The slices at `(k + 0.5) / count` of the slices that hold the organ; their `whole` scan on demand.
 
     Raises:
         InputError: The scan does not hold the organ.
@@ -124,7 +159,12 @@ def support_slices(support: PreparedCase, *, organ: str, count: int = THIRDS) ->
         where = f"{support.case.dataset} case {support.case.id}"
         raise InputError(f"the support scan has no {organ}", where=where, fix="choose another support scan")
     chosen = held[support_positions(held.size, count=count)]
-    return SupportSlices(support.images[chosen], support.mask_slices(organ)[chosen])
+    masks = support.mask_slices(organ)
+    scans: tuple[SupportScan, ...] = ()
+    if whole:
+        on_slice, step_mm = np.isin(np.arange(len(masks)), held), support.canonical.spacing_mm[0]
+        scans = SupportScan.of(support.images, on_slice, masks.any(0), step_mm=step_mm)
+    return SupportSlices(support.images[chosen], masks[chosen], scans)
 
 
 def support_positions(slices: int, *, count: int = THIRDS) -> list[int]:
@@ -170,6 +210,16 @@ def answer_of(
     return answer
 
 
-def decided(method: SliceMethod, chance: NDArray[np.float32], fine: NDArray[np.float32]) -> NDArray[np.bool_]:
+def scan_answer(
+    method: SliceMethod, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+) -> ScanAnswer:
+    """What a method answers to a whole scan, by its own rules for scans where it has any."""
+    if isinstance(method, ScanMethod):
+        return method.scan(support, query_slices, step_mm=step_mm)
+    chance = answer_of(method, support, query_slices)
+    return ScanAnswer(chance, presence_scores(chance))
+
+
+def decided(method: SliceMethod, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Mask of a whole scan, by the method's own rule or at one half."""
-    return method.decide(chance, fine) if isinstance(method, Decides) else fine >= 0.5
+    return method.decide(answer, fine) if isinstance(method, ScanMethod) else fine >= 0.5

@@ -12,6 +12,7 @@ from torch import Tensor
 from latentseg.errors import ModelError
 from latentseg.fewshot.cache import SupportCache
 from latentseg.fewshot.compat import Compat
+from latentseg.fewshot.presence import SupportAxis
 from latentseg.fewshot.prior import MatchingSupport
 from latentseg.imaging.files import written_whole
 
@@ -36,6 +37,7 @@ class SupportContext:
         flat: Whether the target was shown in 2-D images alone.
         compat: The rules it was encoded by.
         matching: What the matching prior compares queries with, for networks that have one.
+        axes: The course of each scan of the support along the body, likewise.
     """
 
     name: str
@@ -48,6 +50,7 @@ class SupportContext:
     flat: bool = False
     compat: Compat = "fixed"
     matching: MatchingSupport | None = None
+    axes: tuple[SupportAxis, ...] = ()
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all."""
@@ -61,6 +64,8 @@ class SupportContext:
                 "matching/masks": self.matching.masks,
                 "matching/places": self.matching.places,
             }
+        for number, axis in enumerate(self.axes):
+            tensors |= {f"axes/{number}/{field}": t for field, t in vars(axis).items()}
         about = {n: getattr(self, n) for n in ("name", "mode", "model", "flat", "compat")} | {
             "format": FORMAT
         }
@@ -89,8 +94,16 @@ class SupportContext:
             compared = [tensors.get(f"matching/{field}") for field in ("features", "masks", "places")]
             known = [t.float() for t in compared if t is not None]
             matching = MatchingSupport(*known) if known else None
-            return cls(cache=SupportCache.from_tensors(cache), matching=matching, **rest, **about)
+            axes = axes_of({n.removeprefix("axes/"): t for n, t in tensors.items() if n.startswith("axes/")})
+            return cls(cache=SupportCache.from_tensors(cache), matching=matching, axes=axes, **rest, **about)
         except Exception as error:  # safetensors, JSON and key errors alike
             raise ModelError(
                 f"not a readable support context ({error})", where=str(path), fix="encode the support again"
             ) from error
+
+
+def axes_of(tensors: dict[str, Tensor]) -> tuple[SupportAxis, ...]:
+    """Axes of tensors named ``<number>/<field>``."""
+    count = len({name.split("/")[0] for name in tensors})
+    fields = ("looks", "holds", "region", "step_mm")
+    return tuple(SupportAxis(*(tensors[f"{number}/{field}"] for field in fields)) for number in range(count))

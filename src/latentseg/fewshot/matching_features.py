@@ -62,9 +62,16 @@ class MatchingFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(N, D, h, w)`` of images ``(N, 1, H, W)`` in [-1, 1]."""
+        return self.adapted(self.plain(images))
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The same, without the adapter."""
         maps = self.network.maps(images)
         joined = torch.cat([F.normalize(on_grid(maps[i], self.grid), dim=1) for i in STAGES], 1)
-        features = F.normalize(joined, dim=1)
+        return F.normalize(joined, dim=1)
+
+    def adapted(self, features: Tensor) -> Tensor:
+        """What the adapter makes of plain features."""
         return self.adapter(features) if self.adapter else features
 
 

@@ -21,6 +21,7 @@ from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.network import FewShotUNet
+from latentseg.fewshot.presence import AxisOptions, SupportAxis, chance_along_axis, slice_looks
 from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
 from latentseg.fewshot.refinement import RefinementOptions, refine
@@ -44,6 +45,8 @@ class SegmentOptions:
         threshold: Probability above which a voxel belongs to the target (``fixed`` only).
         refinement: What is done to the network's answer with the scan's own intensities (``fixed`` only);
             nothing when None.
+        axis: How a scan is laid beside the support's to find the slices that can show the target (``fixed``
+            only, with matching features); all are searched when None.
         min_presence: Presence below which the target is reported absent and its mask is empty.
         slab: Slices that go through a network at a time; memory grows with it and not with the volume.
     """
@@ -52,6 +55,7 @@ class SegmentOptions:
     support_mode: SupportMode = "nearest"
     threshold: float = 0.5
     refinement: RefinementOptions | None = field(default_factory=RefinementOptions)
+    axis: AxisOptions | None = field(default_factory=AxisOptions)
     min_presence: float = 0.5
     slab: int = 8
 
@@ -88,23 +92,28 @@ class Encoded:
         images: ``(S, 1, H, W)`` in [-1, 1].
         latents: ``(S, C, h, w)``.
         features: ``(S, D, h, w)`` in half precision, of the matching prior; None for a network without.
+        looks: ``(S, D, 8, 8)``, see :func:`slice_looks`; None likewise.
     """
 
     images: Tensor
     latents: Tensor
     features: Tensor | None = None
+    looks: Tensor | None = None
 
-    def __getitem__(self, at: slice) -> Encoded:
+    def __getitem__(self, at: slice | Tensor) -> Encoded:
         """Some of the slices."""
-        features = None if self.features is None else self.features[at]
-        return Encoded(self.images[at], self.latents[at], features)
+        features, looks = (None if t is None else t[at] for t in (self.features, self.looks))
+        return Encoded(self.images[at], self.latents[at], features, looks)
 
     @classmethod
     def join(cls, parts: Sequence[Encoded]) -> Encoded:
         """Slices of several, in order."""
-        images, latents = (torch.cat([getattr(p, name) for p in parts]) for name in ("images", "latents"))
-        features = [part.features for part in parts if part.features is not None]
-        return cls(images, latents, torch.cat(features) if features else None)
+
+        def joined(name: str) -> Any:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors)
+
+        return cls(*(joined(name) for name in ("images", "latents", "features", "looks")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +192,15 @@ class FewShotSegmenter:
 
     def encode_slices(self, images: Tensor) -> Encoded:
         """What queries need of slices ``(S, 1, H, W)`` in [-1, 1]."""
-        matching, slabs = self.parts.matching, images.split(self.options.slab)
-        features = torch.cat([matching(slab).half() for slab in slabs]) if matching else None
-        return Encoded(images, self.encode_images(images), features)
+        matching, latents = self.parts.matching, self.encode_images(images)
+        if matching is None:
+            return Encoded(images, latents)
+        features, looks = [], []
+        for slab in images.split(self.options.slab):
+            plain = matching.plain(slab)
+            features.append(matching.adapted(plain).half())
+            looks.append(slice_looks(plain))
+        return Encoded(images, latents, torch.cat(features), torch.cat(looks))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
@@ -209,7 +224,12 @@ class FewShotSegmenter:
         if parts.matching:
             found = MatchingSupport.of(parts.matching(images), masks, shots=shots)
         about = (support.name, cache, fg, bg, signature, mode, parts.fingerprint)
-        return SupportContext(*about, flat=support.flat, compat=compat, matching=found)
+        axes: tuple[SupportAxis, ...] = ()
+        if parts.matching and self.options.axis:
+            axes = tuple(
+                SupportAxis.of(scan, parts.matching, slab=self.options.slab) for scan in support.scans
+            )
+        return SupportContext(*about, flat=support.flat, compat=compat, matching=found, axes=axes)
 
     def predict(self, prepared: Prepared, target: Support | SupportContext) -> Segmentation:
         """Segment one target in a prepared scan.
@@ -232,9 +252,12 @@ class FewShotSegmenter:
         group, mask = nearest(prepared.signature, context), None
         if self.options.compat == "official":
             chance, mask = self.official_slices(prepared.encoded, context, group)
+            shown = np.ones(len(chance))
         else:
-            chance = self.probability_slices(prepared.encoded, context, group)
-        return self._on_grid(prepared, context.name, chance, mask)
+            step_mm = prepared.canonical.spacing_mm[0]
+            chance, shown = self.search(prepared.encoded, context, group, step_mm=step_mm)
+        presence = presence_score(chance * shown.astype(np.float32)[:, None, None])
+        return self._on_grid(prepared, context.name, chance, mask, presence)
 
     @torch.no_grad()
     def mask_latents(
@@ -245,6 +268,26 @@ class FewShotSegmenter:
         x = enhance(query.latents, *fg_bg, compat=self.options.compat, group=group)
         inputs = x if prior is None else torch.cat([x, prior], 1)
         return self.parts.network.segment(inputs, context.cache, group=group)
+
+    def search(
+        self, query: Encoded, context: SupportContext, group: Tensor | None, *, step_mm: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Search a whole scan where it can show the target.
+
+        Returns:
+            Probability ``(S, H, W)``, 0 on slices that are not searched, and the chance ``(S,)`` that each
+            slice shows the target.
+        """
+        options, shown = self.options.axis, np.ones(len(query.images))
+        if options is None or query.looks is None or not context.axes:
+            return self.probability_slices(query, context, group), shown
+        shown = chance_along_axis(query.looks, context.axes, step_mm=step_mm, options=options)
+        chance = np.zeros((len(shown), *query.images.shape[2:]), np.float32)
+        at = torch.from_numpy(shown >= options.certain)
+        if bool(at.any()):
+            own = None if group is None else group[at]
+            chance[at.numpy()] = self.probability_slices(query[at], context, own)
+        return chance, shown
 
     @torch.no_grad()
     def probability_slices(
@@ -290,10 +333,14 @@ class FewShotSegmenter:
             yield query[at], None if group is None else group[at], None if prior is None else prior[at]
 
     def _on_grid(
-        self, prepared: Prepared, name: str, chance: NDArray[np.float32], mask: NDArray[np.bool_] | None
+        self,
+        prepared: Prepared,
+        name: str,
+        chance: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None,
+        presence: float,
     ) -> Segmentation:
         """Bring slices ``(S, 256, 256)`` to the scan's grid, and decide what is there."""
-        presence = presence_score(chance)
         probability = prepared.undo(chance).clip(0, 1)
         if mask is not None:
             inside = prepared.undo(mask).astype(bool)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, UsageError
+from latentseg.fewshot.support_scan import SupportScan
 from latentseg.imaging import (
     Canonical,
     Volume,
@@ -46,6 +47,7 @@ class Support:
         masks: ``(n, 256, 256)`` bool.
         sources: For each slice, the scan it was taken from.
         flat: Whether all of them are 2-D images.
+        scans: The whole scans they come from, where those tell on which slices the target is not.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Support:
     masks: NDArray[np.bool_]
     sources: tuple[str, ...]
     flat: bool = False
+    scans: tuple[SupportScan, ...] = ()
 
     def __len__(self) -> int:
         """``n``, the number of shots."""
@@ -112,9 +115,11 @@ class Support:
         pixel_mm = canonical.spacing_mm[1:]
         values = normalize(canonical.slices, modality=image.modality, where=str(image.source or "image"))
         at = support_positions(inside, slices)
-        images, _ = fit_square(values[at], SIZE, pixel_mm=pixel_mm)
+        images, _ = fit_square(values, SIZE, pixel_mm=pixel_mm)
         masks = fit_masks(inside[at], pixel_mm=pixel_mm)
-        return cls(name, images, masks, (image.name,) * len(at), is_flat(image))
+        region = fit_masks(inside.any(0, keepdims=True), pixel_mm=pixel_mm)[0]
+        scans = SupportScan.of(images, inside.any((1, 2)), region, step_mm=canonical.spacing_mm[0])
+        return cls(name, images[at], masks, (image.name,) * len(at), is_flat(image), scans)
 
     @classmethod
     def from_folder(
@@ -166,6 +171,7 @@ class Support:
             np.concatenate([s.masks for s in supports]),
             tuple(source for s in supports for source in s.sources),
             all(s.flat for s in supports),
+            tuple(scan for s in supports for scan in s.scans),
         )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentseg.imaging.dicom_seg import SegKind
 
 SAVED = ("mask", "prob", "preview")
-DICOM_SAVED = ("dicom-labelmap", "dicom-prob")
+DICOM_SAVED = ("dicom-labelmap", "dicom-prob", "dicom-sr")
 SAVED_DECIMALS = 3  # of a probability on disk: a third of the size, in less than half the time
 PREVIEW = 320  # pixels of the longer side of a slice
 
@@ -106,7 +106,8 @@ class Segmentation:
         Args:
             folder: Output folder; made where it is missing.
             what: Any of ``mask``, ``prob`` and ``preview``; for DICOM scans also ``dicom-labelmap`` (instead
-                of a binary SEG beside the mask) and ``dicom-prob`` (a fractional SEG).
+                of a binary SEG beside the mask), ``dicom-prob`` (a fractional SEG) and ``dicom-sr`` (the
+                volume of the SEG as a structured report).
 
         Returns:
             The paths written, each whole or not at all.
@@ -135,7 +136,7 @@ class Segmentation:
         kinds: dict[str, SegKind] = {}
         if "dicom-labelmap" in what:
             kinds["seg"] = "labelmap"
-        elif "mask" in what and isinstance(self.scan.header, DicomHeader):
+        elif "dicom-sr" in what or ("mask" in what and isinstance(self.scan.header, DicomHeader)):
             kinds["seg"] = "binary"
         if "dicom-prob" in what:
             kinds["prob"] = "fractional"
@@ -144,6 +145,12 @@ class Segmentation:
             path = base / f"{self.scan.name}_{name}-{file_name(self.target)}.dcm"
             array = self.probability if kind == "fractional" else self.mask
             written += save_seg({self.target: array}, like=self.scan, path=path, kind=kind)
+        seg = base / f"{self.scan.name}_seg-{file_name(self.target)}.dcm"
+        if "dicom-sr" in what and seg in written:
+            from latentseg.imaging.dicom_sr import write_sr
+
+            path = base / f"{self.scan.name}_sr-{file_name(self.target)}.dcm"
+            written.append(write_sr(seg, volumes_ml=[self.volume_ml], like=self.scan, path=path))
         return written
 
 
@@ -174,6 +181,29 @@ class Segmentations(dict[str, Segmentation]):
         masks = np.stack([self[name].mask for name in priority])
         labels = np.where(masks.any(0), masks.argmax(0) + 1, 0).astype(np.uint16)
         return labels, int((masks.sum(0) > 1).sum())
+
+    def save_combined(self, folder: str | Path, priority: Sequence[str]) -> int:
+        """Write one label map ``<case>_combined`` under ``folder/<case>/``, and its names as ``labels.json``.
+
+        Of a DICOM scan also one SEG with every target as a segment, whatever overlaps.
+
+        Returns:
+            How many voxels more than one target claimed.
+
+        Raises:
+            UsageError: ``priority`` does not name each target once.
+            InputError: A file cannot be written.
+        """
+        labels, overlap = self.combined(priority)
+        scan = next(iter(self.values())).scan
+        base = Path(folder) / scan.name
+        write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
+        if isinstance(scan.header, DicomHeader):
+            masks = {name: self[name].mask for name in priority}
+            save_seg(masks, like=scan, path=base / f"{scan.name}_combined.dcm")
+        names = {name: number for number, name in enumerate(priority, start=1)}
+        write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
+        return overlap
 
 
 def save_seg(

@@ -116,6 +116,30 @@ def test_prompts_whatever_the_order_and_the_shard(
     assert json.loads(Path("other/run.json").read_text(encoding="utf-8"))["methods"][0]["seed"] == 1
 
 
+def test_one_label_map_of_all_targets(
+    cohort: Path, tiny_model: Path, shown: Phantom, capsys: Capture
+) -> None:
+    write_like(shown.labels.array == 4, like=shown.image, path=Path("spleen.nii.gz"))
+    both = ["-s", "ex.nii.gz,spleen.nii.gz", "--save", "mask"]
+    assert main(line(tiny_model, *both, "--combined", "spleen")) == 2
+    assert "the priority spleen does not name each target once" in capsys.readouterr().err
+    assert main(line(tiny_model, *both, "--combined", "spleen,ex_mask")) == 0
+    for case in ("ct0", "ct1"):
+        found = nib.load(f"out/{case}/{case}_combined.nii.gz").get_fdata()
+        spleen = nib.load(f"out/{case}/{case}_seg-spleen.nii.gz").get_fdata() > 0
+        liver = nib.load(f"out/{case}/{case}_seg-ex_mask.nii.gz").get_fdata() > 0
+        assert ((found == 1) == spleen).all()
+        assert ((found == 2) == (liver & ~spleen)).all()
+        names = json.loads(Path("out", case, "labels.json").read_text(encoding="utf-8"))
+        assert names == {"spleen": 1, "ex_mask": 2}
+    record = json.loads(Path("out/ct0/ct0_case.json").read_text(encoding="utf-8"))
+    assert {"ct0_combined.nii.gz", "labels.json"} <= set(record["files"])
+    assert main(line(tiny_model, *both, "--combined", "spleen,ex_mask", "--resume")) == 0
+    assert "0 done, 2 kept" in capsys.readouterr().out
+    assert main(line(tiny_model, *both, "--combined", "ex_mask,spleen", "--resume")) == 0
+    assert "2 done, 0 kept" in capsys.readouterr().out
+
+
 def test_a_dry_run_writes_nothing(cohort: Path, tiny_model: Path, capsys: Capture) -> None:
     assert main(line(tiny_model, "--dry-run")) == 0
     out = capsys.readouterr().out

@@ -33,6 +33,7 @@ class Order:
         targets: Prompts, and files of encoded supports, of each task.
         save: What is written.
         recipe: As in :class:`latentseg.batch.work.Work`.
+        combined: As there.
     """
 
     place: Path
@@ -41,6 +42,7 @@ class Order:
     targets: tuple[tuple[str | Path, ...], ...]
     save: tuple[str, ...]
     recipe: Mapping[str, Any]
+    combined: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, work: Work, folder: OutputFolder) -> Order:
@@ -57,7 +59,8 @@ class Order:
             place = folder.workplace / f"targets-{number}"
             place.mkdir()
             targets.append(tuple(_on_disk(target, place / str(n)) for n, target in enumerate(task.targets)))
-        return cls(Path.cwd(), folder.path, tuple(loads), tuple(targets), work.save, work.recipe)
+        about = (work.save, work.recipe, work.combined)
+        return cls(Path.cwd(), folder.path, tuple(loads), tuple(targets), *about)
 
     def work(self) -> Work:
         """Load the methods and their targets."""
@@ -65,7 +68,7 @@ class Order:
             Task(load(), tuple(map(_from_disk, targets)))
             for load, targets in zip(self.loads, self.targets, strict=True)
         ]
-        return Work(tuple(tasks), self.save, self.recipe)
+        return Work(tuple(tasks), self.save, self.recipe, self.combined)
 
 
 class Worker:

@@ -16,7 +16,7 @@ from latentseg.batch.manifest import Manifest, cases_csv, failures_csv
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.batch.work import Loaded, Task, Work, read_case, recipe_of, segment_case
 from latentseg.errors import Interrupted, UsageError, caution
-from latentseg.results import SAVED, check_names
+from latentseg.results import SAVED, check_names, check_priority
 
 Engine = Callable[[Sequence[Case], Work, OutputFolder], Iterator[Record]]
 
@@ -29,11 +29,13 @@ class BatchOptions:
         save: What to write of each target, see :meth:`latentseg.results.Segmentation.save`.
         resume: Leave out the cases that are finished; without it, finished cases are an error.
         shard: Only a part of the cases, ``i/n``; None is all of them.
+        combined: Also one label map of each case: all targets, in order of priority. Empty for none.
     """
 
     save: tuple[str, ...] = SAVED
     resume: bool = False
     shard: str | None = None
+    combined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def run_batch(
         status = "stopped by an error"
         try:
             encoded = tuple(task.encoded() for task in tasks) if pending else ()
-            work = Work(encoded, tuple(options.save), recipe_of(tasks, options.save))
+            recipe = recipe_of(tasks, options.save, combined=options.combined)
+            work = Work(encoded, tuple(options.save), recipe, options.combined)
             for record in (engine or run_here)(pending, work, folder):
                 new.append(record)
                 listener.finished(record)
@@ -169,10 +172,13 @@ def plan(
             and this is no resumed run, foreign files are in the way, or there is no such shard.
         ModelError: A support that other weights have encoded.
     """
-    check_names([name for task in tasks for name in task.names])
+    names = [name for task in tasks for name in task.names]
+    check_names(names)
+    if options.combined:
+        check_priority(options.combined, names)
     for task in tasks:
         task.check()
-    folder, recipe = OutputFolder(Path(out)), recipe_of(tasks, options.save)
+    folder, recipe = OutputFolder(Path(out)), recipe_of(tasks, options.save, combined=options.combined)
     kept: list[Record] = []
     pending: list[Case] = []
     for case in take_shard(cases, options.shard) if options.shard else cases:

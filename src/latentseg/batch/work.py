@@ -16,7 +16,7 @@ from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.errors import LatentsegError, ModelError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
-from latentseg.results import write_bytes
+from latentseg.results import Segmentations, write_bytes
 
 if TYPE_CHECKING:
     from latentseg.fewshot.context import SupportContext
@@ -97,11 +97,13 @@ class Work:
         tasks: Methods with encoded targets.
         save: What is written of each target.
         recipe: All that changes results, for the key of a case.
+        combined: Targets of one label map, in order of priority; empty for none.
     """
 
     tasks: tuple[Task, ...]
     save: tuple[str, ...]
     recipe: Mapping[str, Any]
+    combined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +128,10 @@ def target_name(target: Target) -> str:
     return target if isinstance(target, str) else target.name
 
 
-def recipe_of(tasks: Sequence[Task], save: Sequence[str]) -> dict[str, Any]:
+def recipe_of(tasks: Sequence[Task], save: Sequence[str], *, combined: Sequence[str] = ()) -> dict[str, Any]:
     """All that changes results and is not the scan: weights, options, targets as they were given."""
     return {
+        **({"combined": list(combined)} if combined else {}),
         "save": sorted(save),
         "tasks": [
             {
@@ -175,7 +178,7 @@ def fail_case(case: Case, error: LatentsegError, *, folder: OutputFolder) -> Rec
 
 def _segment(case: Case, loaded: Loaded, *, work: Work, folder: OutputFolder) -> Record:
     start, writing = time.perf_counter(), 0.0
-    staged, rows = folder.start(case.name), []
+    staged, rows, kept = folder.start(case.name), [], Segmentations()
     with noted(list(loaded.notes)) as notes:
         for task in work.tasks:
             prepared = task.segmenter.prepare(loaded.scan)
@@ -185,6 +188,10 @@ def _segment(case: Case, loaded: Loaded, *, work: Work, folder: OutputFolder) ->
                 began = time.perf_counter()
                 result.save(staged.parent, what=work.save)
                 writing += time.perf_counter() - began
+                if work.combined:
+                    kept[result.target] = result
+        if work.combined:
+            kept.save_combined(staged.parent, work.combined)
     write_bytes(staged / f"{case.name}_stats.json", (json.dumps(rows, indent=2) + "\n").encode())
     computing = time.perf_counter() - start - writing
     seconds = {"read": loaded.seconds, "segment": computing, "write": writing}

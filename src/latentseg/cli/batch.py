@@ -16,6 +16,7 @@ from latentseg.cli.output import human_bytes, show_table
 from latentseg.cli.segment import (
     AllowGaps,
     BackboneOption,
+    Combined,
     Label,
     ModalityOption,
     Mode,
@@ -31,6 +32,7 @@ from latentseg.cli.segment import (
     read_outputs,
     read_preset,
     read_targets,
+    split_names,
 )
 from latentseg.errors import LatentsegError, SomeCasesFailed, UsageError
 
@@ -60,8 +62,8 @@ def batch(
     save: Annotated[
         str | None,
         typer.Option(
-            help="What to write, of mask,prob,preview and, with prompts, "
-            "evidence,attention,healthy,residual,uncertainty."
+            help="What to write, of mask,prob,preview; with prompts evidence,attention,healthy,residual,"
+            "uncertainty; of DICOM dicom-labelmap,dicom-prob,dicom-sr."
         ),
     ] = None,
     resume: Annotated[
@@ -78,6 +80,7 @@ def batch(
     ] = "here",
     workers: Annotated[int, typer.Option(help="Of --engine ray: each loads the model.", min=1)] = 2,
     label: Label = None,
+    combined: Combined = None,
     modality: ModalityOption = None,
     orientation: Orientation = None,
     allow_gaps: AllowGaps = False,
@@ -103,7 +106,8 @@ def batch(
         what = "examples and prompts in one call" if support else "neither examples nor a prompt"
         raise UsageError(what, fix="give --support or --prompt")
     kind, mode = read_modality(modality), read_mode(support_mode)
-    options = BatchOptions(read_outputs(save, prompts=bool(prompt)), resume=resume, shard=shard)
+    outputs = read_outputs(save, prompts=bool(prompt))
+    options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(split_names(combined) or ()))
     through = read_engine(engine, workers=workers)
     check_writable(out)
     dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)

@@ -84,8 +84,8 @@ def segment(
     save: Annotated[
         str | None,
         typer.Option(
-            help="What to write, of mask,prob,preview and, with prompts, "
-            "evidence,attention,healthy,residual,uncertainty; of DICOM also dicom-labelmap,dicom-prob."
+            help="What to write, of mask,prob,preview; with prompts evidence,attention,healthy,residual,"
+            "uncertainty; of DICOM dicom-labelmap,dicom-prob,dicom-sr."
         ),
     ] = None,
     label: Label = None,
@@ -129,7 +129,8 @@ def segment(
     results = load()(scan, targets, on_progress=show_progress)
     results.save(out, what=outputs)
     if priority is not None:
-        write_combined(results, priority, out)
+        overlap = results.save_combined(out, priority)
+        typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
     show_results(results)
     typer.echo(f"written to {out / scan.name}")
 
@@ -224,26 +225,6 @@ def split_pair(text: str) -> tuple[str, str]:
     """`IMAGE,MASK` at the comma that leaves two files, should there be several commas."""
     cuts = [(text[:at], text[at + 1 :]) for at, letter in enumerate(text) if letter == ","]
     return next((cut for cut in cuts if Path(cut[0]).exists() and Path(cut[1]).exists()), cuts[0])
-
-
-def write_combined(results: Segmentations, priority: list[str], out: Path) -> None:
-    """Write one label map with its names, and say how much overlap the priority decided."""
-    import json
-
-    from latentseg.imaging import default_suffix, write_like
-    from latentseg.imaging.dicom import DicomHeader
-    from latentseg.results import save_seg, write_bytes
-
-    labels, overlap = results.combined(priority)
-    scan = next(iter(results.values())).scan
-    base = out / scan.name
-    write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
-    if isinstance(scan.header, DicomHeader):
-        masks = {name: results[name].mask for name in priority}
-        save_seg(masks, like=scan, path=base / f"{scan.name}_combined.dcm")
-    names = {name: number for number, name in enumerate(priority, start=1)}
-    write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
-    typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
 
 
 def split_names(text: str | None) -> list[str] | None:

@@ -107,11 +107,11 @@ def seg_dataset(segments: Sequence[Segment], *, like: Volume, kind: SegKind = "b
         raise InputError(
             "a DICOM SEG refers to a DICOM series, and the scan is none", where=where, fix="Write NIfTI"
         )
-    highdicom = _highdicom()
+    highdicom = highdicom_module()
     arrays = [_on_slices(segment, like, header) for segment in segments]
-    sources, stored = _sources(header, where)
+    sources, stored = sources_of(header, where)
     pixels = _pixels(arrays, kind, where)[stored]
-    created = _now()
+    created = now()
     seed = [header.series.uid, created.isoformat(), kind, hashlib.sha256(pixels.tobytes()).hexdigest()]
     uid = quiet_pydicom().uid.generate_uid
     descriptions = [_description(n, s, highdicom) for n, s in enumerate(segments, start=1)]
@@ -173,8 +173,12 @@ def _pixels(arrays: list[NDArray[Any]], kind: SegKind, where: str) -> NDArray[An
     )
 
 
-def _sources(header: DicomHeader, where: str) -> tuple[list[Any], Any]:
-    """The source's data sets, and which slices to give for their frames, in order."""
+def sources_of(header: DicomHeader, where: str) -> tuple[list[Any], Any]:
+    """The source's data sets, and which slices to give for their frames, in order.
+
+    Raises:
+        InputError: A series that cannot be referred to.
+    """
     entries = list(dict.fromkeys(entry for entry, _ in header.slices))
     datasets = [_completed(entry) for entry in entries]
     if len(entries) == len(header.slices) and "NumberOfFrames" not in datasets[0]:
@@ -229,13 +233,18 @@ def _description(number: int, segment: Segment, highdicom: Any) -> Any:
     return description
 
 
-def _now() -> datetime:
+def now() -> datetime:
     """The time of creation; ``SOURCE_DATE_EPOCH`` fixes it where files must be reproduced bit for bit."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH")
     return datetime.fromtimestamp(int(fixed), UTC) if fixed else datetime.now(UTC)
 
 
-def _highdicom() -> Any:
+def highdicom_module() -> Any:
+    """The module.
+
+    Raises:
+        InputError: It is not installed.
+    """
     quiet_pydicom()
     try:
         import highdicom

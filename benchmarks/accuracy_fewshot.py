@@ -1,6 +1,7 @@
 """Few-shot accuracy: EP1 on SABS and CHAOS, in one modality and across, beside baselines in the same run.
 
-Usage: ``python benchmarks/accuracy_fewshot.py [--output FOLDER] [--backbone compact] [--quick]``; the data
+Usage: ``python benchmarks/accuracy_fewshot.py [--output FOLDER] [--backbone compact] [--universeg FOLDER]
+[--quick]``, with the folder of a training by ``benchmarks/universeg.py`` for one more baseline; the data
 are found through ``LATENTSEG_DATA`` (default ``../shared/data``). Prints the tables of
 ``docs/models/compact.md`` and writes ``table.md``, ``cases.csv`` and ``results.json``; a run that was stopped
 goes on.
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from universeg import UniverSegMethod
 
 from latentseg.cli.evaluate import (
     METHODS,
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/fewshot"))
     parser.add_argument("--backbone", default="compact")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--universeg", type=Path, help="folder of a training by benchmarks/universeg.py")
     parser.add_argument("--quick", action="store_true", help="the first query scan of each protocol only")
     parser.add_argument("--restart", action="store_true", help="forget what the folder holds")
     options = parser.parse_args()
@@ -54,6 +58,8 @@ def main() -> None:
     seen = scans_seen(options.backbone, None, PROTOCOLS)
     run = RunOptions(1 if options.quick else None, seen, say)
     methods = make_methods(read_methods(options.methods), segmenter)
+    if options.universeg:
+        methods.append(UniverSegMethod(options.universeg))
     rows = run_all(PROTOCOLS, methods=methods, folder=folder, options=run)
     show_rows(rows, options.output, about=facts)
 

@@ -117,8 +117,10 @@ class Support:
         at = support_positions(inside, slices)
         images, _ = fit_square(values, SIZE, pixel_mm=pixel_mm)
         masks = fit_masks(inside[at], pixel_mm=pixel_mm)
-        region = fit_masks(inside.any(0, keepdims=True), pixel_mm=pixel_mm)[0]
-        scans = SupportScan.of(images, inside.any((1, 2)), region, step_mm=canonical.spacing_mm[0])
+        region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm)[0]
+        scans = SupportScan.of(
+            images, np.asarray(inside.any((1, 2))), region, step_mm=canonical.spacing_mm[0]
+        )
         return cls(name, images[at], masks, (image.name,) * len(at), is_flat(image), scans)
 
     @classmethod

@@ -2,8 +2,8 @@
 
 Usage: ``python benchmarks/universeg.py CONFIG --pack FOLDER --out FOLDER --minutes N`` trains, and goes on
 with a training that was stopped; ``python benchmarks/accuracy_fewshot.py --universeg FOLDER`` evaluates it
-beside our methods. CONFIG is that of ``latentseg train fewshot``, of which the episodes and the seed are used: the
-same episodes in the same order, and ``--minutes`` gives it the same time.
+beside our methods. CONFIG is that of ``latentseg train fewshot``; its episodes and its seed are used, so that
+the episodes are the same in the same order, and ``--minutes`` gives it the same time.
 
 Written from the paper's description, small: an encoder and a decoder of cross blocks. A cross block
 convolves the query's features joined with those of each support, ``z_i = A([u, v_i])``; the mean of the

@@ -83,18 +83,27 @@ def test_absence_by_hand() -> None:
         ONE, protocol="EP2", presence=0.8, absent_presence=0.4, absent_found=True, slice_auroc=0.75
     )
     rows = [
-        replace(present, absent_slices=10, false_slices=4),
-        replace(present, case="2", presence=0.6, absent_presence=0.7, absent_found=True, absent_slices=10),
+        replace(present, absent_slices=10, false_slices=4, false_voxels=15),
+        replace(
+            present,
+            case="2",
+            presence=0.6,
+            absent_presence=0.7,
+            absent_found=True,
+            absent_slices=10,
+            false_voxels=0,
+        ),
         replace(present, case="5", presence=None, absent_presence=0.1, absent_found=False, slice_auroc=None),
     ]
     (summary,) = summarize(rows)
     assert summary.absence is not None
     assert summary.absence.slice_fpr == pytest.approx(0.2)
+    assert (summary.absence.volume, summary.absence.median_volume) == pytest.approx((0.1, 0.1))
     assert summary.absence.slice_auroc == 0.75
     assert summary.absence.scan_fpr == pytest.approx(2 / 3)
     assert summary.absence.scan_auroc == pytest.approx((3 + 2) / 6)  # 0.8 beats all, 0.6 beats 0.4 and 0.1
     assert summary.absence.scans == 3
-    assert "| 20.0 | 0.750 | 66.7 | 0.833 | 3 |" in page([summary], about={})
+    assert "| 20.0 | 10.0 | 10.0 | 0.750 | 66.7 | 0.833 | 3 |" in page([summary], about={})
 
 
 def test_surfaces_and_missed_organs() -> None:

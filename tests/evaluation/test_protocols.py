@@ -209,6 +209,7 @@ def test_whole_volumes_count_what_is_found_where_the_organ_is_not(chaos: Dataset
     row = outcome.row
     assert row.protocol == "EP2"
     assert (row.slices, row.absent_slices, row.false_slices) == (9, 3, 1)  # the liver is on slices 1 to 6
+    assert row.false_voxels == 24 * 20  # all of one slice
     assert row.slice_auroc == 1.0
     assert row.presence == pytest.approx(0.6)
     # the three slices without the liver are asked again, and get the answers 0.2, 0.6, 0.6

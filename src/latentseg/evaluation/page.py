@@ -27,9 +27,9 @@ SURFACE_RULE = (
     "(missed): Dice 0, NSD 0, distances the diagonal of the scan."
 )
 ABSENCE_RULE = (
-    "Slices: share of the slices without the organ that got a voxel of it, and AUROC of the slices' presence "
-    "scores within a scan, both averaged over cases. Scans: the slices of a scan that do not hold the organ "
-    "are taken as a scan without it."
+    "Slices: share of the slices without the organ that got a voxel of it; the volume found on them relative "
+    "to the organ's, mean and median over cases; AUROC of the slices' presence scores within a scan. Scans: "
+    "the slices of a scan that do not hold the organ are taken as a scan without it."
 )
 SETTING_RULE = (
     "Published Setting 2, but for SSL-ALPNet, leaves out only slices that show all four organs at once."
@@ -126,13 +126,14 @@ def fold_cells(summaries: Sequence[Summary]) -> Cells:
 def absence_cells(summaries: Sequence[Summary]) -> Cells:
     """False positives and presence scores where the organ is not."""
     header = [
-        *("query", "support", "method", "false-positive slices %", "AUROC slices"),
-        *("false-positive scans %", "AUROC scans", "scans without"),
+        *("query", "support", "method", "false-positive slices %", "false volume %", "median"),
+        *("AUROC slices", "false-positive scans %", "AUROC scans", "scans without"),
     ]
     body = []
     for summary in summaries:
         if (found := summary.absence) is not None:
-            cells = [percent(found.slice_fpr), _three(found.slice_auroc), percent(found.scan_fpr)]
+            found_there = (found.slice_fpr, found.volume, found.median_volume)
+            cells = [*map(percent, found_there), _three(found.slice_auroc), percent(found.scan_fpr)]
             body.append([*line_of(summary), *cells, _three(found.scan_auroc), str(found.scans)])
     return header, body
 

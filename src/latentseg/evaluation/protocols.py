@@ -251,6 +251,7 @@ class EP2(FewShotProtocol):
         facts: dict[str, float | int | bool | None] = {
             "slices": len(chance),
             "absent_slices": int(absent.sum()),
+            "false_voxels": int(found[absent].sum()),
             "false_slices": int((found.any(axis=(1, 2)) & absent).sum()),
             "slice_auroc": auroc(scores[~absent].tolist(), scores[absent].tolist()),
             "presence": None if absent.all() else float(scores.max()),

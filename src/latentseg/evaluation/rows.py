@@ -41,6 +41,7 @@ class Row:
         absent_found: Whether the method found anything in that scan.
         absent_slices: Slices that do not hold the organ.
         false_slices: Those of them on which the mask of the whole scan has a voxel.
+        false_voxels: Voxels of the original grid in the prediction on those slices.
         slice_auroc: How well slices with the organ score above slices without, within the scan.
     """
 
@@ -71,6 +72,7 @@ class Row:
     absent_found: bool | None = None
     absent_slices: int = 0
     false_slices: int = 0
+    false_voxels: int | None = None
     slice_auroc: float | None = None
 
     @property

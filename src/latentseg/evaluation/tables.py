@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from latentseg.errors import InputError
@@ -30,6 +31,8 @@ class Absence:
 
     Attributes:
         slice_fpr: Mean over cases of the share of slices without the organ that got a voxel of it.
+        volume: Mean over cases of the volume found on slices without the organ, relative to the organ's.
+        median_volume: Median of the same: one small organ that is missed has a large share.
         slice_auroc: Mean over cases of the AUROC of slices with the organ against slices without.
         scan_fpr: Share of scans without the organ in which it was found.
         scan_auroc: Mean over organs of the AUROC of scans with the organ against scans without.
@@ -37,6 +40,8 @@ class Absence:
     """
 
     slice_fpr: float | None
+    volume: float | None
+    median_volume: float | None
     slice_auroc: float | None
     scan_fpr: float | None
     scan_auroc: float | None
@@ -242,10 +247,17 @@ def _absence(rows: Sequence[Row]) -> Absence:
         for group in grouped(rows, key=lambda row: row.organ).values()
     ]
     shares = [row.false_slices / row.absent_slices for row in rows if row.absent_slices]
+    volumes = [
+        row.false_voxels / (row.both + row.only_truth)
+        for row in rows
+        if row.false_voxels is not None and row.both + row.only_truth
+    ]
     known = [value for value in curves if value is not None]
     within = [row.slice_auroc for row in rows if row.slice_auroc is not None]
     return Absence(
         slice_fpr=_mean(shares),
+        volume=_mean(volumes),
+        median_volume=median(volumes) if volumes else None,
         slice_auroc=_mean(within),
         scan_fpr=_mean([float(bool(row.absent_found)) for row in scans]),
         scan_auroc=_mean(known),

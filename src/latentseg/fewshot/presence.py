@@ -112,11 +112,11 @@ def chance_along_axis(
 
 def alike(looks: Tensor, axis: SupportAxis, options: AxisOptions) -> NDArray[np.float64]:
     """Cosines ``(S, S_support)`` of slices, of the whole and of the target's surroundings."""
-    query, known = (t.double() - t.double().mean(0) for t in (looks, axis.looks))
+    query, known = (t.float() - t.float().mean(0) for t in (looks, axis.looks))
     whole = unit(query) @ unit(known).T
     region = axis.region.to(query)
     beside = unit(query * region) @ unit(known * region).T
-    return np.asarray(((1 - options.around) * whole + options.around * beside).numpy())
+    return np.asarray(((1 - options.around) * whole + options.around * beside).double().numpy())
 
 
 def places(

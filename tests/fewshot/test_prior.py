@@ -12,7 +12,7 @@ from torch import Tensor
 from latentseg.backbones.image_features import FeatureNetwork, read_feature_network, save_feature_network
 from latentseg.errors import ModelError
 from latentseg.fewshot.matching_features import MatchingFeatures, on_grid
-from latentseg.fewshot.prior import MatchingSupport, best, clear_cells, matching_prior, places, scan_prior
+from latentseg.fewshot.prior import MatchingSupport, best, matching_prior, places, scan_prior
 
 tiny_state = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
 
@@ -61,7 +61,7 @@ def test_each_query_has_its_own_support() -> None:
     assert matching_prior(queries, joint)[:, 0, 2, 2].min() > 0 or joint.masks.sum() == 2
 
 
-def test_all_supports_and_the_scan_itself_are_asked() -> None:
+def test_the_own_support_and_all_count_half_each() -> None:
     shown = [field((0, 0)), field((2, 2))]
     support = MatchingSupport.of(*(torch.cat(parts) for parts in zip(*shown, strict=True)))
     queries = torch.cat([field((0, 1))[0], field((2, 1))[0], field((2, 2))[0]])
@@ -71,21 +71,6 @@ def test_all_supports_and_the_scan_itself_are_asked() -> None:
     assert every[2, 1, 2, 2] > own[2, 1, 2, 2]  # the second support shows it in this very place
     torch.testing.assert_close(scan_prior(queries, support, group=group), (own + every) / 2)
     torch.testing.assert_close(scan_prior(queries, support, group=group, slab=2), (own + every) / 2)
-
-
-def test_clear_cells_of_a_scan_are_one_more_support() -> None:
-    features = torch.cat([field((row, row))[0] for row in range(4)] * 3)
-    margin = 2 * features[:, 0] - 1
-    known = clear_cells(features, margin)
-    assert known is not None
-    assert known.features.shape == (1, 2, 12 + 180)
-    assert known.masks.sum() == 12
-    assert known.places[:4].tolist() == [[row / 4, row / 4] for row in range(4)]
-    assert clear_cells(features[:4], margin[:4]) is None  # four cells of the target are too few
-    assert clear_cells(features, margin.abs()) is None  # nothing is beside it
-    shown = MatchingSupport.of(*field((0, 0)))
-    prior = scan_prior(features, shown)
-    assert prior[3, 1, 3, 3] > matching_prior(features, shown)[3, 1, 3, 3]  # known from the scan's own slices
 
 
 def test_the_mean_of_the_three_best() -> None:

@@ -8,8 +8,8 @@ when an adapter has learned what they mean in scans (:mod:`matching_features`)::
     prior(q) = s_fg(q) - s_bg(q)
 
 once with ``d = 0`` and once with ``d = 2``, where positions run from 0 to 1: scans of one body region show
-an organ in about the same place. A scan is then compared with itself: cells whose margin is clear become one
-more support, of the scan's own contrast (:func:`scan_prior`).
+an organ in about the same place. Where several slices are shown, the nearest one and all together count half
+each (:func:`scan_prior`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ NEAREST = 3
 SCALE = 10.0  # brings margins to about unit size
 VOTE = 2.0  # logits per unit of the scaled margin
 CHANNELS = len(DISTANCES) + 1
-CLEAR = 0.5  # scaled margin from which a cell of the scan is taken as known
-FEWEST, MOST = 8, 512  # clear cells of a kind: fewer show nothing, more add nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class MatchingSupport:
 def scan_prior(
     features: Tensor, support: MatchingSupport, *, group: Tensor | None = None, slab: int = 8
 ) -> Tensor:
-    """The prior of a whole scan: by each slice's own support, by all supports, and by the scan itself.
+    """The prior of a whole scan: the mean of that by each slice's own support and that by all supports.
 
     Args:
         features: Of all its slices, ``(S, D, h, w)``.
@@ -83,28 +81,7 @@ def scan_prior(
         return torch.cat([matching_prior(p, with_, group=g) for p, g in zip(parts, groups, strict=True)])
 
     shown = compare(support, group)
-    if len(support.masks) > 1:
-        shown = (shown + compare(support.joined())) / 2
-    known = clear_cells(features, shown[:, 1])
-    return shown if known is None else (shown + compare(known)) / 2
-
-
-def clear_cells(features: Tensor, margin: Tensor) -> MatchingSupport | None:
-    """The cells of a scan whose margin is clear as one support; None where too few are the target's.
-
-    Args:
-        features: ``(S, D, h, w)``.
-        margin: ``(S, h, w)``, scaled.
-    """
-    of_target, beside = (cells.flatten().nonzero()[:, 0] for cells in (margin > CLEAR, margin < -CLEAR))
-    if min(len(of_target), len(beside)) < FEWEST:
-        return None
-    kept = [i[torch.linspace(0, len(i) - 1, min(len(i), MOST)).long()] for i in (of_target, beside)]
-    cells = torch.cat(kept)
-    masks = torch.arange(len(cells)) < len(kept[0])
-    by_cell = features.flatten(2).transpose(1, 2).flatten(0, 1)
-    at = places(*margin.shape[1:])[cells % margin[0].numel()]
-    return MatchingSupport(by_cell[cells].T[None], masks.float()[None], at)
+    return shown if len(support.masks) == 1 else (shown + compare(support.joined())) / 2
 
 
 def matching_prior(features: Tensor, support: MatchingSupport, *, group: Tensor | None = None) -> Tensor:

@@ -22,6 +22,7 @@ from latentseg.report.cohort_pictures import EVIDENCE, View, panels_of
 from latentseg.report.cohort_truth import Truth
 from latentseg.report.page import Panel
 from latentseg.report.previews import thumbnail
+from latentseg.report.reliability import Reliability
 from latentseg.results import file_name
 
 WIDE = 900  # pixels of the longer side of a picture that the batch saved
@@ -37,6 +38,7 @@ class Finding:
         notes: What was said about the scan, and what could not be shown.
         score: Comparison with the truth.
         problem: Why it was not compared, though there is a truth.
+        reliability: Its probabilities beside the truth.
     """
 
     row: Mapping[str, Any]
@@ -44,6 +46,7 @@ class Finding:
     notes: tuple[str, ...] = ()
     score: LabelRow | None = None
     problem: str = ""
+    reliability: Reliability | None = None
 
 
 def findings(run: Run, *, truth: Truth | None = None, pictures: int) -> Iterator[list[Finding]]:
@@ -90,10 +93,11 @@ class _Case:
         notes, target = list(self.record.warnings), row["target"]
         if lost := self.run.lost_files(self.record):
             notes.append(f"Files are gone or were changed since the batch: {', '.join(lost)}.")
-        true, score, problem, panels = None, None, "", []
+        true, score, problem, panels, reliability = None, None, "", [], None
         try:
             true = self.truth(truth, target) if truth else None
             score = self.score(true, target) if true else None
+            reliability = self.reliability(true, target) if true else None
         except InputError as error:
             true, problem = None, str(error)
             notes.append(f"Not compared with the truth: {error}")
@@ -107,7 +111,7 @@ class _Case:
                 panels += self.saved(target, instead=not panels)
             except OSError as error:
                 notes.append(f"A saved picture is damaged: {error}")
-        return Finding(row, tuple(panels), tuple(notes), score, problem)
+        return Finding(row, tuple(panels), tuple(notes), score, problem, reliability)
 
     def truth(self, truth: Truth, target: str) -> Volume | None:
         """The true mask of a target.
@@ -133,6 +137,20 @@ class _Case:
         check_comparable(mask, truth)
         case = self.record.case
         return compare_masks(mask, truth, case=case, label=target, options=MetricOptions(label_of={}))
+
+    def reliability(self, truth: Volume, target: str) -> Reliability | None:
+        """The probabilities of a target beside the truth; None where none were saved on its grid.
+
+        Raises:
+            InputError: They cannot be read.
+        """
+        path = self.run.file_of(self.record, "prob", target)
+        if path is None:
+            return None
+        found = read(path, modality="unknown")
+        if not same_grid(found, truth):
+            return None
+        return Reliability.of(np.asarray(found.array, np.float32), truth.array > 0)
 
     def maps(self, target: str) -> dict[str, NDArray[Any]]:
         """What was saved of a target, ``(I, J, K)`` each.

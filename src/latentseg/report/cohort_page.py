@@ -14,6 +14,7 @@ from latentseg.report.cohort_cases import Finding
 from latentseg.report.cohort_scores import score_cells, score_columns, scores_table
 from latentseg.report.page import Case, Page, Section, Table
 from latentseg.report.previews import PREDICTION, TRUTH
+from latentseg.report.reliability import reliability_charts
 from latentseg.results import file_name
 
 FIRST = 10  # results in the list of those to look at first
@@ -36,11 +37,13 @@ def cohort_page(run: Run, found: Iterable[Finding], *, compared: bool = False) -
     tables = [first_table(ranked), results_table(ranked, compared=compared), failures_table(run)]
     if compared:
         tables.insert(1, scores_table(ranked, failed=len(run.failed)))
+    charts = reliability_charts(ranked)
     return Page(
         title=f"{', '.join(targets_of(run)) or 'No target'} in {counted(len(run.records), 'scan')}",
         subtitle=subtitle(run),
         run_card=run_card(run),
         tables=[table for table in tables if table.rows],
+        charts=[charts] if charts else [],
         sections=[cases_section(ranked, compared=compared)] if ranked else [],
         appendix=[weights_table(run)],
         notes=notes(run),

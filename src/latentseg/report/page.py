@@ -49,6 +49,24 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """One drawing as SVG, which is trusted; its title and caption are not."""
+
+    title: str
+    svg: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Drawings beside each other, under one heading, and how to read them."""
+
+    title: str
+    charts: Sequence[Chart]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Case:
     """One segmented target of one scan: facts such as `("Dice", "0.91")`, pictures, and what to mind."""
 
@@ -79,6 +97,7 @@ class Page:
         subtitle: One or two sentences under it.
         run_card: Facts about the run: versions, weights and their hash, seed, licence, date, command.
         tables: Tables, above the pictures.
+        charts: Drawings, below the tables.
         sections: Cases with pictures.
         appendix: Tables below them.
         notes: Paragraphs at the end, such as citations or warnings.
@@ -89,6 +108,7 @@ class Page:
     subtitle: str = ""
     run_card: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
+    charts: Sequence[Charts] = ()
     sections: Sequence[Section] = ()
     appendix: Sequence[Table] = ()
     notes: Sequence[str] = ()
@@ -101,6 +121,7 @@ def render(page: Page) -> str:
     parts = [
         _head(page),
         *(_table(table) for table in page.tables),
+        *(_charts(charts) for charts in page.charts),
         *(_section(section) for section in page.sections),
         *(_table(table) for table in page.appendix),
         _foot(page.notes),
@@ -153,6 +174,19 @@ def _table(table: Table) -> str:
         f"<h2>{escape(table.title)}</h2>",
         f'<div class="card scroll">{grid}</div>',
         table.note and f'<p class="note">{escape(table.note)}</p>',
+    )
+
+
+def _charts(charts: Charts) -> str:
+    figures = "".join(
+        f"<figure>{one.svg}<figcaption><b>{escape(one.title)}</b> <span>{escape(one.caption)}</span>"
+        "</figcaption></figure>"
+        for one in charts.charts
+    )
+    return _join(
+        f"<h2>{escape(charts.title)}</h2>",
+        f'<div class="charts card">{figures}</div>',
+        charts.note and f'<p class="note">{escape(charts.note)}</p>',
     )
 
 

@@ -1,0 +1,107 @@
+"""How far probabilities can be believed: of the voxels that are given p, the share that is in the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.report.page import Chart, Charts
+
+if TYPE_CHECKING:
+    from latentseg.report.cohort_cases import Finding
+
+BINS = 10
+FEWEST = 20  # voxels of a bin that is drawn
+SIDE, MARGIN = 240, 38  # of the plot, and around it
+NOTE = (
+    "Voxels of all compared scans, in ten bins of the saved probability. On the diagonal, 70 % is right for "
+    "70 % of the voxels; above it the model is too modest, below it too sure. The calibration error is the "
+    f"mean distance from it over the voxels of 10 % and more. Bins of fewer than {FEWEST} are not drawn."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Voxels in ten equal bins of probability.
+
+    Attributes:
+        voxels: How many, ``(10)``.
+        chance: Sum of their probabilities.
+        true: How many of them are in the target.
+    """
+
+    voxels: NDArray[np.float64]
+    chance: NDArray[np.float64]
+    true: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, probability: NDArray[np.float32], truth: NDArray[np.bool_]) -> Self:
+        """Count the voxels of one scan; both of one shape."""
+        chance = np.clip(probability.ravel(), 0, 1)
+        at = np.minimum((chance * BINS).astype(np.intp), BINS - 1)
+        weights = (None, chance, truth.ravel())
+        return cls(*(np.bincount(at, weights=w, minlength=BINS).astype(np.float64) for w in weights))
+
+    def __add__(self, other: Reliability) -> Reliability:
+        """The voxels of both."""
+        return Reliability(self.voxels + other.voxels, self.chance + other.chance, self.true + other.true)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Mean probability and share in the target, of each bin with enough voxels."""
+        rows = zip(self.voxels, self.chance, self.true, strict=True)
+        return [(float(p / n), float(t / n)) for n, p, t in rows if n >= FEWEST]
+
+    @property
+    def error(self) -> float | None:
+        """Expected calibration error from the second bin on; None without voxels there."""
+        total = self.voxels[1:].sum()
+        return float(np.abs(self.chance - self.true)[1:].sum() / total) if total else None
+
+
+def reliability_charts(found: Iterable[Finding]) -> Charts | None:
+    """One curve per target, over all scans that have a truth and a saved probability; None without any."""
+    counts: dict[str, list[Reliability]] = {}
+    for finding in found:
+        if finding.reliability is not None:
+            counts.setdefault(str(finding.row["target"]), []).append(finding.reliability)
+    charts = [_chart(target, reduce(Reliability.__add__, parts)) for target, parts in counts.items()]
+    return Charts("Calibration", charts, NOTE) if charts else None
+
+
+def _chart(target: str, counts: Reliability) -> Chart:
+    error = counts.error
+    said = "no voxel of 10 % or more" if error is None else f"calibration error {100 * error:.1f} %"
+    return Chart(target, plot(counts.points), said)
+
+
+def plot(points: list[tuple[float, float]]) -> str:
+    """A curve in the unit square with its diagonal, as SVG."""
+    places = [(MARGIN + SIDE * x, 8 + SIDE * (1 - y)) for x, y in points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places)
+    wide, high = SIDE + MARGIN + 10, SIDE + MARGIN + 12
+    ticks = "".join(_tick(value) for value in (0, 0.5, 1))
+    return (
+        f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="Reliability curve">'
+        f'<rect class="frame" x="{MARGIN}" y="8" width="{SIDE}" height="{SIDE}"/>'
+        f'<line class="ideal" x1="{MARGIN}" y1="{8 + SIDE}" x2="{MARGIN + SIDE}" y2="8"/>{ticks}'
+        f'<polyline points="{path}"/>{dots}'
+        f'<text x="{MARGIN + SIDE / 2}" y="{high - 3}" text-anchor="middle">probability, %</text>'
+        f'<text transform="translate(10 {8 + SIDE / 2}) rotate(-90)" text-anchor="middle">'
+        "in the target, %</text>"
+        "</svg>"
+    )
+
+
+def _tick(value: float) -> str:
+    x, y = MARGIN + SIDE * value, 8 + SIDE * (1 - value)
+    return (
+        f'<text x="{x}" y="{SIDE + 24}" text-anchor="middle">{100 * value:.0f}</text>'
+        f'<text x="{MARGIN - 6}" y="{y + 4}" text-anchor="end">{100 * value:.0f}</text>'
+    )

@@ -69,11 +69,17 @@ def _parts(target: Any) -> Iterator[bytes]:
         for name, tensor in sorted(tensors.items()):
             yield name.encode()
             yield tensor.detach().cpu().float().contiguous().numpy().tobytes()
+        for axis in getattr(target, "axes", ()):
+            yield axis.holds.cpu().numpy().tobytes()
+            yield axis.looks.cpu().contiguous().numpy().tobytes()
         yield repr((target.name, target.mode, target.compat, target.model)).encode()
     else:
         yield repr((target.name, target.images.shape)).encode()
         yield target.images.tobytes()
         yield target.masks.tobytes()
+        for scan in getattr(target, "scans", ()):
+            yield scan.holds.tobytes()
+            yield scan.images.tobytes()
 
 
 def _files(image: Path) -> list[Path]:

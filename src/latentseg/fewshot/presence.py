@@ -48,7 +48,7 @@ class AxisOptions:
     around: float = 0.5
     drift: float = 0.35
     jump: float = 1e-4
-    certain: float = 0.5
+    certain: float = 0.7
 
 
 @dataclass(frozen=True, eq=False)

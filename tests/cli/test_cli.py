@@ -230,6 +230,16 @@ def test_doctor(capsys: Capture) -> None:
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert checks["python"]["ok"]
     assert checks["weights stable-diffusion-1.5"]["required"] is False
+    assert checks["weights stable-diffusion-1.5"]["fix"] == "latentseg models pull stable-diffusion-1.5"
+    assert all(check["ok"] or check["fix"] for check in checks.values())
+
+
+def test_doctor_says_which_extra_is_missing(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentseg.cli.doctor.find_spec", lambda name: None)
+    main(["doctor"])
+    shown = capsys.readouterr().out
+    assert "DICOM: pydicom, highdicom, imagecodecs, openjpeg missing" in shown
+    assert "pip install 'latentseg[dicom]'" in shown
 
 
 def test_closed_pipe_is_quiet() -> None:

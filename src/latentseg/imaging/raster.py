@@ -126,6 +126,8 @@ def _tiff_pages(path: Path) -> NDArray[Any]:
                 raise ValueError("no pixels")
     except Exception as error:  # tifffile, zlib and struct each have their own for a damaged file
         raise files.broken(path, "TIFF", error) from error
+    if pixels.dtype.kind == "b":
+        pixels = pixels.astype(np.uint8)
     if axes.endswith("S"):
         pixels, axes = _grey(pixels, path, 0), axes[:-1]
     keep = [axis for axis, count in enumerate(pixels.shape) if count > 1 or axis >= pixels.ndim - 2]
@@ -133,8 +135,6 @@ def _tiff_pages(path: Path) -> NDArray[Any]:
     if not axes.endswith("YX") or pixels.ndim > 3:
         what = f"the TIFF has axes {axes} of shape {tuple(series.shape)}, expected a stack of grey pages"
         raise InputError(what, where=str(path), fix="Save one channel and one time point of it")
-    if pixels.dtype.kind == "b":
-        pixels = pixels.astype(np.uint8)
     return np.asarray(pixels.reshape(-1, *pixels.shape[-2:]))
 
 

@@ -384,3 +384,11 @@ def test_a_failure_leaves_no_half_file(
     assert "No space left" in capsys.readouterr().err
     assert [path.name for path in Path("out/scan").iterdir()] == ["scan_seg-ex_mask.nii.gz"]
     nib.load("out/scan/scan_seg-ex_mask.nii.gz").get_fdata()
+
+
+def test_lesions_are_searched_anywhere() -> None:
+    from latentseg.cli.segment import search_options
+    from latentseg.fewshot.segmenter import SegmentOptions
+
+    assert search_options("nearest", anywhere=True).axis is None
+    assert search_options("joint", anywhere=False) == SegmentOptions(support_mode="joint")

@@ -13,6 +13,7 @@ from latentseg.fewshot.presence import (
     chance_along_axis,
     coarse_region,
     places,
+    seen_length,
     slice_looks,
 )
 from latentseg.fewshot.support_scan import SupportScan
@@ -55,6 +56,21 @@ def test_a_scan_that_ends_before_the_target_does_not_show_it() -> None:
 def test_a_gap_is_jumped_over() -> None:
     rest = torch.cat([BODY[:12], BODY[21:40]])
     assert chance_along_axis(rest, [axis()], step_mm=5.0).max() < 0.5
+
+
+def seen(shown: np.ndarray, *axes: SupportAxis) -> float:
+    return seen_length(shown, axes, step_mm=5.0, options=AxisOptions(length=0.8))
+
+
+def test_a_target_much_shorter_than_in_the_support_is_hardly_there() -> None:
+    shown = np.zeros(40)
+    shown[12:21] = 1
+    assert seen(shown, axis()) == 1.0
+    shown[12:18] = 0
+    assert seen(shown, axis()) == pytest.approx(3 / (0.8 * 9))
+    assert seen(shown, axis(12, 20), axis(10, 24)) == pytest.approx(3 / (0.8 * 12))
+    assert seen(np.roll(shown, -18), axis()) == 1.0  # may go on beyond the scan
+    assert seen(np.zeros(40), axis()) == 0.0
 
 
 def test_several_supports_are_averaged() -> None:

@@ -227,6 +227,12 @@ def test_only_slices_that_can_show_the_target_are_searched(
     assert asked == [4]
     assert np.flatnonzero(chance.any((1, 2))).tolist() == [4, 5, 6, 7]
     assert ((shown >= 0.5) == holds.numpy()).all()
+    none_of_it = module.Encoded(
+        *(torch.cat([t[:4], t[8:]]) for t in (query.images, query.latents)),
+        None,
+        looks[[0, 1, 2, 3, 8, 9, 10, 11]],
+    )
+    assert segmenter.search(none_of_it, context, torch.zeros(8, dtype=torch.long), step_mm=5.0)[1].max() < 0.1
     elsewhere = module.Encoded(*(t[:4] for t in (query.images, query.latents)), None, looks[8:])
     chance, shown = segmenter.search(elsewhere, context, torch.zeros(4, dtype=torch.long), step_mm=5.0)
     assert asked == [4]  # nowhere to search

@@ -15,6 +15,7 @@ import typer
 from latentseg.cli.output import human_bytes, show_table
 from latentseg.cli.segment import (
     AllowGaps,
+    Anywhere,
     BackboneOption,
     Combined,
     Label,
@@ -32,6 +33,7 @@ from latentseg.cli.segment import (
     read_outputs,
     read_preset,
     read_targets,
+    search_options,
     split_names,
 )
 from latentseg.errors import LatentsegError, SomeCasesFailed, UsageError
@@ -86,6 +88,7 @@ def batch(
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
+    anywhere: Anywhere = False,
     preset: Preset = "recommended",
     seed: Annotated[int, typer.Option(help="Of all draws, with prompts.")] = 0,
     backbone: BackboneOption = "compact",
@@ -98,7 +101,6 @@ def batch(
     from latentseg.batch.manifest import weights_facts
     from latentseg.batch.runner import BatchOptions
     from latentseg.batch.work import Task
-    from latentseg.fewshot.segmenter import SegmentOptions
     from latentseg.imaging.dicom import DicomOptions
     from latentseg.results import check_writable
 
@@ -119,7 +121,7 @@ def batch(
         targets, load = prompt, partial(load, "tumor", options=with_seed(read_preset(preset), seed))
     else:
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
-        load = partial(load, "fewshot", options=SegmentOptions(support_mode=mode))
+        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere))
     segmenter = load()
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
     task = Task(segmenter, tuple(targets), segmenter.parts.fingerprint, about, load)

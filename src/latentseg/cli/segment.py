@@ -18,6 +18,7 @@ from latentseg.imaging.files import case_name
 if TYPE_CHECKING:
     from latentseg.api import Precision
     from latentseg.fewshot.context import SupportContext, SupportMode
+    from latentseg.fewshot.segmenter import SegmentOptions
     from latentseg.fewshot.support import Support
     from latentseg.imaging.intensity import Modality
     from latentseg.results import Segmentations
@@ -68,6 +69,10 @@ ResampleTilt = Annotated[
     bool, typer.Option("--resample-tilt", help="DICOM: resample a gantry tilt; marks the outputs.")
 ]
 Mode = Annotated[str, typer.Option(help="nearest or joint: how several support slices are used.")]
+Anywhere = Annotated[
+    bool,
+    typer.Option("--anywhere", help="Search every slice: for lesions, and what lies elsewhere in each body."),
+]
 BackboneOption = Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")]
 Weights = Annotated[
     Path | None, typer.Option(help="Few-shot weights other than the backbone's own, or where it brings none.")
@@ -96,6 +101,7 @@ def segment(
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
+    anywhere: Anywhere = False,
     preset: Preset = "recommended",
     backbone: BackboneOption = "compact",
     weights: Weights = None,
@@ -103,7 +109,6 @@ def segment(
 ) -> None:
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
-    from latentseg.fewshot.segmenter import SegmentOptions
     from latentseg.imaging.dicom import DicomOptions
     from latentseg.results import check_priority, check_writable
 
@@ -121,7 +126,7 @@ def segment(
     else:
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
         names = [shown.name for shown in targets]
-        load = partial(load, "fewshot", options=SegmentOptions(support_mode=mode))
+        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere))
     if priority is not None:
         check_priority(priority, names)
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
@@ -271,6 +276,13 @@ def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
     if asked is None:
         return (*SAVED, "evidence") if prompts else SAVED
     return check_outputs(asked, known=known)
+
+
+def search_options(mode: SupportMode, *, anywhere: bool) -> SegmentOptions:
+    """Options of the few-shot segmenter."""
+    from latentseg.fewshot.segmenter import AxisOptions, SegmentOptions
+
+    return SegmentOptions(support_mode=mode, axis=None if anywhere else AxisOptions())
 
 
 def read_mode(text: str) -> SupportMode:

@@ -42,6 +42,7 @@ class AxisOptions:
         drift: Standard deviation of a step, relative to the query's spacing: bodies are longer or shorter.
         jump: Chance that the next slice is anywhere, for scans with gaps.
         certain: Chance from which on a slice is searched for the target.
+        length: Share of the target's length in the support that a scan must show for full presence.
     """
 
     temperature: float = 0.05
@@ -49,6 +50,7 @@ class AxisOptions:
     drift: float = 0.35
     jump: float = 1e-4
     certain: float = 0.7
+    length: float = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,26 @@ def chance_along_axis(
         for axis in axes
     ]
     return np.asarray(np.mean(found, axis=0))
+
+
+def seen_length(
+    shown: NDArray[np.float64], axes: Sequence[SupportAxis], *, step_mm: float, options: AxisOptions
+) -> float:
+    """How much of the target's length a scan shows, in [0, 1]; 1 where its end may cut the target off.
+
+    Slices beside a target look much like its ends. In a scan without it, though, its course jumps from one
+    side to the other.
+
+    Args:
+        shown: Chance ``(S,)`` from :func:`chance_along_axis`.
+        axes: Of the support's scans.
+        step_mm: Distance of the slices.
+        options: See there.
+    """
+    if max(shown[0], shown[-1]) >= 0.5:
+        return 1.0
+    expected_mm = np.mean([float(axis.holds.sum() * axis.step_mm) for axis in axes])
+    return float(min(1.0, shown.sum() * step_mm / (options.length * expected_mm)))
 
 
 def alike(looks: Tensor, axis: SupportAxis, options: AxisOptions) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.network import FewShotUNet
-from latentseg.fewshot.presence import AxisOptions, SupportAxis, chance_along_axis, slice_looks
+from latentseg.fewshot.presence import AxisOptions, SupportAxis, chance_along_axis, seen_length, slice_looks
 from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
 from latentseg.fewshot.refinement import RefinementOptions, refine
@@ -275,8 +275,8 @@ class FewShotSegmenter:
         """Search a whole scan where it can show the target.
 
         Returns:
-            Probability ``(S, H, W)``, 0 on slices that are not searched, and the chance ``(S,)`` that each
-            slice shows the target.
+            Probability ``(S, H, W)``, 0 on slices that are not searched, and how much each slice may
+            contribute to the presence of the target, ``(S,)``.
         """
         options, shown = self.options.axis, np.ones(len(query.images))
         if options is None or query.looks is None or not context.axes:
@@ -287,7 +287,7 @@ class FewShotSegmenter:
         if bool(at.any()):
             own = None if group is None else group[at]
             chance[at.numpy()] = self.probability_slices(query[at], context, own)
-        return chance, shown
+        return chance, shown * seen_length(shown, context.axes, step_mm=step_mm, options=options)
 
     @torch.no_grad()
     def probability_slices(

@@ -1,7 +1,7 @@
 """What each part of SD-FSMIS is worth: parts taken away at inference, and starts of the training.
 
 Usage: ``python benchmarks/ablation_fewshot.py [--protocol EP1|EP2] [--dataset SABS|CHAOS] [--folds 0]
-[--backbone compact] [--only NAME,...] [--quick] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
+[--organs liver,...] [--backbone compact] [--only NAME,...] [--quick] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
 
 With ``--pack FOLDER --runs FOLDER`` the network is also trained from each start of ``TRAININGS`` by the same
 configuration and for the same steps; trainings that are done are not repeated, one that was stopped goes on.
@@ -33,7 +33,7 @@ from torch import Tensor
 import latentseg as ls
 from latentseg.backbones.compact import CompactBackbone
 from latentseg.backbones.registry import resolve
-from latentseg.cli.evaluate import read_folds, run_facts, say, scans_seen, show_rows
+from latentseg.cli.evaluate import read_folds, run_facts, say, scans_seen, show_rows, split_words
 from latentseg.evaluation.datasets import get_dataset
 from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.protocols import EP1, EP2, FewShotProtocol
@@ -129,6 +129,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default="SABS")
     parser.add_argument("--folds", default="0")
     parser.add_argument("--cases", default="", help="these cases as one fold instead, the support third")
+    parser.add_argument("--organs", default="", help="comma-separated; default: those of the data set")
     parser.add_argument("--support-slices", type=int, default=3)
     parser.add_argument("--backbone", default="compact")
     parser.add_argument("--only", default="", help="variants, comma-separated")
@@ -149,7 +150,8 @@ def protocols(options: argparse.Namespace) -> list[FewShotProtocol]:
         at = tuple(dataset.ids.index(case) for case in options.cases.split(","))
         dataset = replace(dataset, folds=(at,))
     folds = read_folds(options.folds, count=len(dataset.folds))
-    return [kind(dataset, fold=fold, support_slices=options.support_slices) for fold in folds]
+    organs = split_words(options.organs)
+    return [kind(dataset, fold=fold, support_slices=options.support_slices, organs=organs) for fold in folds]
 
 
 def main() -> None:

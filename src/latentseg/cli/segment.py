@@ -280,7 +280,8 @@ def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
 
 def search_options(mode: SupportMode, *, anywhere: bool) -> SegmentOptions:
     """Options of the few-shot segmenter."""
-    from latentseg.fewshot.segmenter import AxisOptions, SegmentOptions
+    from latentseg.fewshot.presence import AxisOptions
+    from latentseg.fewshot.segmenter import SegmentOptions
 
     return SegmentOptions(support_mode=mode, axis=None if anywhere else AxisOptions())
 

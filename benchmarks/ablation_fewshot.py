@@ -1,7 +1,8 @@
 """What each part of SD-FSMIS is worth: parts taken away at inference, and starts of the training.
 
 Usage: ``python benchmarks/ablation_fewshot.py [--protocol EP1|EP2] [--dataset SABS|CHAOS] [--folds 0]
-[--organs liver,...] [--backbone compact] [--only NAME,...] [--quick] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
+[--organs liver,...] [--backbone compact] [--only NAME,...] [--quick] [--output FOLDER]``; data through
+``LATENTSEG_DATA``.
 
 With ``--pack FOLDER --runs FOLDER`` the network is also trained from each start of ``TRAININGS`` by the same
 configuration and for the same steps; trainings that are done are not repeated, one that was stopped goes on.

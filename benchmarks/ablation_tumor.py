@@ -1,7 +1,7 @@
 """What each part of the tumor method is worth: one training per variant, all categories left out of each.
 
 Usage: ``python benchmarks/ablation_tumor.py --pack FOLDER --backbone FOLDER --runs FOLDER [--only NAME,...]
-[--limit N] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
+[--limit N] [--tiny] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
 
 Every training leaves out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so
 that one set of weights serves all categories. Trainings that are done are not repeated; one that was
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 import latentseg
-from latentseg.api import fingerprint, tumor_parts
-from latentseg.backbones.compact import CompactBackbone, phrase_condition
+from latentseg.api import fingerprint, frozen_files, tumor_parts, tumor_stages
+from latentseg.backbones.compact import phrase_condition
 from latentseg.backbones.registry import resolve
 from latentseg.cli.zero_shot import write_tables
 from latentseg.evaluation.datasets.tumors import CATEGORIES
@@ -46,13 +46,17 @@ from latentseg.tumor.training import TumorTraining, TumorTrainingOptions
 TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},
     "without adapters": {"network": {"ratio": 0.0}},
-    "encoder features only": {"network": {"stages": (0, 1, 4), "timestep": None}},
-    "real lesions only": {"samples": {"real": 0.7, "synthetic": 0.0}},
-    "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.7}},
+    "encoder features only": {"network": {"photographs": (), "fold": False}},
+    "+ denoiser features": {"network": {"stages": (1, 2, 4, 5, 6, 7), "timestep": 100}},
+    "without pyramid": {"network": {"pyramid": 0}},
+    "as the paper: encoder, no pyramid": {"network": {"photographs": (), "fold": False, "pyramid": 0}},
+    "real lesions only": {"samples": {"real": 0.65, "synthetic": 0.0}},
+    "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.65}},
 }
+TINY: dict[str, Any] = {"steps": 2, "warmup": 1, "log_every": 1}
 
 
-def options_of(changes: dict[str, dict[str, Any]]) -> TumorTrainingOptions:
+def options_of(changes: dict[str, dict[str, Any]], *, tiny: bool = False) -> TumorTrainingOptions:
     """The options of ``configs/tumor.yaml`` with all categories left out, and some changes."""
     options = read_config(Path("configs/tumor.yaml"), TumorTrainingOptions)
     without = {"samples": {"without": tuple(c.prompt_concept for c in CATEGORIES.values())}}
@@ -60,20 +64,21 @@ def options_of(changes: dict[str, dict[str, Any]]) -> TumorTrainingOptions:
         for field, values in part.items():
             changed = getattr(options, field).model_copy(update=values)
             options = options.model_copy(update={field: changed})
-    return options
+    if not tiny:
+        return options
+    loops = {name: getattr(options, name).model_copy(update=TINY) for name in ("loop", "fusion_loop")}
+    return options.model_copy(update={**loops, "count": 4, "fusion_count": 2, "batch": 2})
 
 
-def trained(name: str, folder: Path, packed: Pack, runs: Path) -> TumorParts:
+def trained(name: str, folder: Path, packed: Pack, runs: Path, *, tiny: bool = False) -> TumorParts:
     """The parts of a variant, trained now if they are not there."""
     run = runs / name.replace(" ", "-")
     if not (run / "tumor.safetensors").exists():
-        options = options_of(TRAININGS[name])
-        files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
-        facts = {"backbone": fingerprint(files), "without": ", ".join(options.samples.without)}
-        backbone = CompactBackbone.from_folder(folder)
-        TumorTraining(options, packed, backbone, Queries(embed), phrase_condition, facts).run(
-            run, resume=True
-        )
+        options = options_of(TRAININGS[name], tiny=tiny)
+        made_for = fingerprint(frozen_files(folder, options.network))
+        facts = {"backbone": made_for, "without": ", ".join(options.samples.without)}
+        stages = tumor_stages(folder, options.network)
+        TumorTraining(options, packed, stages, Queries(embed), phrase_condition, facts).run(run, resume=True)
     return tumor_parts(folder, run / "tumor.safetensors")
 
 
@@ -114,11 +119,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--only", default="", help="variants, comma-separated")
     parser.add_argument("--limit", type=int, help="scans and controls of each category, for a trial")
+    parser.add_argument("--tiny", action="store_true", help="two steps of each training, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ablation_tumor"))
     options = parser.parse_args()
     folder, packed = resolve(options.backbone), Pack(options.pack)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
-    chosen = list(methods(lambda name: trained(name, folder, packed, options.runs), only))
+    chosen = list(methods(lambda name: trained(name, folder, packed, options.runs, tiny=options.tiny), only))
     rows = [
         row
         for category in CATEGORIES.values()

@@ -137,6 +137,7 @@ def tiny_tumor_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
 
     from latentseg.backbones.compact import TEXT_CONFIG, CompactBackbone, save_denoiser
     from latentseg.tumor import network
+    from latentseg.tumor.features import FrozenStages
 
     folder = tmp_path_factory.mktemp("tiny_tumor_model")
     for file in tiny_model.iterdir():
@@ -144,7 +145,9 @@ def tiny_tumor_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_denoiser(UNet2DConditionModel(**(TINY_UNET | TEXT_CONFIG)), folder)
-        config = network.TumorConfig(stages=(1, 2, 5), finest=32)
-        made = network.TumorNetwork.for_backbone(config, CompactBackbone.from_folder(folder))
+        config = network.TumorConfig(stages=(1, 2, 5), timestep=100, photographs=(), cell=4, pyramid=8)
+        stages = FrozenStages(CompactBackbone.from_folder(folder), config)
+        made = network.TumorNetwork.for_stages(stages)
+        torch.nn.init.normal_(made.fusion.layers[2].weight)  # a new fusion adds nothing to the map
     network.save(folder / "tumor.safetensors", made, {})
     return folder

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from latentseg.fewshot.segmenter import FewShotParts, FewShotSegmenter, SegmentOptions
+    from latentseg.tumor.features import FrozenStages, TumorConfig
     from latentseg.tumor.options import TumorOptions
     from latentseg.tumor.segmenter import TumorParts, TumorSegmenter
 
@@ -99,7 +100,7 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
     Raises:
         ModelError: The folder is no compact backbone, or weights are missing, damaged, or made for another.
     """
-    from latentseg.backbones.compact import CompactBackbone, phrase_condition
+    from latentseg.backbones.compact import phrase_condition
     from latentseg.text import embed
     from latentseg.tumor import network
     from latentseg.tumor.queries import Queries
@@ -112,16 +113,36 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
     if not path.exists():
         fix = "give weights=, a file that `latentseg train tumor` wrote"
         raise ModelError("this backbone has no tumor weights", where=str(path), fix=fix)
-    backbone = CompactBackbone.from_folder(folder)
     trained, facts = network.load(path)
-    files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
+    stages = tumor_stages(folder, trained.config)
     made_for = facts.get("backbone", "")
-    if made_for and made_for != fingerprint(files):
+    if made_for and made_for != fingerprint(frozen_files(folder, trained.config)):
         what = f"these tumor weights were made for another backbone ({made_for})"
         raise ModelError(what, where=str(path), fix="train them again, or take the backbone they came with")
+    files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
     left_out = tuple(name for name in facts.get("without", "").split(", ") if name)
     queries, identity = Queries(embed), fingerprint([path, *files])
-    return TumorParts(backbone, trained, queries, phrase_condition, identity, left_out)
+    return TumorParts(stages, trained, queries, phrase_condition, identity, left_out)
+
+
+def tumor_stages(folder: Path, config: TumorConfig) -> FrozenStages:
+    """The frozen features that the tumor networks look at, from the folder of a compact model.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    from latentseg.backbones.compact import CompactBackbone
+    from latentseg.backbones.image_features import read_feature_network
+    from latentseg.tumor.features import FrozenStages
+
+    photographs = read_feature_network(folder / "matching.safetensors") if config.photographs else None
+    return FrozenStages(CompactBackbone.from_folder(folder), config, photographs)
+
+
+def frozen_files(folder: Path, config: TumorConfig) -> list[Path]:
+    """The files on which the attention maps depend."""
+    names = ["autoencoder", *(["denoiser"] if config.timestep is not None else [])]
+    return [folder / f"{name}.safetensors" for name in names]
 
 
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:

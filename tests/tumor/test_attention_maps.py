@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentseg.tumor.adapters import Adapters, ResidualAdapter, stages_of
-from latentseg.tumor.attention_maps import ABNORMAL, AnomalyAttention, resized, top_mean
+from latentseg.tumor.attention_maps import ABNORMAL, AnomalyAttention, Pyramid, resized, top_mean
 from latentseg.tumor.losses import dice, focal, image_loss, pixel_loss, text_loss
 
 TEXT_DIM = 24
@@ -28,7 +28,7 @@ def texts(n: int = 3, *, seed: int = 1) -> Tensor:
 
 def network(*, trained: bool = False) -> AnomalyAttention:
     torch.manual_seed(0)
-    return AnomalyAttention([8, 12, 16], text_dim=TEXT_DIM).requires_grad_(trained)
+    return AnomalyAttention([[8], [12], [16]], text_dim=TEXT_DIM).requires_grad_(trained)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -39,6 +39,24 @@ def test_shapes(dims: int) -> None:
     assert maps.class_embeddings.shape == (3, 2, TEXT_DIM)
     assert maps.score.shape == (3,)
     assert 0 <= float(maps.abnormal.min()) <= float(maps.abnormal.max()) <= 1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_pyramid_lets_fine_levels_see_coarse_ones(dims: int) -> None:
+    torch.manual_seed(0)
+    pyramid = Pyramid([8, 12, 16], 8, dims=dims)
+    levels = stages(dims=dims)
+    before = pyramid(levels)
+    assert [level.shape[1] for level in before] == [8, 8, 8]
+    levels[2] = levels[2] + 1
+    assert all(not torch.allclose(a, b) for a, b in zip(before, pyramid(levels), strict=True))
+
+
+def test_stages_of_one_grid_attend_together() -> None:
+    torch.manual_seed(0)
+    model = AnomalyAttention([[8], [12, 4], [16]], text_dim=TEXT_DIM, pyramid=8)
+    first, second, third = stages()
+    assert model([first, second, second[:, :4], third], texts()).logits.shape == (3, 2, 16, 16)
 
 
 def test_swapping_the_texts_swaps_the_maps() -> None:
@@ -79,7 +97,7 @@ def test_stages_are_picked_and_pooled(dims: int) -> None:
 
 
 def test_top_mean() -> None:
-    assert top_mean(torch.arange(200.0).reshape(1, 10, 20)).tolist() == [198.5]
+    assert top_mean(torch.arange(200.0).reshape(1, 10, 20), share=0.01).tolist() == [198.5]
     assert top_mean(torch.tensor([[1.0, 5.0]])).tolist() == [5.0]
 
 

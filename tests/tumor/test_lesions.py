@@ -29,7 +29,7 @@ def test_a_lesion_lies_in_the_organ_and_can_be_seen(seed: int) -> None:
     outside = lesion.mask & ~organ
     assert outside.sum() <= 0.1 * lesion.mask.sum() + 4  # a blurred border may reach over
     if lesion.mask.sum() > 30:
-        assert abs(float(np.median(lesion.image[lesion.mask])) + 0.2) > 0.04
+        assert np.abs(lesion.image[lesion.mask] + 0.2).mean() > 0.04
 
 
 def test_it_is_a_function_of_the_generator() -> None:
@@ -94,5 +94,5 @@ def test_organs_without_room(pixels: int) -> None:
 
 def test_shapes_must_agree() -> None:
     image, organ = organ_in_image()
-    with pytest.raises(ValueError, match="organ of shape"):
+    with pytest.raises(ValueError, match="in an image of shape"):
         add_lesion(image, organ[:-1], np.random.default_rng(0))

@@ -143,8 +143,8 @@ def tumor(
     resume: Resume = False,
 ) -> None:
     """Train the tumor networks (attention maps, then fusion) on a frozen compact backbone."""
-    from latentseg.api import fingerprint
-    from latentseg.backbones.compact import CompactBackbone, phrase_condition
+    from latentseg.api import fingerprint, frozen_files, tumor_stages
+    from latentseg.backbones.compact import phrase_condition
     from latentseg.backbones.registry import resolve
     from latentseg.text import embed
     from latentseg.training.config import read_config
@@ -158,10 +158,10 @@ def tumor(
         left_out = options.samples.model_copy(update={"without": tuple(without)})
         options = options.model_copy(update={"samples": left_out})
     folder = resolve(backbone)
-    files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
-    metadata = {"backbone": fingerprint(files), "without": ", ".join(options.samples.without)}
-    packed, frozen = Pack(pack), CompactBackbone.from_folder(folder)
-    training = TumorTraining(options, packed, frozen, Queries(embed), phrase_condition, metadata)
+    made_for = fingerprint(frozen_files(folder, options.network))
+    metadata = {"backbone": made_for, "without": ", ".join(options.samples.without)}
+    stages = tumor_stages(folder, options.network)
+    training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata)
     training.run(out, resume=resume)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from latentseg.tumor.adapters import Adapters
 
 NORMAL, ABNORMAL = 0, 1
-TOP_SHARE = 0.01  # of the positions, whose abnormal logits make the image-level score
+TOP_SHARE = 0.002  # of the positions, whose abnormal logits make the image-level score
 
 
 class AttentionMaps(NamedTuple):
@@ -62,7 +62,7 @@ class TextAttention(nn.Module):
             nn.Linear(text_dim // 2, channels),
             nn.LayerNorm(channels),
         )
-        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_q = nn.Linear(channels, channels)  # its bias says how rare tumors are
         self.to_k = nn.Linear(channels, channels, bias=False)
 
     def forward(self, features: Tensor, texts: Tensor) -> Tensor:
@@ -74,31 +74,76 @@ class TextAttention(nn.Module):
         return maps
 
 
-class AnomalyAttention(nn.Module):
-    """Adapters, attention of every stage, class embeddings and the image-level score: all that is trained.
+class Pyramid(nn.Module):
+    """Levels merged from coarse to fine, with a convolution each: the context that single positions lack.
+
+    The paper is not known to have one; ours, see :class:`~latentseg.tumor.features.TumorConfig`.
 
     Args:
-        channels: ``C_l`` of the stages.
-        text_dim: ``D``.
-        ratio: Of the adapters.
+        channels: Of the levels, finest first.
+        width: Of what comes out.
+        dims: 2 or 3.
     """
 
-    def __init__(self, channels: Sequence[int], *, text_dim: int, ratio: float = 0.1) -> None:
+    def __init__(self, channels: Sequence[int], width: int, *, dims: int = 2) -> None:
         super().__init__()
-        self.adapters = Adapters(channels, ratio=ratio)
-        self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in channels)
-        self.embed = nn.Sequential(
-            nn.Linear(sum(channels), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim)
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.lateral = nn.ModuleList(conv(inputs, width, 1) for inputs in channels)
+        self.mix = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(4, width), nn.GELU(), conv(width, width, 3, padding=1))
+            for _ in channels
         )
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Levels ``(B, width, ...)``, finest first."""
+        merged: list[Tensor] = []
+        for level, lateral, mix in reversed(list(zip(levels, self.lateral, self.mix, strict=True))):
+            own = lateral(level)
+            if merged:
+                own = own + resized(merged[-1], own.shape[2:])
+            merged.append(own + mix(own))
+        return merged[::-1]
+
+
+class AnomalyAttention(nn.Module):
+    """Adapters, attention of every level, class embeddings and the image-level score: all that is trained.
+
+    Args:
+        channels: Widths of the stages, those of one grid together, finest grid first.
+        text_dim: ``D``.
+        ratio: Of the adapters.
+        pyramid: Channels of the pyramid; 0 is none.
+        dims: 2 or 3.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Sequence[int]],
+        *,
+        text_dim: int,
+        ratio: float = 0.1,
+        pyramid: int = 0,
+        dims: int = 2,
+    ) -> None:
+        super().__init__()
+        sums = [sum(level) for level in channels]
+        widths = [pyramid] * len(sums) if pyramid else sums
+        self.sizes = [len(level) for level in channels]
+        self.adapters = Adapters([width for level in channels for width in level], ratio=ratio)
+        self.pyramid = Pyramid(sums, pyramid, dims=dims) if pyramid else None
+        self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in widths)
+        self.embed = nn.Sequential(nn.Linear(sum(widths), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim))
         self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
 
     def forward(self, stages: Sequence[Tensor], texts: Tensor) -> AttentionMaps:
         """Maps of stages ``[(B, C_l, ...)]``, finest first, for two texts ``(B, 2, D)``."""
-        adapted = self.adapters(stages)
-        grid = adapted[0].shape[2:]
-        levels = [attend(f, texts) for attend, f in zip(self.attention, adapted, strict=True)]
-        logits = torch.stack([resized(level, grid) for level in levels]).mean(0)
-        embeddings = self.embed(self._seen_by_each(adapted, logits.softmax(1)))
+        adapted = iter(self.adapters(stages))
+        levels = [torch.cat([next(adapted) for _ in range(size)], 1) for size in self.sizes]
+        levels = self.pyramid(levels) if self.pyramid is not None else levels
+        grid = levels[0].shape[2:]
+        maps = [attend(f, texts) for attend, f in zip(self.attention, levels, strict=True)]
+        logits = torch.stack([resized(one, grid) for one in maps]).mean(0)
+        embeddings = self.embed(self._seen_by_each(levels, logits.softmax(1)))
         score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL]) + self.judge(embeddings[:, ABNORMAL])[:, 0]
         return AttentionMaps(logits, embeddings, score)
 

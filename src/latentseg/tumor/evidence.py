@@ -55,7 +55,12 @@ class Evidence:
         """
         if name not in MAPS:
             raise UsageError(f"unknown map {name!r}", fix=f"choose from {', '.join(MAPS)}")
-        return np.asarray(self.canonical.restore(self.undo(getattr(self, name))), np.float32)
+        return np.asarray(self.canonical.restore(self.slices(name)), np.float32)
+
+    def slices(self, name: str) -> NDArray[np.float32]:
+        """A map, or ``images``, on the canonical slices ``(S, H, W)``; pictures are -1 outside the field."""
+        dark = 1 if name in ("images", "healthy") else 0
+        return np.asarray(self.undo(getattr(self, name) + np.float32(dark)), np.float32) - dark
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +111,7 @@ class TumorSegmentation(Segmentation):
         """Four pictures of slice ``k`` of the canonical volume."""
         seen = self.evidence
         images, attention, healthy, residual = (
-            np.asarray(seen.undo(values))[k]
-            for values in (seen.images, seen.attention, seen.healthy, seen.residual)
+            seen.slices(name)[k] for name in ("images", "attention", "healthy", "residual")
         )
         spacing_mm = seen.canonical.spacing_mm[1:]
 

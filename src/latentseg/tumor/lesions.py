@@ -2,8 +2,9 @@
 
 The recipe follows label-free tumor synthesis (Hu et al. 2023, "Label-free liver tumor segmentation"): a blob
 with an irregular outline, a texture of its own, a contrast to the organ that may be dark or bright, a rim and
-a necrotic core, displaced surroundings (mass effect) and a border as soft as the scanner's. All of it works
-in any number of dimensions, on images in [-1, 1].
+a necrotic core, displaced surroundings (mass effect) and a border as soft as the scanner's. Ours: the noise
+of the scan runs through the lesion, it may leave the organ it grows in, and it never is fainter than noise.
+All of it works in any number of dimensions, on images in [-1, 1].
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from scipy import ndimage
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+REACH = 2.3  # radii around the middle that a lesion and its mass effect touch
+SOLID = (-0.45, 0.3)  # grey value of a tumor in air or fat: soft tissue in the few-shot field's window
+
 
 @dataclass(frozen=True)
 class LesionOptions:
@@ -25,7 +29,9 @@ class LesionOptions:
     Attributes:
         radius: Smallest and largest radius; most lesions are small (log-uniform).
         irregular: How far the outline leaves an ellipsoid, as a share of the radius.
-        contrast: Smallest and largest difference to the organ, of either sign.
+        contrast: Smallest and largest difference to the organ, of either sign (log-uniform).
+        dark: Chance of a lesion darker than its organ, as most are in an enhanced one.
+        visible: Smallest contrast in standard deviations of the scan's noise.
         texture: Largest standard deviation of the lesion's texture.
         rim: Chance of a rim brighter than the lesion.
         core: Chance of a necrotic core darker than the lesion.
@@ -33,12 +39,14 @@ class LesionOptions:
         blur: Smallest and largest width of the border.
     """
 
-    radius: tuple[float, float] = (3.0, 30.0)
+    radius: tuple[float, float] = (2.5, 42.0)
     irregular: float = 0.45
-    contrast: tuple[float, float] = (0.12, 0.6)
-    texture: float = 0.12
-    rim: float = 0.35
-    core: float = 0.3
+    contrast: tuple[float, float] = (0.1, 0.7)
+    dark: float = 0.7
+    visible: float = 0.8
+    texture: float = 0.15
+    rim: float = 0.3
+    core: float = 0.35
     mass_effect: float = 0.35
     blur: tuple[float, float] = (0.5, 1.8)
 
@@ -57,53 +65,62 @@ class Lesion:
 
 
 def add_lesion(
-    image: Image, organ: Mask, rng: np.random.Generator, *, options: LesionOptions | None = None
+    image: Image,
+    organ: Mask,
+    rng: np.random.Generator,
+    *,
+    room: Mask | None = None,
+    options: LesionOptions | None = None,
 ) -> Lesion:
     """Put one lesion into an organ.
 
     Args:
         image: ``(H, W)`` or ``(D, H, W)`` in [-1, 1].
-        organ: Where it may grow, the same shape.
+        organ: Where its middle lies, the same shape.
         rng: Source of all draws.
+        room: Where it may spread; left out, the organ.
         options: Ranges of its properties.
 
     Returns:
         The image with the lesion and its mask.
 
     Raises:
-        ValueError: Image and organ of different shapes.
+        ValueError: Image, organ and room of different shapes.
     """
-    if image.shape != organ.shape:
-        raise ValueError(f"an organ of shape {organ.shape} in an image of shape {image.shape}")
     options = options or LesionOptions()
+    spread = organ if room is None else room
+    if not image.shape == organ.shape == spread.shape:
+        raise ValueError(f"organ {organ.shape} and room {spread.shape} in an image of shape {image.shape}")
+    nothing = Lesion(image.copy(), np.zeros(organ.shape, bool))
     if not organ.any():
-        return Lesion(image.copy(), np.zeros(organ.shape, bool))
-    radius = _radius(organ, rng, options)
-    center = _center(organ, radius, rng)
-    depth = _depth(organ.shape, center, radius, rng, options.irregular)
-    inside = (depth > 0) & organ
+        return nothing
+    center, radius = _place(organ, spread, rng, options, inside=room is None)
+    box = tuple(slice(max(0, int(c - REACH * radius - 4)), int(c + REACH * radius + 5)) for c in center)
+    cut, middle = image[box], center - np.array([side.start for side in box])
+    depth = _depth(cut.shape, middle, radius, rng, options.irregular)
+    inside = (depth > 0) & spread[box]
     if not inside.any():
-        return Lesion(image.copy(), np.zeros(organ.shape, bool))
-    pushed = _mass_effect(image, center, radius, rng.uniform(0, options.mass_effect))
-    look = _look(image[organ], depth, radius, rng, options)
+        return nothing
+    pushed = _mass_effect(cut, middle, radius, rng.uniform(0, options.mass_effect))
+    look = _look(image[box], inside, depth, radius, rng, options)
     weight = ndimage.gaussian_filter(inside.astype(np.float32), rng.uniform(*options.blur))
-    blended = np.clip((1 - weight) * pushed + weight * look, -1, 1).astype(np.float32)
-    return Lesion(blended, weight > 0.5)
+    nothing.image[box] = np.clip((1 - weight) * pushed + weight * look, -1, 1)
+    nothing.mask[box] = weight > 0.5
+    return nothing
 
 
-def _radius(organ: Mask, rng: np.random.Generator, options: LesionOptions) -> float:
-    """Log-uniform, no larger than what the organ can hold."""
-    low, high = options.radius
-    room = float(ndimage.distance_transform_edt(organ).max())
-    high = max(min(high, 1.2 * room), low)
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _center(organ: Mask, radius: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random point, deep enough for most of the lesion to lie within the organ where there is one."""
+def _place(
+    organ: Mask, spread: Mask, rng: np.random.Generator, options: LesionOptions, *, inside: bool
+) -> tuple[NDArray[np.int64], float]:
+    """Middle and radius: as large as there is space for, and deep in an organ that it must not leave."""
     distance = ndimage.distance_transform_edt(organ)
-    deep = np.argwhere(distance >= min(0.6 * radius, float(distance.max())))
-    return np.asarray(deep[rng.integers(len(deep))])
+    space = distance if inside else ndimage.distance_transform_edt(spread)
+    low, high = options.radius
+    high = max(min(high, 1.2 * float(space.max())), low)
+    radius = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    deep = min(0.6 * radius, float(distance.max())) if inside else 0.5
+    points = np.argwhere(distance >= deep)
+    return np.asarray(points[rng.integers(len(points))]), radius
 
 
 def _depth(
@@ -118,8 +135,8 @@ def _depth(
     turn = np.linalg.qr(rng.standard_normal((len(shape), len(shape))))[0]
     offsets = np.moveaxis(np.indices(shape), 0, -1) - center
     distance = np.linalg.norm((offsets @ turn) / (radius * axes / axes.mean()), axis=-1)
-    waves = _smooth_noise(shape, max(radius / 2, 1.0), rng)
-    return np.asarray(1 - distance + irregular * rng.uniform(0.2, 1.0) * waves, np.float32)
+    waves = _smooth_noise(shape, max(rng.uniform(0.25, 0.6) * radius, 1.0), rng)
+    return np.asarray(1 - distance + irregular * rng.uniform(0.1, 1.0) * waves, np.float32)
 
 
 def _mass_effect(image: Image, center: NDArray[np.int64], radius: float, strength: float) -> Image:
@@ -135,26 +152,49 @@ def _mass_effect(image: Image, center: NDArray[np.int64], radius: float, strengt
 
 
 def _look(
-    organ_values: NDArray[np.float32],
+    image: Image,
+    inside: Mask,
     depth: Image,
     radius: float,
     rng: np.random.Generator,
     options: LesionOptions,
 ) -> Image:
-    """Grey values of the lesion: contrast, texture at two scales, rim, core."""
-    sign = -1.0 if rng.random() < 0.6 else 1.0  # most tumors are darker than an enhanced organ
-    level = float(np.median(organ_values)) + sign * rng.uniform(*options.contrast)
-    spread = rng.uniform(0.2, 1.0) * options.texture
-    fine, coarse = (_smooth_noise(depth.shape, scale, rng) for scale in (0.7, max(radius / 3, 1.0)))
-    look = level + spread * (0.5 * fine + coarse)
+    """Grey values of the lesion: level, texture at two scales, rim, core, the noise of the scan."""
+    noise = scan_noise(image)
+    own = _level(float(np.median(image[inside])), noise, rng, options)
+    spread = rng.uniform(0.1, 1.0) ** 2 * options.texture
+    fine, coarse = (_smooth_noise(depth.shape, scale, rng) for scale in (1.0, max(radius / 3, 1.0)))
+    look = own + spread * (0.5 * fine + coarse)
     if rng.random() < options.rim:
         look += rng.uniform(0.1, 0.4) * ((depth > 0) & (depth < rng.uniform(0.15, 0.35)))
-    if rng.random() < options.core:
-        look -= rng.uniform(0.15, 0.4) * (depth > rng.uniform(0.4, 0.7))
-    return np.asarray(look, np.float32)
+    if radius > 6 and rng.random() < options.core:
+        look -= rng.uniform(0.1, 0.4) * ndimage.gaussian_filter(
+            (depth > rng.uniform(0.3, 0.7)).astype(np.float32), 1.0
+        )
+    return np.asarray(look + noise * _smooth_noise(depth.shape, 0.6, rng), np.float32)
+
+
+def _level(organ: float, noise: float, rng: np.random.Generator, options: LesionOptions) -> float:
+    """Mean grey value: of soft tissue in air, fat and, at times, anywhere; else relative to the organ's."""
+    low, high = options.contrast
+    least = max(low, options.visible * noise)
+    level = float(rng.uniform(*SOLID))
+    if organ < -0.7 or (rng.random() < 0.15 and abs(level - organ) > least):
+        return max(level, organ + least)
+    contrast = np.exp(rng.uniform(np.log(least), np.log(max(high, least))))
+    sign = -1.0 if rng.random() < options.dark else 1.0
+    sign = 1.0 if organ - contrast < -0.95 else -1.0 if organ + contrast > 0.95 else sign
+    return organ + sign * float(contrast)
+
+
+def scan_noise(image: Image) -> float:
+    """Standard deviation of what changes from pixel to pixel, outside of air; robust against borders."""
+    rough = image - ndimage.gaussian_filter(image, 1.5)
+    tissue = rough[image > -0.95]
+    return 1.4826 * float(np.median(np.abs(tissue))) if tissue.size else 0.0
 
 
 def _smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> Image:
     """Gaussian noise of unit variance, smooth over ``scale`` pixels."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), scale)
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), scale, mode="wrap")
     return np.asarray(noise / max(float(noise.std()), 1e-6), np.float32)

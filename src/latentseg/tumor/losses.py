@@ -9,6 +9,7 @@ from torch import Tensor
 from latentseg.tumor.attention_maps import ABNORMAL, AttentionMaps, resized
 
 TEMPERATURE = 0.07
+FOCAL = 10.0  # weight of a mean over pixels, most of which are easy
 
 
 def focal(logits: Tensor, masks: Tensor, *, gamma: float = 2.0, foreground: float = 4.0) -> Tensor:
@@ -41,7 +42,7 @@ def pixel_loss(maps: AttentionMaps, masks: Tensor, masked: Tensor) -> Tensor:
     truth = masks[masked, 0]
     has_lesion = (truth.flatten(1).sum(1) > 0).float()
     overlap = dice(logits.softmax(1)[:, ABNORMAL], truth)
-    return (focal(logits, truth) + has_lesion * overlap).mean()
+    return (FOCAL * focal(logits, truth) + has_lesion * overlap).mean()
 
 
 def image_loss(maps: AttentionMaps, abnormal: Tensor) -> Tensor:

@@ -5,43 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor, nn
+from torch import nn
 
-from latentseg.backbones.base import Backbone
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole
-from latentseg.tumor.adapters import stages_of
 from latentseg.tumor.attention_maps import AnomalyAttention
+from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.residuals import Fusion
 
-FORMAT = "latentseg-tumor-1"
+FORMAT = "latentseg-tumor-2"
 AGAIN = "download or train the weights again"
-
-
-class TumorConfig(BaseModel):
-    """What the trained parts look at, and how wide they are.
-
-    Attributes:
-        stages: Indices of the backbone's features (:meth:`Backbone.features`), finest first.
-        timestep: At which the denoiser's features are read; without it the encoder's stages are all there
-            is, as stated for the paper. The encoder sees 11 to 65 voxels and no organ.
-        finest: Largest edge of the grid on which attention is computed; finer stages are pooled to it.
-        ratio: Share of the adapters in the features.
-        text_dim: Length of the text embeddings.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    stages: tuple[int, ...] = (0, 1, 4, 5, 6)
-    timestep: int | None = 100
-    finest: int = 64
-    ratio: float = 0.5
-    text_dim: int = 384
 
 
 class TumorNetwork(nn.Module):
@@ -49,31 +25,26 @@ class TumorNetwork(nn.Module):
 
     Args:
         config: What they look at.
-        channels: Widths of the stages.
+        channels: Widths of the stages, those of one grid together, finest grid first.
+        dims: Of the backbone.
     """
 
-    def __init__(self, config: TumorConfig, channels: tuple[int, ...]) -> None:
+    def __init__(self, config: TumorConfig, channels: tuple[tuple[int, ...], ...], *, dims: int = 2) -> None:
         super().__init__()
-        self.config, self.channels = config, channels
-        self.attention = AnomalyAttention(channels, text_dim=config.text_dim, ratio=config.ratio)
+        self.config, self.channels, self.dims = config, channels, dims
+        self.attention = AnomalyAttention(
+            channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
+        )
         self.fusion = Fusion()
 
     @classmethod
-    def for_backbone(cls, config: TumorConfig, backbone: Backbone) -> TumorNetwork:
-        """A network with random weights whose widths fit a backbone.
+    def for_stages(cls, stages: FrozenStages) -> TumorNetwork:
+        """A network with random weights whose widths fit.
 
         Raises:
             ModelError: Denoiser features are asked for and the backbone has no denoiser.
         """
-        probe = torch.zeros(1, 1, *[8 * backbone.downscale] * backbone.dims)
-        return cls(config, tuple(stage.shape[1] for stage in frozen_stages(backbone, probe, config)))
-
-
-def frozen_stages(backbone: Backbone, images: Tensor, config: TumorConfig) -> list[Tensor]:
-    """The stages ``[(B, C_l, ...)]`` of images ``(B, 1, ...)`` that a network looks at, finest first."""
-    features = backbone.features(images, timestep=config.timestep)
-    grid = [min(config.finest, edge) for edge in images.shape[2:]]
-    return stages_of(features, config.stages, grid=grid)
+        return cls(stages.config, stages.channels(), dims=stages.backbone.dims)
 
 
 def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
@@ -83,6 +54,7 @@ def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
         "format": FORMAT,
         "config": network.config.model_dump_json(),
         "channels": json.dumps(network.channels),
+        "dims": str(network.dims),
     }
     with written_whole(path) as temporary:
         temporary.write_bytes(serialize(tensors, metadata | facts))
@@ -104,7 +76,8 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
         raise ModelError("not tumor weights of latentseg", where=str(path), fix=AGAIN)
     try:
         config = TumorConfig.model_validate_json(metadata["config"])
-        network = TumorNetwork(config, tuple(json.loads(metadata["channels"])))
+        channels = tuple(tuple(level) for level in json.loads(metadata["channels"]))
+        network = TumorNetwork(config, channels, dims=int(metadata["dims"]))
         network.load_state_dict(state)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"

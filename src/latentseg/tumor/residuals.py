@@ -66,18 +66,20 @@ def otsu_masks(values: Tensor, inside: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Learned fusion of the attention map and the two residuals to a lesion logit, position by position."""
+    """Learned fusion: what both residuals add to the map's logit, position by position; at first nothing."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, width), nn.GELU(), nn.Linear(width, 1))
+        for parameter in self.layers[2].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, attention: Tensor, found: Residuals) -> Tensor:
         """Logits ``(B, 1, ...)`` of maps ``(B, 1, ...)``."""
-        blurred = _blur(found.pixel)
-        evidence = torch.cat([attention, found.pixel, blurred, found.feature], 1).movedim(1, -1)
-        logits: Tensor = self.layers(evidence)
-        return logits.movedim(-1, 1)
+        own = attention.clamp(1e-4, 1 - 1e-4).logit()
+        evidence = torch.cat([own / 4, found.pixel, _blur(found.pixel), found.feature], 1).movedim(1, -1)
+        added: Tensor = self.layers(evidence)
+        return own + added.movedim(-1, 1)
 
 
 def _unit(values: Tensor) -> Tensor:

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import ndimage
 
 from latentseg.errors import UsageError
 from latentseg.text.vocabulary import concept_named, vocabulary
-from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
+from latentseg.training.augment import Geometry, noise, recolor, sampling_grid, warp
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
-from latentseg.tumor.lesions import LesionOptions, add_lesion
+from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of
+from latentseg.tumor.lesions import add_lesion
 
-SMALLEST_HOST = 150  # pixels of an organ that may grow a lesion
 SMALLEST_LESION = 12  # pixels
 FEWEST = 1e-3  # of the chance of a data set that only has slices of the other kind
 
@@ -28,15 +27,17 @@ class SampleOptions(BaseModel):
 
     Attributes:
         findings: Prompt of every label that is a lesion, such as ``sarcoma_mask: sarcoma``.
+        hosts: Where synthetic lesions grow.
         organs: Prompt organ of every other label, where it is not the label's own name.
-        hosts: Organ of the unnamed tissue of a data set, such as ``brain``; empty is anywhere.
+        validation: Scans (``source/case``) that are kept from the training.
         shares: Share of draws by data set, of those that have what is drawn.
         without: Findings that are left out: their masks, the slices of the data sets that hold them, and
             every prompt for a tumor in their organ.
         real: Share of samples with an outlined lesion of a patient.
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
-        mismatched: Share of those with a lesion for which another organ's tumor is asked: nothing is there.
-        named: Share of synthetic lesions that grow in a labelled organ rather than in a supervoxel.
+        mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
+        several: Chance of another lesion of the same place.
+        noisy: Chance of the noise of a sharp reconstruction.
         curve: Chance of another contrast, see :func:`~latentseg.training.augment.recolor`.
     """
 
@@ -44,15 +45,17 @@ class SampleOptions(BaseModel):
 
     findings: dict[str, str] = {}
     organs: dict[str, str] = {}
-    hosts: dict[str, str] = {}
+    hosts: HostOptions = HostOptions()
+    validation: tuple[str, ...] = ()
     shares: dict[str, float] = {}
     without: tuple[str, ...] = ()
-    real: float = 0.25
-    synthetic: float = 0.45
-    mismatched: float = 0.1
-    named: float = 0.5
-    curve: float = 0.3
-    geometry: Geometry = Geometry(degrees=12, zoom=(0.75, 1.2), shift=0.05, flip=0.3)
+    real: float = 0.15
+    synthetic: float = 0.5
+    mismatched: float = 0.05
+    several: float = 0.25
+    noisy: float = 0.15
+    curve: float = 0.2
+    geometry: Geometry = Geometry(degrees=15, zoom=(0.7, 1.25), shift=0.05, flip=0.3)
 
 
 class Sample(NamedTuple):
@@ -87,11 +90,13 @@ class Samples:
         check_names(options)
         left_out = [concept_named(name) for name in options.without]
         self.closed = {concept.organ or concept.name for concept in left_out}
+        self.hosts = Hosts(options.hosts, packed, self.closed)
         scans = packed.scans
         self.scan_of = np.repeat(np.arange(len(scans)), [scan.count for scan in scans])
         sources = np.array([scans[at].source for at in self.scan_of])
         banned = {scan.source for scan in scans if self._findings(scan, closed=True)}
-        allowed = ~np.isin(sources, sorted(banned))
+        kept = np.array([f"{scans[at].source}/{scans[at].case}" in options.validation for at in self.scan_of])
+        allowed = ~np.isin(sources, sorted(banned)) & ~kept
         ill = np.array([bool(self._lesion_mask(index).any()) for index in range(len(sources))])
         chances = {"ill": allowed & ill, "healthy": allowed & ~ill}
         self.chance = {
@@ -107,8 +112,9 @@ class Samples:
             sample = self._synthetic(rng)
         else:
             sample = self._healthy(rng)
-        if sample.mask.any() and rng.random() < options.mismatched:
-            sample = sample._replace(mask=np.zeros_like(sample.mask), finding=self._elsewhere(rng, sample))
+        region = region_of(sample.finding)
+        if sample.mask.any() and region and rng.random() < options.mismatched:
+            sample = sample._replace(mask=np.zeros_like(sample.mask), finding=self._elsewhere(rng, region))
         return self._augmented(rng, sample)
 
     def _real(self, rng: np.random.Generator) -> Sample:
@@ -119,13 +125,21 @@ class Samples:
         return self._sample(index, self._lesion_mask(index), str(rng.choice(names)))
 
     def _synthetic(self, rng: np.random.Generator) -> Sample:
-        """A healthy slice with one lesion; the slice as it is where nothing has room for one."""
+        """A healthy slice with a lesion or two; the slice as it is where nothing has room for one."""
         index = int(rng.choice(len(self.scan_of), p=self.chance["healthy"]))
         host, finding = self._host(rng, index)
         image = self.packed.images[index].astype(np.float32) / 127.5 - 1
-        lesion = add_lesion(image, host, rng, options=LesionOptions())
-        mask = lesion.mask if lesion.mask.sum() >= SMALLEST_LESION else np.zeros_like(lesion.mask)
-        return Sample(lesion.image if mask.any() else image, mask, finding, self._scan(index).modality)
+        room = None
+        if rng.random() < self.options.hosts.spreading:
+            room = self.hosts.tissue(index, self._scan(index)) | host
+        mask = np.zeros(image.shape, bool)
+        for _ in range(3):
+            lesion = add_lesion(image, host, rng, room=room)
+            if lesion.mask.sum() >= SMALLEST_LESION:
+                image, mask = lesion.image, mask | lesion.mask
+            if rng.random() >= self.options.several:
+                break
+        return Sample(image, mask, finding, self._scan(index).modality)
 
     def _healthy(self, rng: np.random.Generator) -> Sample:
         index = int(rng.choice(len(self.scan_of), p=self.chance["healthy"]))
@@ -137,44 +151,21 @@ class Samples:
 
     def _host(self, rng: np.random.Generator, index: int) -> tuple[NDArray[np.bool_], str]:
         """Where a lesion may grow in a slice, and what it is then called."""
-        scan, labels = self._scan(index), np.asarray(self.packed.labels[index])
+        scan = self._scan(index)
         organs = {label: self._organ(name) for label, name in scan.labels.items()}
-        hosts = [label for label, organ in organs.items() if organ not in self.closed and tumor_of(organ)]
-        areas = np.bincount(labels.ravel(), minlength=256)
-        named = [label for label in hosts if areas[label] >= SMALLEST_HOST]
-        if named and rng.random() < self.options.named:
-            label = int(rng.choice(named))
-            return labels == label, tumor_of(organs[label])
-        return self._tissue(rng, index), self._tissue_name(scan)
+        return self.hosts.draw(rng, index, scan, organs)
 
-    def _tissue(self, rng: np.random.Generator, index: int) -> NDArray[np.bool_]:
-        """A supervoxel of a slice, its holes filled; nothing where there is none that is large enough."""
-        image = np.asarray(self.packed.images[index])
-        voxels = None if self.packed.supervoxels is None else np.asarray(self.packed.supervoxels[index])
-        if voxels is None:
-            return np.asarray(ndimage.binary_erosion(image > 12, iterations=3))
-        ids, counts = np.unique(voxels[(voxels > 0) & (image > 12)], return_counts=True)
-        large = ids[counts >= SMALLEST_HOST]
-        if not len(large):
-            return np.zeros(image.shape, bool)
-        return np.asarray(ndimage.binary_fill_holes(voxels == rng.choice(large)))
-
-    def _tissue_name(self, scan: PackedScan) -> str:
-        host = self.options.hosts.get(scan.source, "")
-        return "tumor" if host in self.closed else tumor_of(host) or "tumor"
-
-    def _elsewhere(self, rng: np.random.Generator, sample: Sample) -> str:
-        """A tumor of an organ other than the sample's."""
-        own = concept_named(sample.finding).organ
-        organs = {concept_named(name).organ for name in self.options.findings.values()}
-        organs |= {self._organ(name) for scan in self.packed.scans for name in scan.labels.values()}
-        others = [tumor for organ in sorted(organs - self.closed - {own}) if (tumor := tumor_of(organ))]
-        return str(rng.choice(others))
+    def _elsewhere(self, rng: np.random.Generator, region: str) -> str:
+        """A tumor of an organ of another region of the body."""
+        organs = {c.name for c in vocabulary() if c.region not in ("", "trunk", region)} - self.closed
+        return str(rng.choice(findings_of(organs)))
 
     def _augmented(self, rng: np.random.Generator, sample: Sample) -> Sample:
         image, mask = (torch.tensor(array, dtype=torch.float32)[None, None] for array in sample[:2])
         grid = sampling_grid(rng, 1, image.shape[-1], self.options.geometry)
         image = recolor(warp(image, grid), rng, curve=self.options.curve)
+        if rng.random() < self.options.noisy:
+            image = (image + rng.uniform(0.05, 0.25) * noise(rng, image.shape)).clamp(-1, 1)
         mask = warp(mask, grid)
         return sample._replace(image=image[0, 0].numpy(), mask=mask[0, 0].numpy() > 0.5)
 
@@ -199,12 +190,6 @@ class Samples:
         return self.options.organs.get(label_name, label_name.replace("_", " "))
 
 
-def tumor_of(organ: str) -> str:
-    """The vocabulary's first finding in an organ, such as "liver tumor"; nothing where it has none."""
-    found = (concept.name for concept in vocabulary() if concept.kind == "finding" and concept.organ == organ)
-    return next(found, "") if organ else ""
-
-
 def check_names(options: SampleOptions) -> None:
     """Require findings and organs of the vocabulary.
 
@@ -213,7 +198,7 @@ def check_names(options: SampleOptions) -> None:
     """
     asked = {
         "finding": {*options.findings.values(), *options.without},
-        "organ": {*options.organs.values(), *options.hosts.values()},
+        "organ": {*options.organs.values(), *options.hosts.tissues.values()},
     }
     for kind, names in asked.items():
         for name in sorted(names):

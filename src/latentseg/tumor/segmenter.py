@@ -190,7 +190,9 @@ class TumorSegmenter:
 
     def _attend(self, query: Query, images: Tensor) -> Tensor:
         """Abnormal probability of other images ``(B, 1, H, W)``."""
-        maps = self.parts.network.attention(self.parts.stages(images), query.texts.expand(len(images), -1, -1))
+        maps = self.parts.network.attention(
+            self.parts.stages(images), query.texts.expand(len(images), -1, -1)
+        )
         margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
         return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from latentseg.backbones.base import Backbone
 from latentseg.training.loop import Loop, LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.tumor import network as files
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, resized
+from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.losses import dice, image_loss, pixel_loss, text_loss
-from latentseg.tumor.network import TumorConfig, TumorNetwork, frozen_stages
+from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.queries import Queries
 from latentseg.tumor.refinement import RefinementOptions, Refiner, dilated
 from latentseg.tumor.residuals import Fusion, Residuals
@@ -82,19 +82,19 @@ class AttentionTask:
     Args:
         options: See there.
         packed: Slices with labels and supervoxels.
-        backbone: Frozen; it does not change.
+        stages: Of a frozen backbone, which does not change.
         queries: Reads prompts.
     """
 
     def __init__(
-        self, options: TumorTrainingOptions, packed: Pack, backbone: Backbone, *, queries: Queries
+        self, options: TumorTrainingOptions, packed: Pack, stages: FrozenStages, *, queries: Queries
     ) -> None:
-        self.options, self.backbone, self.queries = options, backbone, queries
+        self.options, self.frozen, self.queries = options, stages, queries
         self.samples = Samples(options.samples, packed)
-        self.network = TumorNetwork.for_backbone(options.network, backbone)
+        self.network = TumorNetwork.for_stages(stages)
         self.model: AnomalyAttention = self.network.attention
-        edge = backbone.image_size
-        probe = frozen_stages(backbone, torch.zeros(1, 1, edge, edge), options.network)
+        edge = stages.backbone.image_size
+        probe = stages(torch.zeros(1, 1, edge, edge))
         self.stages = [np.zeros((options.count, *stage.shape[1:]), np.float16) for stage in probe]
         self.masks = np.zeros((options.count, edge // 2, edge // 2), bool)
         self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
@@ -126,7 +126,7 @@ class AttentionTask:
         for row in rows:
             sample = self.sample(row)
             image = torch.from_numpy(sample.image)[None, None]
-            stages = frozen_stages(self.backbone, image, self.options.network)
+            stages = self.frozen(image)
             for level, stage in zip(self.stages, stages, strict=True):
                 level[row] = stage[0].cpu().numpy()
             self.masks[row] = halved(sample.mask)
@@ -218,15 +218,14 @@ class FusionTask:
             image = torch.from_numpy(sample.image)[None, None]
 
             def attend(images: Tensor) -> Tensor:
-                stages = frozen_stages(self.source.backbone, images, self.network.config)
-                logits = self.network.attention(stages, query.texts).logits
+                logits = self.network.attention(self.source.frozen(images), query.texts).logits
                 margin = logits[:, [ABNORMAL]] - logits[:, [NORMAL]]
                 return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
 
             options = RefinementOptions()
             attention = attend(image)
             refiner = Refiner(
-                self.source.backbone, self.model, attend, self.condition(query.healthy), options
+                self.source.frozen.backbone, self.model, attend, self.condition(query.healthy), options
             )
             found = refiner.residuals(image, attention, keys=[f"training/{row}"])
             mask = torch.from_numpy(sample.mask)[None, None].float()
@@ -264,7 +263,7 @@ class TumorTraining:
     Attributes:
         options: See there.
         packed: Slices with labels and supervoxels.
-        backbone: Frozen, with a denoiser; it does not change.
+        stages: Of a frozen backbone with a denoiser, which does not change.
         queries: Reads prompts.
         condition: Tokens of the denoiser for phrases.
         metadata: Facts for the file of the weights.
@@ -272,7 +271,7 @@ class TumorTraining:
 
     options: TumorTrainingOptions
     packed: Pack
-    backbone: Backbone
+    stages: FrozenStages
     queries: Queries
     condition: Condition
     metadata: dict[str, str]
@@ -285,7 +284,7 @@ class TumorTraining:
             KeyboardInterrupt: The run was stopped, with a checkpoint.
         """
         torch.manual_seed(self.options.loop.seed)
-        task = AttentionTask(self.options, self.packed, self.backbone, queries=self.queries)
+        task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         attention = Loop(task, self.options.loop, folder / "attention")
         attention.run(resume=resume)
         task.network.attention.load_state_dict(attention.average.state_dict())

@@ -1,0 +1,67 @@
+"""The field of view that the networks see: the body, without the air and the table around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from latentseg.imaging import fit_square
+
+BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
+SHARE = 0.1  # of the slices in which the body has to reach a pixel
+THIN = 0.02  # of a slice's edge, below which a structure is a table or a cable
+MARGIN = 0.03  # of the box, left around it
+PART = 0.1  # of the largest piece, from which another piece belongs to the body too, such as an arm
+SMALLEST = 0.25  # of a slice's edge, below which a box is not believed
+
+Undo = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def body_field(
+    slices: NDArray[np.float32], size: int, *, pixel_mm: tuple[float, float]
+) -> tuple[NDArray[Any], Undo]:
+    """Cut slices ``(S, H, W)`` in [-1, 1] to the body, and fit them to squares of ``size`` pixels.
+
+    Returns:
+        ``(S, size, size)`` and ``undo``, from there to ``(S, H, W)``; see
+        :func:`~latentseg.imaging.geometry.fit_square`. What lies outside of the box is 0.
+    """
+    rows, columns = body_box(slices)
+    fitted, undo_square = fit_square(slices[:, rows, columns], size, pixel_mm=pixel_mm)
+
+    def undo(array: NDArray[Any]) -> NDArray[Any]:
+        inside = undo_square(array)
+        whole = np.zeros((len(inside), *slices.shape[1:]), inside.dtype)
+        whole[:, rows, columns] = inside
+        return whole
+
+    return fitted, undo
+
+
+def body_box(slices: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns of the body in ``(S, H, W)``; all of them where no body can be told apart."""
+    height, width = slices.shape[1:]
+    thin = max(1, round(THIN * min(height, width)))
+    often = (slices > BODY).mean(0) >= min(SHARE, 1.0)
+    solid = ndimage.binary_opening(ndimage.binary_fill_holes(often), iterations=thin)
+    parts, count = ndimage.label(solid)
+    if not count:
+        return slice(0, height), slice(0, width)
+    sizes = ndimage.sum_labels(solid, parts, range(1, count + 1))
+    large = 1 + np.flatnonzero(sizes >= PART * sizes.max())
+    box = ndimage.find_objects(np.isin(parts, large).astype(np.uint8))[0]
+    sides = [_widened(side, edge) for side, edge in zip(box, (height, width), strict=True)]
+    if any(
+        side.stop - side.start < SMALLEST * edge for side, edge in zip(sides, (height, width), strict=True)
+    ):
+        return slice(0, height), slice(0, width)
+    return sides[0], sides[1]
+
+
+def _widened(side: slice, edge: int) -> slice:
+    margin = round(MARGIN * (side.stop - side.start)) + 1
+    return slice(max(0, side.start - margin), min(edge, side.stop + margin))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentseg.tumor.lesions import Image, LesionOptions, Mask, add_lesion
+from latentseg.tumor.lesions import Image, LesionOptions, Mask, add_lesion, scan_noise
 
 
 def organ_in_image(shape: tuple[int, ...] = (96, 96), radius: float = 30) -> tuple[Image, Mask]:
@@ -96,3 +96,23 @@ def test_shapes_must_agree() -> None:
     image, organ = organ_in_image()
     with pytest.raises(ValueError, match="in an image of shape"):
         add_lesion(image, organ[:-1], np.random.default_rng(0))
+
+
+def test_a_lesion_with_room_may_leave_its_organ() -> None:
+    image, organ = organ_in_image()
+    room = np.ones_like(organ)
+    options = LesionOptions(radius=(10, 12))
+    left = [
+        (add_lesion(image, organ, np.random.default_rng(i), room=room, options=options).mask & ~organ).sum()
+        for i in range(12)
+    ]
+    assert max(left) > 20
+
+
+def test_a_lesion_in_air_is_solid_and_no_fainter_than_noise() -> None:
+    air = np.full((96, 96), -1, np.float32)
+    lesion = add_lesion(air, air < 0, np.random.default_rng(2), options=LesionOptions(radius=(8, 10)))
+    assert float(np.median(lesion.image[lesion.mask])) > -0.8
+    noisy = 0.3 * np.random.default_rng(0).standard_normal((96, 96)).astype(np.float32)
+    assert scan_noise(noisy) == pytest.approx(0.3, rel=0.15)
+    assert scan_noise(air) == 0

@@ -16,7 +16,7 @@ from latentseg.imaging import Volume
 from latentseg.imaging.phantom import Phantom
 from latentseg.tumor.evidence import TumorSegmentation
 from latentseg.tumor.options import PAPER_LIKE, PRESETS, TumorOptions
-from latentseg.tumor.refinement import RefinementOptions
+from latentseg.tumor.refinement import RefinementOptions, Refiner
 from latentseg.tumor.segmenter import TumorSegmenter, smooth, undecided
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2))
@@ -151,6 +151,28 @@ def test_weights_that_are_missing_or_of_another_backbone(
     network.save(tmp_path / "other.safetensors", made, {"backbone": "0123456789ab"})
     with pytest.raises(ModelError, match="made for another backbone"):
         ls.load("tumor", backbone=tiny_tumor_model, weights=tmp_path / "other.safetensors")
+
+
+def test_a_lesion_of_one_pixel_does_not_vanish(tiny_tumor_model: Path) -> None:
+    parts = ls.load("tumor", backbone=tiny_tumor_model).parts
+    for parameter in parts.network.fusion.layers[2].parameters():
+        parameter.zero_()  # adds nothing to the map, as a new fusion
+    attention = torch.zeros(1, 1, 64, 64)
+    attention[0, 0, 21, 33] = 0.9
+    condition = parts.condition(("CT",))
+    refiner = Refiner(parts.backbone, parts.network.fusion, torch.zeros_like, condition, QUICK)
+    found = refiner(torch.rand(1, 1, 64, 64) - 0.5, attention, keys=["one"])
+    assert float(found.probability[0, 0, 21, 33]) == pytest.approx(0.9, abs=0.01)
+    assert int((found.probability >= 0.5).sum()) == 1
+    assert float(found.residual.sum()) > 0  # its latent cell was filled
+
+
+def test_what_lies_outside_of_the_body_is_air(tiny_tumor_model: Path, scan: Volume) -> None:
+    found = run(tiny_tumor_model, scan)
+    assert found.pseudo_healthy.min() >= -1.001
+    assert found.pseudo_healthy.max() <= 1.2
+    corner = found.pseudo_healthy[0, 0]
+    assert np.abs(corner + 1).max() < 0.3
 
 
 def test_smoothing_keeps_constants_and_single_slices() -> None:

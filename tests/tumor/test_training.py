@@ -16,7 +16,7 @@ from latentseg.text import embed
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.tumor.features import FrozenStages, TumorConfig
-from latentseg.tumor.hosts import HostOptions, tumor_of
+from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of, tumor_of
 from latentseg.tumor.network import load
 from latentseg.tumor.queries import Queries
 from latentseg.tumor.samples import SampleOptions, Samples
@@ -135,6 +135,45 @@ def test_training_changes_its_own_parts_and_not_the_backbone(
     ]
     assert any(name.startswith("attention.") for name in changed)
     assert any(name.startswith("fusion.") for name in changed)
+
+
+def test_calibration_leaves_few_healthy_samples_above_zero(training: TumorTraining) -> None:
+    torch.manual_seed(0)
+    options = training.options.model_copy(update={"healthy_count": 6, "false_alarms": 0.2})
+    task = AttentionTask(options, training.packed, training.stages, queries=training.queries)
+    task.model.eval()
+    task.calibrate()
+    first = float(task.model.offset)
+    assert first != 0
+    task.calibrate()  # what is calibrated stays
+    assert float(task.model.offset) == pytest.approx(first, abs=1e-4)
+
+
+def test_scans_that_are_kept_are_never_drawn(packed: Pack) -> None:
+    kept = f"{packed.scans[0].source}/{packed.scans[0].case}"
+    samples = Samples(AS_LESION.model_copy(update={"validation": (kept,)}), packed)
+    assert not any(chance[samples.scan_of == 0].any() for chance in samples.chance.values())
+    everything = Samples(AS_LESION.model_copy(update={"validation": ("other/*",)}), packed)
+    assert any(chance[samples.scan_of == 0].any() for chance in everything.chance.values())
+
+
+def test_lungs_are_large_air_within_the_body(packed: Pack) -> None:
+    image = np.zeros((1, 128, 128), np.uint8)
+    image[0, 10:118, 10:118] = 120
+    image[0, 30:90, 30:60] = 0  # a lung
+    image[0, 30:40, 90:100] = 0  # gas in the bowel
+    packed.images = image
+    lung = Hosts(HostOptions(), packed, set()).lung(0)
+    assert lung[60, 45]
+    assert not lung[35, 95]
+    assert not lung[5, 5]
+
+
+def test_regions_and_findings() -> None:
+    assert region_of("liver tumor") == "abdomen"
+    assert region_of("tumor") == region_of("lymphoma") == ""
+    assert "lung nodule" in findings_of({"lung"})
+    assert {"tumor", "metastasis"} <= set(findings_of({""}))
 
 
 def test_steps_learn_a_lesion(training: TumorTraining) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from latentseg.tumor.adapters import Adapters
 
 NORMAL, ABNORMAL = 0, 1
+DROPOUT = 0.15  # of whole channels of frozen features, against learning samples by heart
 TOP_SHARE = 0.002  # of the positions, whose abnormal logits make the image-level score
 
 
@@ -88,6 +89,7 @@ class Pyramid(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, *, dims: int = 2) -> None:
         super().__init__()
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.dropout = (nn.Dropout2d if dims == 2 else nn.Dropout3d)(DROPOUT)
         self.lateral = nn.ModuleList(conv(inputs, width, 1) for inputs in channels)
         self.mix = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(4, width), nn.GELU(), conv(width, width, 3, padding=1))
@@ -98,7 +100,7 @@ class Pyramid(nn.Module):
         """Levels ``(B, width, ...)``, finest first."""
         merged: list[Tensor] = []
         for level, lateral, mix in reversed(list(zip(levels, self.lateral, self.mix, strict=True))):
-            own = lateral(level)
+            own = lateral(self.dropout(level))
             if merged:
                 own = own + resized(merged[-1], own.shape[2:])
             merged.append(own + mix(own))
@@ -115,6 +117,8 @@ class AnomalyAttention(nn.Module):
         pyramid: Channels of the pyramid; 0 is none.
         dims: 2 or 3.
     """
+
+    offset: Tensor
 
     def __init__(
         self,
@@ -134,6 +138,7 @@ class AnomalyAttention(nn.Module):
         self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in widths)
         self.embed = nn.Sequential(nn.Linear(sum(widths), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim))
         self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
+        self.register_buffer("offset", torch.zeros(()))  # of the score, so that few healthy images pass 0
 
     def forward(self, stages: Sequence[Tensor], texts: Tensor) -> AttentionMaps:
         """Maps of stages ``[(B, C_l, ...)]``, finest first, for two texts ``(B, 2, D)``."""
@@ -145,7 +150,7 @@ class AnomalyAttention(nn.Module):
         logits = torch.stack([resized(one, grid) for one in maps]).mean(0)
         embeddings = self.embed(self._seen_by_each(levels, logits.softmax(1)))
         score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL]) + self.judge(embeddings[:, ABNORMAL])[:, 0]
-        return AttentionMaps(logits, embeddings, score)
+        return AttentionMaps(logits, embeddings, score - self.offset)
 
     @staticmethod
     def _seen_by_each(stages: Sequence[Tensor], attention: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 REACH = 2.3  # radii around the middle that a lesion and its mass effect touch
+LARGER = 0.7  # exponent of the draw of a radius; below 1 large lesions come up more often than log-uniformly
 SOLID = (-0.45, 0.3)  # grey value of a tumor in air or fat: soft tissue in the few-shot field's window
 
 
@@ -27,7 +28,7 @@ class LesionOptions:
     """Ranges from which a lesion is drawn; lengths in pixels (voxels), intensities on the [-1, 1] scale.
 
     Attributes:
-        radius: Smallest and largest radius; most lesions are small (log-uniform).
+        radius: Smallest and largest radius; half of the lesions are in the lower third.
         irregular: How far the outline leaves an ellipsoid, as a share of the radius.
         contrast: Smallest and largest difference to the organ, of either sign (log-uniform).
         dark: Chance of a lesion darker than its organ, as most are in an enhanced one.
@@ -41,7 +42,7 @@ class LesionOptions:
 
     radius: tuple[float, float] = (2.5, 42.0)
     irregular: float = 0.45
-    contrast: tuple[float, float] = (0.1, 0.7)
+    contrast: tuple[float, float] = (0.1, 1.2)
     dark: float = 0.7
     visible: float = 0.8
     texture: float = 0.15
@@ -117,7 +118,7 @@ def _place(
     space = distance if inside else ndimage.distance_transform_edt(spread)
     low, high = options.radius
     high = max(min(high, 1.2 * float(space.max())), low)
-    radius = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    radius = float(low * (high / low) ** (rng.random() ** LARGER))
     deep = min(0.6 * radius, float(distance.max())) if inside else 0.5
     points = np.argwhere(distance >= deep)
     return np.asarray(points[rng.integers(len(points))]), radius

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class SampleOptions(BaseModel):
         findings: Prompt of every label that is a lesion, such as ``sarcoma_mask: sarcoma``.
         hosts: Where synthetic lesions grow.
         organs: Prompt organ of every other label, where it is not the label's own name.
-        validation: Scans (``source/case``) that are kept from the training.
+        validation: Patterns of scans (``source/case``) that are kept from the training.
         shares: Share of draws by data set, of those that have what is drawn.
         without: Findings that are left out: their masks, the slices of the data sets that hold them, and
             every prompt for a tumor in their organ.
@@ -95,7 +96,7 @@ class Samples:
         self.scan_of = np.repeat(np.arange(len(scans)), [scan.count for scan in scans])
         sources = np.array([scans[at].source for at in self.scan_of])
         banned = {scan.source for scan in scans if self._findings(scan, closed=True)}
-        kept = np.array([f"{scans[at].source}/{scans[at].case}" in options.validation for at in self.scan_of])
+        kept = np.array([is_kept(scan, options.validation) for scan in scans])[self.scan_of]
         allowed = ~np.isin(sources, sorted(banned)) & ~kept
         ill = np.array([bool(self._lesion_mask(index).any()) for index in range(len(sources))])
         chances = {"ill": allowed & ill, "healthy": allowed & ~ill}
@@ -111,7 +112,7 @@ class Samples:
         elif kind < options.real + options.synthetic:
             sample = self._synthetic(rng)
         else:
-            sample = self._healthy(rng)
+            return self.draw_healthy(rng)
         region = region_of(sample.finding)
         if sample.mask.any() and region and rng.random() < options.mismatched:
             sample = sample._replace(mask=np.zeros_like(sample.mask), finding=self._elsewhere(rng, region))
@@ -141,9 +142,12 @@ class Samples:
                 break
         return Sample(image, mask, finding, self._scan(index).modality)
 
-    def _healthy(self, rng: np.random.Generator) -> Sample:
+    def draw_healthy(self, rng: np.random.Generator) -> Sample:
+        """Draw a slice without a lesion, and something to look for in it."""
         index = int(rng.choice(len(self.scan_of), p=self.chance["healthy"]))
-        return self._sample(index, np.zeros(self.packed.images.shape[1:], bool), self._host(rng, index)[1])
+        return self._augmented(
+            rng, self._sample(index, np.zeros(self.packed.images.shape[1:], bool), self._host(rng, index)[1])
+        )
 
     def _sample(self, index: int, mask: NDArray[np.bool_], finding: str) -> Sample:
         image = self.packed.images[index].astype(np.float32) / 127.5 - 1
@@ -188,6 +192,11 @@ class Samples:
         if label_name in self.options.findings:
             return ""
         return self.options.organs.get(label_name, label_name.replace("_", " "))
+
+
+def is_kept(scan: PackedScan, patterns: Sequence[str]) -> bool:
+    """Whether a scan is kept from the training."""
+    return any(fnmatch.fnmatchcase(f"{scan.source}/{scan.case}", pattern) for pattern in patterns)
 
 
 def check_names(options: SampleOptions) -> None:

@@ -26,12 +26,14 @@ from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, r
 from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.losses import dice, image_loss, pixel_loss, text_loss
 from latentseg.tumor.network import TumorNetwork
+from latentseg.tumor.options import RECOMMENDED
 from latentseg.tumor.queries import Queries
 from latentseg.tumor.refinement import RefinementOptions, Refiner, dilated
 from latentseg.tumor.residuals import Fusion, Residuals
 from latentseg.tumor.samples import Sample, SampleOptions, Samples
 
 WEIGHTS = "tumor.safetensors"
+MIRRORED = 0.3  # of the batches, features and masks alike
 Condition = Callable[[Sequence[str]], Tensor]
 
 
@@ -50,6 +52,8 @@ class TumorTrainingOptions(BaseModel):
         image: Weight of the cross-entropy of the anomaly score.
         text: Weight of the contrastive loss.
         unmasked: Share of the samples of which only is known whether something is there.
+        healthy_count: Healthy samples, not trained on, by which the anomaly score is calibrated.
+        false_alarms: Share of them that may still be suspected.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +69,8 @@ class TumorTrainingOptions(BaseModel):
     image: float = 0.5
     text: float = 0.2
     unmasked: float = 0.1
+    healthy_count: int = Field(200, gt=0)
+    false_alarms: float = Field(0.03, ge=0, lt=1)
 
 
 class AttentionBatch(NamedTuple):
@@ -116,11 +122,24 @@ class AttentionTask:
         stages = [torch.from_numpy(level[rows].astype(np.float32)) for level in self.stages]
         masks = torch.from_numpy(self.masks[rows][:, None].astype(np.float32))
         masked = torch.from_numpy(rng.random(len(rows)) >= self.options.unmasked)
+        if rng.random() < MIRRORED:
+            stages, masks = [stage.flip(-1) for stage in stages], masks.flip(-1)
         return AttentionBatch(stages, masks, torch.from_numpy(self.texts[rows]), masked)
 
     def sample(self, row: int) -> Sample:
         """The sample of a row; a function of the seed and the row alone."""
         return self.samples.draw(np.random.default_rng((self.options.loop.seed, 7, row)))
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Move the anomaly score so that all but a few healthy samples, not trained on, stay below 0."""
+        scores = []
+        for row in range(self.options.healthy_count):
+            sample = self.samples.draw_healthy(np.random.default_rng((self.options.loop.seed, 8, row)))
+            texts = self.queries(sample.finding, sample.modality).texts
+            stages = self.frozen(torch.from_numpy(sample.image)[None, None])
+            scores.append(self.model(stages, texts).score)
+        self.model.offset += torch.cat(scores).quantile(1 - self.options.false_alarms)
 
     def _encode(self, rows: list[int]) -> None:
         for row in rows:
@@ -222,7 +241,7 @@ class FusionTask:
                 margin = logits[:, [ABNORMAL]] - logits[:, [NORMAL]]
                 return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
 
-            options = RefinementOptions()
+            options = RECOMMENDED.refinement or RefinementOptions()
             attention = attend(image)
             refiner = Refiner(
                 self.source.frozen.backbone, self.model, attend, self.condition(query.healthy), options
@@ -289,6 +308,7 @@ class TumorTraining:
         attention.run(resume=resume)
         task.network.attention.load_state_dict(attention.average.state_dict())
         task.network.attention.eval()
+        task.calibrate()
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         Loop(fusion, self.options.fusion_loop, folder / "fusion").run(resume=resume)
         shutil.copyfile(folder / "fusion" / WEIGHTS, folder / WEIGHTS)

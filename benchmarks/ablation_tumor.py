@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import latentseg
@@ -25,7 +26,7 @@ from latentseg.api import fingerprint, frozen_files, tumor_parts, tumor_stages
 from latentseg.backbones.compact import phrase_condition
 from latentseg.backbones.registry import resolve
 from latentseg.cli.zero_shot import write_tables
-from latentseg.evaluation.datasets.tumors import CATEGORIES
+from latentseg.evaluation.datasets.tumors import CATEGORIES, Category, TumorCase
 from latentseg.evaluation.tables import markdown_table
 from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
 from latentseg.evaluation.zero_shot import (
@@ -34,6 +35,7 @@ from latentseg.evaluation.zero_shot import (
     evaluate_category,
     summarize_categories,
 )
+from latentseg.imaging.phantom import abdomen
 from latentseg.text import embed
 from latentseg.training.config import read_config
 from latentseg.training.pack import Pack
@@ -49,11 +51,28 @@ TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "encoder features only": {"network": {"photographs": (), "fold": False}},
     "+ denoiser features": {"network": {"stages": (1, 2, 4, 5, 6, 7), "timestep": 100}},
     "without pyramid": {"network": {"pyramid": 0}},
-    "as the paper: encoder, no pyramid": {"network": {"photographs": (), "fold": False, "pyramid": 0}},
+    "as the paper": {"network": {"photographs": (), "fold": False, "pyramid": 0}},
     "real lesions only": {"samples": {"real": 0.65, "synthetic": 0.0}},
     "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.65}},
 }
 TINY: dict[str, Any] = {"steps": 2, "warmup": 1, "log_every": 1}
+
+
+class PhantomCategory(Category):
+    """One synthetic patient with a liver lesion and one without, for a trial."""
+
+    def cases(self) -> Iterator[TumorCase]:
+        """The first."""
+        phantom = abdomen(seed=3, shape=(64, 64, 1), lesions=3)
+        lesions = [label for label, name in phantom.names.items() if "lesion" in name]
+        yield TumorCase("ill", "ill", phantom.image, np.isin(phantom.labels.array, lesions))
+
+    def healthy(self) -> Iterator[TumorCase]:
+        """The second."""
+        yield TumorCase("healthy", "healthy", abdomen(seed=4, shape=(64, 64, 1)).image, None)
+
+
+PHANTOM = PhantomCategory("phantom", "liver tumor", (), ())
 
 
 def options_of(changes: dict[str, dict[str, Any]], *, tiny: bool = False) -> TumorTrainingOptions:
@@ -67,7 +86,7 @@ def options_of(changes: dict[str, dict[str, Any]], *, tiny: bool = False) -> Tum
     if not tiny:
         return options
     loops = {name: getattr(options, name).model_copy(update=TINY) for name in ("loop", "fusion_loop")}
-    return options.model_copy(update={**loops, "count": 4, "fusion_count": 2, "batch": 2})
+    return options.model_copy(update={**loops, "count": 4, "fusion_count": 2, "batch": 2, "healthy_count": 2})
 
 
 def trained(name: str, folder: Path, packed: Pack, runs: Path, *, tiny: bool = False) -> TumorParts:
@@ -119,7 +138,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--only", default="", help="variants, comma-separated")
     parser.add_argument("--limit", type=int, help="scans and controls of each category, for a trial")
-    parser.add_argument("--tiny", action="store_true", help="two steps of each training, to see that it runs")
+    parser.add_argument("--tiny", action="store_true", help="two training steps, phantoms: it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ablation_tumor"))
     options = parser.parse_args()
     folder, packed = resolve(options.backbone), Pack(options.pack)
@@ -127,7 +146,7 @@ def main() -> None:
     chosen = list(methods(lambda name: trained(name, folder, packed, options.runs, tiny=options.tiny), only))
     rows = [
         row
-        for category in CATEGORIES.values()
+        for category in ([PHANTOM] if options.tiny else CATEGORIES.values())
         for row in evaluate_category(category, chosen, limit=options.limit)
     ]
     about = {"date": datetime.now(UTC).date().isoformat(), "version": latentseg.__version__}

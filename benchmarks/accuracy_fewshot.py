@@ -1,14 +1,14 @@
 """Few-shot accuracy: EP1 on SABS and CHAOS, in one modality and across, beside baselines in the same run.
 
 Usage: ``python benchmarks/accuracy_fewshot.py [--output FOLDER] [--backbone compact] [--methods NAMES]
-[--supports 2,-1] [--universeg FOLDER] [--quick]``, with the folder of a training by ``benchmarks/universeg.py`` for one more baseline; the data
-are found through ``LATENTSEG_DATA`` (default ``../shared/data``). Prints the tables of
-``docs/models/compact.md`` and writes ``table.md``, ``cases.csv`` and ``results.json``; a run that was stopped
-goes on.
+[--supports 2,-1] [--universeg FOLDER] [--quick]``, with the folder of a training by
+``benchmarks/universeg.py`` for one more baseline; the data are found through ``LATENTSEG_DATA`` (default
+``../shared/data``). Prints the tables of ``docs/models/compact.md`` and writes ``table.md``, ``cases.csv`` and
+``results.json``; a run that was stopped goes on.
 
-The protocols were fixed before anything was tuned: SABS fold 0, CHAOS folds 0 to 2 with an MR support, and the
-same with a CT support; support scan at positions 2 and -1 of its fold. CHAOS fold 0 and SABS folds 1 and 2 are
-what choices were made on; SABS fold 0 and CHAOS folds 1 and 2 were not looked at for that.
+The protocols were fixed before anything was tuned: SABS fold 0, CHAOS folds 0 to 2 with an MR support, and
+the same with a CT support; support scan at positions 2 and -1 of its fold. Choices were made on CHAOS fold 0
+and SABS folds 1 and 2; SABS fold 0 and CHAOS folds 1 and 2 were not looked at for that.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def measure(what: str, options: argparse.Namespace, shape: list[int], steps: int
     command = [sys.executable, __file__, "--child", what, "--threads", str(options.threads)]
     command += ["--dtype", options.dtype, "--variant", options.variant, "--steps", str(steps)]
     command += ["--shape", *map(str, shape), *(["--tiny"] if options.tiny else [])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own script
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603 - our own script
     text = process.stdout.read() if process.stdout else ""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

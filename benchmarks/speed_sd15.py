@@ -227,7 +227,7 @@ def spawn(name: str, slices: int, args: argparse.Namespace, maps: Path) -> Figur
     """Run one configuration in a fresh process."""
     command = [sys.executable, __file__, "--run", name, "--slices", str(slices), "--maps", str(maps)]
     command += ["--threads", str(args.threads), "--slab", str(args.slab), "--thin", str(args.thin)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this file
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603 - this file
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     print(
         f"{name:14} {slices:4} slices {figures['seconds']:8.1f} s {figures['seconds_per_slice']:7.2f} s/slice"

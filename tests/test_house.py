@@ -31,7 +31,8 @@ SUBCLASSES = [
 def heavy_modules_after(code: str) -> list[str]:
     """Run `code` in a fresh interpreter and return the heavy modules that it imported."""
     report = f"\nimport sys; print('HEAVY', *[m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code + report]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     return done.stdout.splitlines()[-1].split()[1:]
 
 

@@ -249,7 +249,7 @@ def test_without_monai_the_message_says_what_to_install() -> None:
         "try: import latentseg.backbones.maisi\n"
         "except ModelError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert "MAISI needs packages that are not installed" in done.stdout
     assert "latentseg[maisi]" in done.stdout
 

@@ -355,4 +355,6 @@ def test_embedded_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(not registry.is_present("compact"), reason="no embedded weights in this checkout yet")
 def test_shipped_weights_are_what_the_manifest_says() -> None:
     assert registry.verify("compact")
-    assert registry.info("compact").total_bytes <= 30e6
+    sizes = {file.path: file.bytes for file in registry.info("compact").files}
+    assert max(sizes.values()) <= 30e6
+    assert sizes["autoencoder.safetensors"] + sizes.get("denoiser.safetensors", 0) <= 30e6

@@ -204,7 +204,7 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "COLUMNS": "100"},
         check=False,
     )

@@ -163,5 +163,5 @@ def _run(folder: Path, page: Path, *words: str) -> tuple[str, str]:
         *("--window-size=1280,1600", f"--user-data-dir={folder / 'profile'}"),
         *(f"--log-net-log={folder / 'net.json'}", *words, page.as_uri()),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True)
     return done.stdout, done.stderr

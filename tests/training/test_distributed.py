@@ -49,7 +49,7 @@ def launch(script: Path, out: Path, *, processes: int) -> None:
     if processes > 1:
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
         command = [*launcher, "--num_processes", str(processes), str(script), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"processes: {processes}" in done.stdout
 

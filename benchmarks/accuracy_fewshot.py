@@ -3,7 +3,7 @@
 Usage: ``python benchmarks/accuracy_fewshot.py [--output FOLDER] [--backbone compact] [--methods NAMES]
 [--supports 2,-1] [--universeg FOLDER] [--quick]``, with the folder of a training by
 ``benchmarks/universeg.py`` for one more baseline; the data are found through ``LATENTSEG_DATA`` (default
-``../shared/data``). Prints the tables of ``docs/models/compact.md`` and writes ``table.md``, ``cases.csv`` and
+``../shared/data``). Prints the tables of ``docs/models/compact.md``, writes ``table.md``, ``cases.csv`` and
 ``results.json``; a run that was stopped goes on.
 
 The protocols were fixed before anything was tuned: SABS fold 0, CHAOS folds 0 to 2 with an MR support, and

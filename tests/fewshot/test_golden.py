@@ -39,5 +39,5 @@ def test_a_liver_is_found_in_another_patient(tmp_path: Path) -> None:
     truth = ls.read_labels(SABS / "label_0.nii.gz").array == LIVER
     found = np.asarray(result.dataobj) > 0
     held = truth.any((0, 1))
-    assert dice(found, truth) > 0.3
-    assert dice(found[..., held], truth[..., held]) > 0.45
+    assert dice(found, truth) > 0.55
+    assert found[..., ~held].sum() < 0.1 * found.sum()

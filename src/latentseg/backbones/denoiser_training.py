@@ -140,8 +140,8 @@ class DenoiserTask:
         velocity = self.model(noisy, 1000 * batch.times, batch.tokens, return_dict=False)[0]
         error = F.mse_loss(velocity, batch.noise - batch.latents, reduction="none").mean((1, 2, 3))
         early = batch.times > 0.5
-        figures = {"noisy": error[early].mean(), "clean": error[~early].mean()}
-        return error.mean(), {name: float(value.detach()) for name, value in figures.items()}
+        halves = {"noisy": error[early], "clean": error[~early]}
+        return error.mean(), {name: float(half.detach().mean()) for name, half in halves.items() if len(half)}
 
     def export(self, model: UNet2DConditionModel, folder: Path) -> None:
         """Write ``denoiser.safetensors`` and ``denoiser.json``."""

@@ -30,7 +30,7 @@ VERBS = {
         "latentseg.cli.evaluate", "Compare label maps with the truth, or run a protocol on its data."
     ),
     "compare": Verb("latentseg.cli.compare", "Compare two evaluations case by case."),
-    "train": Verb("latentseg.cli.train", "Train the compact model, from packing scans to each of its networks."),
+    "train": Verb("latentseg.cli.train", "Train the compact model, from packed scans to each network."),
     "doctor": Verb(
         "latentseg.cli.doctor", "Check this machine: Python, torch, device, memory, disk, weights."
     ),

@@ -237,7 +237,7 @@ class Loop(Generic[Model]):
         from accelerate.utils import gather_object
 
         everywhere: list[dict[str, float]] = gather_object(rows)
-        return {name: float(np.mean([row[name] for row in everywhere])) for name in everywhere[0]}
+        return means_of(everywhere)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -253,7 +253,7 @@ class Loop(Generic[Model]):
     def _write_log(self) -> None:
         """Log the means of the figures since the last row."""
         if self.processes.is_main_process:
-            means = {name: float(np.mean([row[name] for row in self.figures])) for name in self.figures[0]}
+            means = means_of(self.figures)
             write_row(self.folder, {"step": self.step, "seconds": round(self.seconds, 1), **means})
         self.figures.clear()
 
@@ -313,3 +313,9 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

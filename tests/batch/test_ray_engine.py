@@ -76,6 +76,23 @@ def test_a_killed_worker_changes_nothing(
     assert cohorts.contents(Path("rayed")) == cohorts.contents(Path("plain"))
 
 
+@pytest.mark.slow
+def test_prompts_and_one_label_map(
+    cluster: Any, tiny_tumor_model: Path, tmp_path: Path, cohorts: SimpleNamespace
+) -> None:
+    cohorts.make_cohort(tmp_path / "in", 2)
+    load = partial(ls.load, "tumor", backbone=tiny_tumor_model)
+    segmenter, targets = load(), ("liver tumor", "kidney tumor")
+    task = Task(segmenter, targets, segmenter.parts.fingerprint, load=load)
+    options = BatchOptions(save=("mask", "prob"), combined=targets)
+    cases = find_cases(tmp_path / "in")
+    for out, engine in (("plain", None), ("rayed", RayEngine(workers=2))):
+        outcome = run_batch([task], cases=cases, out=tmp_path / out, options=options, engine=engine)
+        assert len(outcome.done) == 2
+    assert (tmp_path / "rayed/ct00/ct00_combined.nii.gz").exists()
+    assert cohorts.contents(tmp_path / "rayed") == cohorts.contents(tmp_path / "plain")
+
+
 def test_a_method_that_cannot_travel(cluster: Any, task: Task, cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this method cannot be loaded on another worker"):
         run_batch([task], cases=find_cases(cohort), out=tmp_path / "out", engine=RayEngine())

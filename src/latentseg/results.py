@@ -147,10 +147,8 @@ class Segmentation:
             written += save_seg({self.target: array}, like=self.scan, path=path, kind=kind)
         seg = base / f"{self.scan.name}_seg-{file_name(self.target)}.dcm"
         if "dicom-sr" in what and seg in written:
-            from latentseg.imaging.dicom_sr import write_sr
-
             path = base / f"{self.scan.name}_sr-{file_name(self.target)}.dcm"
-            written.append(write_sr(seg, volumes_ml=[self.volume_ml], like=self.scan, path=path))
+            written.append(save_sr(seg, [self.volume_ml], like=self.scan, path=path))
         return written
 
 
@@ -182,10 +180,13 @@ class Segmentations(dict[str, Segmentation]):
         labels = np.where(masks.any(0), masks.argmax(0) + 1, 0).astype(np.uint16)
         return labels, int((masks.sum(0) > 1).sum())
 
-    def save_combined(self, folder: str | Path, priority: Sequence[str]) -> int:
+    def save_combined(
+        self, folder: str | Path, priority: Sequence[str], *, what: Iterable[str] = SAVED
+    ) -> int:
         """Write one label map ``<case>_combined`` under ``folder/<case>/``, and its names as ``labels.json``.
 
-        Of a DICOM scan also one SEG with every target as a segment, whatever overlaps.
+        Of a DICOM scan also one SEG with every target as a segment, whatever overlaps, and where ``what``
+        has ``dicom-sr`` their volumes as one structured report.
 
         Returns:
             How many voxels more than one target claimed.
@@ -199,8 +200,10 @@ class Segmentations(dict[str, Segmentation]):
         base = Path(folder) / scan.name
         write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
         if isinstance(scan.header, DicomHeader):
-            masks = {name: self[name].mask for name in priority}
-            save_seg(masks, like=scan, path=base / f"{scan.name}_combined.dcm")
+            masks, seg = {name: self[name].mask for name in priority}, base / f"{scan.name}_combined.dcm"
+            if save_seg(masks, like=scan, path=seg) and "dicom-sr" in what:
+                volumes = [self[name].volume_ml for name in priority]
+                save_sr(seg, volumes, like=scan, path=base / f"{scan.name}_combined_sr.dcm")
         names = {name: number for number, name in enumerate(priority, start=1)}
         write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
         return overlap
@@ -229,6 +232,17 @@ def save_seg(
     with written_whole(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     return [path]
+
+
+def save_sr(seg: Path, volumes_ml: Sequence[float], *, like: Volume, path: Path) -> Path:
+    """Write the volumes of the segments of a DICOM SEG as a structured report.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    from latentseg.imaging.dicom_sr import write_sr
+
+    return write_sr(seg, volumes_ml=volumes_ml, like=like, path=path)
 
 
 def file_name(target: str) -> str:

@@ -38,6 +38,9 @@ class Threshold:
         self.asked: list[str] = []
         self.tell = tell or self.asked.append
 
+    def check(self, target: str) -> None:
+        """Take any target."""
+
     def prepare(self, scan: Volume) -> Volume:
         self.tell(scan.name)
         return scan

@@ -57,7 +57,7 @@ def test_universeg_is_trained_and_evaluated(tmp_path: Path, monkeypatch: pytest.
     packed = packs.small_pack(tmp_path / "data")
     (tmp_path / "fewshot.yaml").write_text(CONFIG, encoding="utf-8")
     run = tmp_path / "run"
-    words = [tmp_path / "fewshot.yaml", "--pack", packed.folder, "--out", run, "--minutes", "0.001"]
+    words = [tmp_path / "fewshot.yaml", "--pack", packed.folder, "--out", run, "--minutes", "0"]
     monkeypatch.setattr(sys, "argv", ["universeg.py", *map(str, words)])
     module = benchmark("universeg")
     monkeypatch.setitem(module.main.__globals__, "SIZE", 16)

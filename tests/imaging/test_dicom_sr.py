@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from latentseg.cli import main
@@ -16,6 +17,7 @@ from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
 from latentseg.imaging.dicom_seg import Segment, write_seg
 from latentseg.imaging.dicom_sr import write_sr
 from latentseg.imaging.phantom import Phantom
+from latentseg.results import Segmentation, Segmentations
 from latentseg.text.codes import segment_code
 
 highdicom = pytest.importorskip("highdicom")
@@ -53,6 +55,25 @@ def test_volumes_come_back_with_their_segments(tmp_path: Path) -> None:
         assert group.referenced_segment.referenced_sop_instance_uid == uid
         assert int(group.referenced_segment.referenced_segment_numbers[0]) == number
     assert groups[0].finding_sites[0].value.value == "10200004"
+
+
+@pytest.mark.parametrize("what", [("mask",), ("mask", "dicom-sr")])
+def test_volumes_of_all_targets_in_one_report(tmp_path: Path, what: tuple[str, ...]) -> None:
+    scan, rng = scan_of(tmp_path / "scan"), np.random.default_rng(0)
+    results = Segmentations()
+    for name in ("liver", "spleen"):
+        chance = rng.random(SHAPE, np.float32)
+        results[name] = Segmentation(name, scan, chance > 0.6, chance, presence=1.0)
+    results.save_combined(tmp_path / "out", ["spleen", "liver"], what=what)
+    report = tmp_path / "out/scan/scan_combined_sr.dcm"
+    assert report.exists() == ("dicom-sr" in what)
+    if report.exists():
+        groups = groups_of(report)
+        assert [group.tracking_identifier for group in groups] == ["spleen", "liver"]
+        expected = [results[name].volume_ml for name in ("spleen", "liver")]
+        assert [volume_of(group) for group in groups] == pytest.approx(expected, rel=1e-7)
+        uid = pydicom.dcmread(report.parent / "scan_combined.dcm").SOPInstanceUID
+        assert {group.referenced_segment.referenced_sop_instance_uid for group in groups} == {uid}
 
 
 def test_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

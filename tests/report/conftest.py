@@ -56,6 +56,9 @@ class Faded:
     def __init__(self, truth: Path) -> None:
         self.options, self.truth = Options(), truth
 
+    def check(self, target: str) -> None:
+        """Take any target."""
+
     def prepare(self, scan: Volume) -> Volume:
         return scan
 

@@ -19,6 +19,7 @@ from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.work import Task
 from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
+from latentseg.evaluation.label_maps import MetricOptions
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
 from latentseg.imaging.phantom import abdomen
@@ -35,6 +36,9 @@ class Fixed:
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
+
+    def check(self, target: str) -> None:
+        """Take any target."""
 
     def prepare(self, scan: Volume) -> Volume:
         return scan
@@ -329,6 +333,20 @@ def test_truth_of_some_cases(cohort: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(words) == 0
     assert "warning: no truth of 1 cases, which are not in the means: ct2" in capsys.readouterr().err
     assert "No truth: ct2." in (cohort / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_the_tolerance_of_nsd(cohort: Path) -> None:
+    run = read_run(cohort / "out")
+    truth = find_truth(cohort / "truth", run=run, labels="1=liver")
+    nsd = []
+    for tolerance in (0.0, 3.0):
+        read = findings(run, truth=truth, metrics=MetricOptions(tolerance_mm=tolerance), pictures=0)
+        nsd.append([one.score.nsd for case in read for one in case if one.score])
+    assert all(strict < forgiving for strict, forgiving in zip(*nsd, strict=True))
+    words = ["report", str(cohort / "out"), "--truth", str(cohort / "truth"), "--labels", "1=liver"]
+    assert main([*words, "--tolerance-mm", "3"]) == 0
+    assert "NSD forgives 3 mm." in (cohort / "out/report.html").read_text(encoding="utf-8")
+    assert main([*words, "--tolerance-mm", "-1"]) == 2
 
 
 def test_truth_of_no_case(cohort: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from latentseg.batch import keys
 from latentseg.batch.cases import Case
 from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
-from latentseg.errors import LatentsegError, ModelError, explained, noted
+from latentseg.errors import LatentsegError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
 from latentseg.results import Segmentations, write_bytes
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 class Segmenter(Protocol):
     """What a batch needs of a method: work that no target changes, once, then each target."""
+
+    def check(self, target: Any) -> None:
+        """Refuse a target that would fail in every scan."""
+        ...
 
     def prepare(self, scan: Volume) -> Any:
         """Do what does not depend on the target."""
@@ -71,16 +75,11 @@ class Task:
         """Refuse targets that would fail in every case.
 
         Raises:
-            UsageError: A prompt that cannot be read.
+            UsageError: A prompt that cannot be read, or a support encoded with the other ``compat``.
             ModelError: A support that other weights have encoded.
         """
-        check = getattr(self.segmenter, "check", None)
         for target in self.targets:
-            if isinstance(target, str) and check is not None:
-                check(target)
-            elif getattr(target, "model", self.weights) != self.weights:
-                what = f"the support {target_name(target)!r} was encoded by other weights"
-                raise ModelError(what, fix="encode it again, or give the examples themselves")
+            self.segmenter.check(target)
 
     def encoded(self) -> Task:
         """The same task with every support encoded, once for all scans."""
@@ -191,7 +190,7 @@ def _segment(case: Case, loaded: Loaded, *, work: Work, folder: OutputFolder) ->
                 if work.combined:
                     kept[result.target] = result
         if work.combined:
-            kept.save_combined(staged.parent, work.combined)
+            kept.save_combined(staged.parent, work.combined, what=work.save)
     write_bytes(staged / f"{case.name}_stats.json", (json.dumps(rows, indent=2) + "\n").encode())
     computing = time.perf_counter() - start - writing
     seconds = {"read": loaded.seconds, "segment": computing, "write": writing}

@@ -27,6 +27,7 @@ def report(
     labels: Annotated[
         str | None, typer.Option(help="Of true label maps, such as 1=liver,2=tumor, or a dataset.json.")
     ] = None,
+    tolerance_mm: Annotated[float, typer.Option(min=0, help="Surface error that NSD forgives.")] = 2.0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page; default: report.html in the run's folder.")
     ] = None,
@@ -35,6 +36,7 @@ def report(
     ] = 100,
 ) -> None:
     """Write one HTML page about a batch; it needs no other file and no network."""
+    from latentseg.evaluation.label_maps import MetricOptions
     from latentseg.report.cohort import read_run
     from latentseg.report.cohort_cases import findings
     from latentseg.report.cohort_page import cohort_page
@@ -45,8 +47,11 @@ def report(
         raise UsageError("labels of no truth", where="--labels", fix="give --truth too")
     read = read_run(run)
     known = find_truth(truth, run=read, labels=labels) if truth else None
-    found = [one for case in findings(read, truth=known, pictures=pictures) for one in case]
-    path = write_page(cohort_page(read, found, compared=truth is not None), path=out or run / "report.html")
+    metrics = MetricOptions(tolerance_mm=tolerance_mm)
+    looked_at = findings(read, truth=known, metrics=metrics, pictures=pictures)
+    found = [one for case in looked_at for one in case]
+    page = cohort_page(read, found, metrics=metrics if truth else None)
+    path = write_page(page, path=out or run / "report.html")
     typer.echo(f"Look at {path.resolve()}")
     if truth:
         tell_left_out(found, truth)

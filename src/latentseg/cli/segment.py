@@ -134,7 +134,7 @@ def segment(
     results = load()(scan, targets, on_progress=show_progress)
     results.save(out, what=outputs)
     if priority is not None:
-        overlap = results.save_combined(out, priority)
+        overlap = results.save_combined(out, priority, what=outputs)
         typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
     show_results(results)
     typer.echo(f"written to {out / scan.name}")

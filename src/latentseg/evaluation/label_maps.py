@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ class MetricOptions:
         lesion_iou: IoU from which a lesion counts as found.
     """
 
-    label_of: Mapping[str, int]
+    label_of: Mapping[str, int] = field(default_factory=dict)
     tolerance_mm: float = TOLERANCE_MM
     lesion_iou: float = FOUND_IOU
 

@@ -15,6 +15,13 @@ def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
     return (2 * both + 1) / (probability.sum((1, 2)) + truth.sum((1, 2)) + 1)
 
 
+@torch.no_grad()
+def dice_where_present(found: Tensor, truth: Tensor, present: Tensor) -> float:
+    """Mean Dice of masks ``(B, H, W)`` over those with a weight ``(B,)`` of 1; 0 where there is none."""
+    hard = soft_dice(found.float(), truth.float())
+    return float((hard * present).sum() / present.sum().clamp(min=1))
+
+
 def entropy(logits: Tensor, truth: Tensor, *, foreground: float) -> Tensor:
     """Cross-entropy of ``(B, H, W)`` maps, ``(B,)``; pixels of the target weigh ``foreground`` times more."""
     weight = logits.new_full((), foreground)

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentseg.backbones.image_features import load_feature_network
 from latentseg.fewshot import matching_features, prior
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
-from latentseg.fewshot.losses import entropy, soft_dice
+from latentseg.fewshot.losses import dice_where_present, entropy, soft_dice
 from latentseg.fewshot.matching_features import MatchingAdapter, MatchingFeatures
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
@@ -75,10 +75,9 @@ class MatchingTask:
             losses.append(
                 entropy(logits, truth, foreground=self.options.foreground) + self.options.dice * missed
             )
-        with torch.no_grad():
-            hard = soft_dice((margins[:, 1] > 0).float(), (truth > 0.5).float())
-            dice = float((hard * present).sum() / present.sum().clamp(min=1))
-        return torch.stack(losses).mean(), {"dice": dice}
+        return torch.stack(losses).mean(), {
+            "dice": dice_where_present(margins[:, 1] > 0, truth > 0.5, present)
+        }
 
     def export(self, model: MatchingAdapter, folder: Path) -> None:
         """Write ``matching.safetensors``."""

@@ -50,13 +50,9 @@ class MatchingSupport:
         return cls(by_group, cells.unflatten(0, (-1, shots)).flatten(1), places(*size).repeat(shots, 1))
 
     def joined(self) -> MatchingSupport:
-        """All groups as one; beside the target every third cell is enough."""
-        masks = self.masks.flatten()
-        kept = (masks > 0) | (torch.arange(len(masks), device=masks.device) % 3 == 0)
-        features = self.features.transpose(0, 1).flatten(1)[:, kept]
-        return MatchingSupport(
-            features[None], masks[None, kept], self.places.repeat(len(self.masks), 1)[kept]
-        )
+        """All groups as one."""
+        features = self.features.transpose(0, 1).flatten(1)[None]
+        return MatchingSupport(features, self.masks.flatten()[None], self.places.repeat(len(self.masks), 1))
 
 
 @torch.no_grad()

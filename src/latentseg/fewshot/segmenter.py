@@ -231,6 +231,24 @@ class FewShotSegmenter:
             )
         return SupportContext(*about, flat=support.flat, compat=compat, matching=found, axes=axes)
 
+    def check(self, target: Support | SupportContext) -> None:
+        """Refuse a saved support that these networks cannot use.
+
+        Raises:
+            ModelError: It was encoded by other weights.
+            UsageError: It was encoded with the other ``compat``.
+        """
+        if isinstance(target, Support):
+            return
+        if target.model != self.parts.fingerprint:
+            raise ModelError(
+                f"the support {target.name!r} was encoded by other weights ({target.model})",
+                fix=f"encode it again with {self.parts.fingerprint}",
+            )
+        if target.compat != self.options.compat:
+            what = f"the support {target.name!r} was encoded with compat={target.compat!r}"
+            raise UsageError(what, fix=f"encode it again with compat={self.options.compat!r}")
+
     def predict(self, prepared: Prepared, target: Support | SupportContext) -> Segmentation:
         """Segment one target in a prepared scan.
 
@@ -241,14 +259,7 @@ class FewShotSegmenter:
         """
         check_dimensions(prepared.scan, target)
         context = target if isinstance(target, SupportContext) else self.encode_support(target)
-        if context.model != self.parts.fingerprint:
-            raise ModelError(
-                f"the support {context.name!r} was encoded by other weights ({context.model})",
-                fix=f"encode it again with {self.parts.fingerprint}",
-            )
-        if context.compat != self.options.compat:
-            what = f"the support {context.name!r} was encoded with compat={context.compat!r}"
-            raise UsageError(what, fix=f"encode it again with compat={self.options.compat!r}")
+        self.check(context)
         group, mask = nearest(prepared.signature, context), None
         if self.options.compat == "official":
             chance, mask = self.official_slices(prepared.encoded, context, group)

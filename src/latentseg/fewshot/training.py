@@ -25,7 +25,7 @@ from latentseg.errors import ModelError
 from latentseg.fewshot import checkpoint, matching_features, prior
 from latentseg.fewshot.condition import ConditionTranslator, masked_features
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
-from latentseg.fewshot.losses import entropy, matching, soft_dice
+from latentseg.fewshot.losses import dice_where_present, entropy, matching, soft_dice
 from latentseg.fewshot.mask_decoding import mask_images
 from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.matching_training import episode_prior
@@ -176,9 +176,7 @@ class FewShotTask:
         mask = (2 * entropy(logits, truth, foreground=foreground) + present * (1 - overlap)).mean()
         shown = batch.support_masks.repeat_interleave(len(truth) // len(batch.support_masks), 0)
         match = matching(matches, shown, truth, foreground=foreground)
-        with torch.no_grad():
-            hard = soft_dice((logits > 0).float(), truth)
-            dice = float((hard * present).sum() / present.sum().clamp(min=1))
+        dice = dice_where_present(logits > 0, truth, present)
         total = self.options.latent * latent + self.options.mask * mask + self.options.matching * match
         figures = {"latent": latent, "mask": mask, "matching": match}
         return total, {name: float(value.detach()) for name, value in figures.items()} | {"dice": dice}

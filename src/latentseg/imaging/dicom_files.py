@@ -11,9 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from latentseg.errors import InputError, LatentsegError
 from latentseg.imaging import files
@@ -88,8 +88,19 @@ def parsing(entry: Entry) -> Iterator[None]:
         raise files.broken(Path(str(entry)), "DICOM", error) from error
 
 
-class Facts(NamedTuple):
-    """What the header of one file says of its series."""
+@dataclass(frozen=True)
+class Facts:
+    """What headers say of a series.
+
+    Attributes:
+        uid: Series Instance UID.
+        kind: ``"image"`` for slices with a position in the patient; what it is instead for all else.
+        modality: DICOM modality, such as ``"CT"``.
+        number: Series number, ``""`` where there is none.
+        description: Series description.
+        size: Columns and rows of its first image.
+        images: Number of images or frames.
+    """
 
     uid: str
     kind: str
@@ -101,27 +112,13 @@ class Facts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Facts):
     """Files of one kind with one Series Instance UID.
 
     Attributes:
-        uid: Series Instance UID.
-        kind: ``"image"`` for slices with a position in the patient; what it is instead for all else.
-        modality: DICOM modality, such as ``"CT"``.
-        number: Series number, ``""`` where there is none.
-        description: Series description.
-        size: Columns and rows of its first image.
-        images: Number of images or frames.
         entries: Its files.
     """
 
-    uid: str
-    kind: str
-    modality: str
-    number: str
-    description: str
-    size: tuple[int, int]
-    images: int
     entries: tuple[Entry, ...]
 
     def __str__(self) -> str:
@@ -315,7 +312,7 @@ def _kind_of(header: Any) -> str:
 def _series(members: list[tuple[Entry, Facts]]) -> Series:
     entries, facts = zip(*members, strict=True)
     total = sum(one.images for one in facts)
-    return Series(**facts[0]._replace(images=total)._asdict(), entries=tuple(entries))
+    return Series(**vars(replace(facts[0], images=total)), entries=tuple(entries))
 
 
 def _table_order(series: Series) -> tuple[bool, int, str]:

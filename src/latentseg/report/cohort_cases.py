@@ -26,6 +26,7 @@ from latentseg.report.reliability import Reliability
 from latentseg.results import file_name
 
 WIDE = 900  # pixels of the longer side of a picture that the batch saved
+METRICS = MetricOptions()
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ class Finding:
     reliability: Reliability | None = None
 
 
-def findings(run: Run, *, truth: Truth | None = None, pictures: int) -> Iterator[list[Finding]]:
+def findings(
+    run: Run, *, truth: Truth | None = None, metrics: MetricOptions = METRICS, pictures: int
+) -> Iterator[list[Finding]]:
     """The targets of every case that is done, case by case; pictures of the first so many of the review.
 
     Raises:
         UsageError: A truth of several labels, and no word which of them is meant.
     """
     for record in run.done:
-        case = _Case(run, record)
+        case = _Case(run, record, metrics)
         rows = [row for row in run.review if row["case"] == record.case]
         yield [case.finding(row, truth, shown=row["rank"] <= pictures) for row in rows]
 
@@ -64,8 +67,8 @@ def findings(run: Run, *, truth: Truth | None = None, pictures: int) -> Iterator
 class _Case:
     """One case with what was read of it."""
 
-    def __init__(self, run: Run, record: Record) -> None:
-        self.run, self.record = run, record
+    def __init__(self, run: Run, record: Record, metrics: MetricOptions) -> None:
+        self.run, self.record, self.metrics = run, record, metrics
 
     @cached_property
     def scan(self) -> Volume:
@@ -135,8 +138,7 @@ class _Case:
             raise InputError("no mask was saved", where=where, fix="run the batch with --save mask")
         mask = read_labels(path)
         check_comparable(mask, truth)
-        case = self.record.case
-        return compare_masks(mask, truth, case=case, label=target, options=MetricOptions(label_of={}))
+        return compare_masks(mask, truth, case=self.record.case, label=target, options=self.metrics)
 
     def reliability(self, truth: Volume, target: str) -> Reliability | None:
         """The probabilities of a target beside the truth; None where none were saved on its grid.

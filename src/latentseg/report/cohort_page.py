@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from latentseg.evaluation.label_maps import MetricOptions
 from latentseg.report.cohort import Run
 from latentseg.report.cohort_cases import Finding
 from latentseg.report.cohort_scores import score_cells, score_columns, scores_table
@@ -25,18 +26,18 @@ CITATIONS = {
 """What to cite, by an option that only this method has."""
 
 
-def cohort_page(run: Run, found: Iterable[Finding], *, compared: bool = False) -> Page:
+def cohort_page(run: Run, found: Iterable[Finding], *, metrics: MetricOptions | None = None) -> Page:
     """The page.
 
     Args:
         run: The run.
         found: Every target of every case that is done.
-        compared: Whether there is a truth, so that metrics are shown.
+        metrics: How results were compared with a truth; None where there is none.
     """
-    ranked = sorted(found, key=lambda finding: int(finding.row["rank"]))
+    ranked, compared = sorted(found, key=lambda finding: int(finding.row["rank"])), metrics is not None
     tables = [first_table(ranked), results_table(ranked, compared=compared), failures_table(run)]
-    if compared:
-        tables.insert(1, scores_table(ranked, failed=len(run.failed)))
+    if metrics:
+        tables.insert(1, scores_table(ranked, failed=len(run.failed), tolerance_mm=metrics.tolerance_mm))
     charts = reliability_charts(ranked)
     return Page(
         title=f"{', '.join(targets_of(run)) or 'No target'} in {counted(len(run.records), 'scan')}",

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from latentseg.evaluation.label_maps import LabelRow, LabelSummary, summarize_labels
 from latentseg.evaluation.statistics import Interval
-from latentseg.evaluation.surface import TOLERANCE_MM
 from latentseg.report.cohort_cases import Finding
 from latentseg.report.page import Table
 
 RULE = (
-    f"Mean over cases with its 95 % bootstrap interval. NSD forgives {TOLERANCE_MM:g} mm. Both masks empty: "
+    "Mean over cases with its 95 % bootstrap interval. NSD forgives {tolerance_mm:g} mm. Both masks empty: "
     "Dice, NSD and F1 1, distances 0; one empty: 0, and the diagonal of the scan. Absent FPR: share of the "
     "scans without the target in which some was found."
 )
@@ -39,12 +38,13 @@ METRICS = {
 PER_CASE = ("dice", "nsd", "hd95_mm")
 
 
-def scores_table(found: Iterable[Finding], *, failed: int) -> Table:
+def scores_table(found: Iterable[Finding], *, failed: int, tolerance_mm: float) -> Table:
     """Every metric of every target, over all cases that were compared; the note says who was not.
 
     Args:
         found: All results.
         failed: Number of cases without results.
+        tolerance_mm: Surface error that NSD forgave.
     """
     found = list(found)
     scores = [finding.score for finding in found if finding.score]
@@ -52,7 +52,8 @@ def scores_table(found: Iterable[Finding], *, failed: int) -> Table:
     columns = ["metric", *(summary.label for summary in summaries)]
     titles = [*(shown.title for shown in METRICS.values()), "scans with it", "scans without", "absent FPR %"]
     rows = [list(row) for row in zip(titles, *map(_summary_cells, summaries), strict=True)]
-    return Table("Against the truth", columns, rows, note=" ".join([RULE, *_left_out(found, failed)]))
+    rule = RULE.format(tolerance_mm=tolerance_mm)
+    return Table("Against the truth", columns, rows, note=" ".join([rule, *_left_out(found, failed)]))
 
 
 def score_columns() -> list[str]:

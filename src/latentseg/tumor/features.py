@@ -47,7 +47,7 @@ class TumorConfig(BaseModel):
     timestep: int | None = None
     photographs: tuple[int, ...] = (1, 2, 3, 4)
     fold: bool = True
-    cell: int = 2
+    cell: int = 4
     ratio: float = 0.5
     pyramid: int = 32
     text_dim: int = 384

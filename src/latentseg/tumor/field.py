@@ -46,7 +46,7 @@ def body_box(slices: NDArray[np.float32]) -> tuple[slice, slice]:
     """Rows and columns of the body in ``(S, H, W)``; all of them where no body can be told apart."""
     height, width = slices.shape[1:]
     thin = max(1, round(THIN * min(height, width)))
-    often = (slices > BODY).mean(0) >= min(SHARE, 1.0)
+    often = (slices > BODY).mean(0) >= SHARE
     solid = ndimage.binary_opening(ndimage.binary_fill_holes(often), iterations=thin)
     parts, count = ndimage.label(solid)
     if not count:

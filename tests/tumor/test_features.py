@@ -14,7 +14,7 @@ from latentseg.tumor.features import FrozenStages, TumorConfig, folded, levels_o
 
 def test_stages_are_sorted_and_counted(tiny_tumor_model: Path) -> None:
     backbone = CompactBackbone.from_folder(tiny_tumor_model)
-    stages = FrozenStages(backbone, TumorConfig(stages=(0, 1, 2), photographs=()))
+    stages = FrozenStages(backbone, TumorConfig(stages=(0, 1, 2), photographs=(), cell=2))
     found = stages(torch.zeros(2, 1, 64, 64))
     edges = [stage.shape[-1] for stage in found]
     assert edges == sorted(edges, reverse=True)

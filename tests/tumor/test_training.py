@@ -149,6 +149,19 @@ def test_calibration_leaves_few_healthy_samples_above_zero(training: TumorTraini
     assert float(task.model.offset) == pytest.approx(first, abs=1e-4)
 
 
+def test_parts_of_the_body_are_learned_from_the_samples(training: TumorTraining, packed: Pack) -> None:
+    packed.scans[1] = packed.scans[1].model_copy(update={"source": "brains"})
+    views = {packed.scans[0].source: "trunk", "brains": "head"}
+    options = training.options.model_copy(update={"views": views, "count": 12})
+    task = AttentionTask(options, packed, training.stages, queries=training.queries)
+    task.learn_views()
+    assert task.network.views.names == ("head", "trunk")
+    assert task.network.views.weight.abs().sum() > 0
+    unnamed = AttentionTask(training.options, packed, training.stages, queries=training.queries)
+    unnamed.learn_views()
+    assert unnamed.network.views.names == ()
+
+
 def test_scans_that_are_kept_are_never_drawn(packed: Pack) -> None:
     kept = f"{packed.scans[0].source}/{packed.scans[0].case}"
     samples = Samples(AS_LESION.model_copy(update={"validation": (kept,)}), packed)

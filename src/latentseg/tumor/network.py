@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,36 +16,46 @@ from latentseg.imaging.files import written_whole
 from latentseg.tumor.attention_maps import AnomalyAttention
 from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.residuals import Fusion
+from latentseg.tumor.views import Views
 
-FORMAT = "latentseg-tumor-2"
+FORMAT = "latentseg-tumor-3"
 AGAIN = "download or train the weights again"
 
 
 class TumorNetwork(nn.Module):
-    """The attention maps and the fusion of residuals, for the stages of one backbone.
+    """The attention maps, the fusion of residuals and the view, for the stages of one backbone.
 
     Args:
         config: What they look at.
         channels: Widths of the stages, those of one grid together, finest grid first.
         dims: Of the backbone.
+        views: Parts of the body that are told apart.
     """
 
-    def __init__(self, config: TumorConfig, channels: tuple[tuple[int, ...], ...], *, dims: int = 2) -> None:
+    def __init__(
+        self,
+        config: TumorConfig,
+        channels: tuple[tuple[int, ...], ...],
+        *,
+        dims: int = 2,
+        views: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.config, self.channels, self.dims = config, channels, dims
         self.attention = AnomalyAttention(
             channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
         )
         self.fusion = Fusion()
+        self.views = Views(views, channels[-1][-1])
 
     @classmethod
-    def for_stages(cls, stages: FrozenStages) -> TumorNetwork:
+    def for_stages(cls, stages: FrozenStages, *, views: Sequence[str] = ()) -> TumorNetwork:
         """A network with random weights whose widths fit.
 
         Raises:
             ModelError: Denoiser features are asked for and the backbone has no denoiser.
         """
-        return cls(stages.config, stages.channels(), dims=stages.backbone.dims)
+        return cls(stages.config, stages.channels(), dims=stages.backbone.dims, views=views)
 
 
 def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
@@ -55,6 +66,7 @@ def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
         "config": network.config.model_dump_json(),
         "channels": json.dumps(network.channels),
         "dims": str(network.dims),
+        "views": json.dumps(network.views.names),
     }
     with written_whole(path) as temporary:
         temporary.write_bytes(serialize(tensors, metadata | facts))
@@ -77,7 +89,8 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
     try:
         config = TumorConfig.model_validate_json(metadata["config"])
         channels = tuple(tuple(level) for level in json.loads(metadata["channels"]))
-        network = TumorNetwork(config, channels, dims=int(metadata["dims"]))
+        views = json.loads(metadata["views"])
+        network = TumorNetwork(config, channels, dims=int(metadata["dims"]), views=views)
         network.load_state_dict(state)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"

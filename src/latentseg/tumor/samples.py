@@ -67,12 +67,14 @@ class Sample(NamedTuple):
         mask: ``(H, W)``, empty where the prompt's finding is not there.
         finding: What is asked for; its organ and synonyms are the vocabulary's.
         modality: "CT" or "MR".
+        source: Data set of the slice.
     """
 
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
     finding: str
     modality: str
+    source: str
 
 
 class Samples:
@@ -140,7 +142,7 @@ class Samples:
                 image, mask = lesion.image, mask | lesion.mask
             if rng.random() >= self.options.several:
                 break
-        return Sample(image, mask, finding, self._scan(index).modality)
+        return self._of(index, image, mask, finding)
 
     def draw_healthy(self, rng: np.random.Generator) -> Sample:
         """Draw a slice without a lesion, and something to look for in it."""
@@ -151,7 +153,11 @@ class Samples:
 
     def _sample(self, index: int, mask: NDArray[np.bool_], finding: str) -> Sample:
         image = self.packed.images[index].astype(np.float32) / 127.5 - 1
-        return Sample(image, mask, finding, self._scan(index).modality)
+        return self._of(index, image, mask, finding)
+
+    def _of(self, index: int, image: NDArray[np.float32], mask: NDArray[np.bool_], finding: str) -> Sample:
+        scan = self._scan(index)
+        return Sample(image, mask, finding, scan.modality, scan.source)
 
     def _host(self, rng: np.random.Generator, index: int) -> tuple[NDArray[np.bool_], str]:
         """Where a lesion may grow in a slice, and what it is then called."""

@@ -23,6 +23,7 @@ from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
 from latentseg.results import Segmentations, check_names
+from latentseg.text.vocabulary import concept_named
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.tumor.features import FrozenStages
@@ -150,6 +151,7 @@ class TumorSegmenter:
         query = self.parts.queries(target, scan.modality)
         warn_of_modality(query, scan)
         attention, scores = self._attention(prepared, query)
+        scores = scores * self._in_view(prepared, query)
         flagged = np.flatnonzero((scores >= options.min_presence).numpy())
         refined = self._refine(prepared, query, attention, flagged)
         probability = np.asarray(prepared.undo(refined.probability[:, 0].numpy())).clip(0, 1)
@@ -187,6 +189,23 @@ class TumorSegmenter:
             smooth(torch.cat(margins), sigma), size=prepared.images.shape[2:], mode="bilinear"
         )
         return margin.sigmoid(), smooth(torch.cat(scores), sigma).sigmoid()
+
+    def _in_view(self, prepared: PreparedScan, query: Query) -> bool:
+        """Whether the organ of a prompt may be in view.
+
+        Warns:
+            LatentsegWarning: It is not.
+        """
+        organ = query.prompt.organ
+        region = concept_named(organ).region if organ else ""
+        seen = self.parts.network.views.missing(prepared.stages[-1].float(), region)
+        if seen:
+            where = str(prepared.scan.source or "the scan")
+            caution(
+                f"{where} looks like a scan of the {seen}, and the {organ} is in the {region}: "
+                f"{query.prompt.text!r} is called absent"
+            )
+        return not seen
 
     def _attend(self, query: Query, images: Tensor) -> Tensor:
         """Abnormal probability of other images ``(B, 1, H, W)``."""

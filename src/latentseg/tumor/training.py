@@ -33,6 +33,7 @@ from latentseg.tumor.residuals import Fusion, Residuals
 from latentseg.tumor.samples import Sample, SampleOptions, Samples
 
 WEIGHTS = "tumor.safetensors"
+VIEWED = 1000  # samples on which the parts of the body are learned
 MIRRORED = 0.3  # of the batches, features and masks alike
 Condition = Callable[[Sequence[str]], Tensor]
 
@@ -54,6 +55,7 @@ class TumorTrainingOptions(BaseModel):
         unmasked: Share of the samples of which only is known whether something is there.
         healthy_count: Healthy samples, not trained on, by which the anomaly score is calibrated.
         false_alarms: Share of them that may still be suspected.
+        views: Part of the body that the scans of a data set show, such as "head" and "trunk".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +73,7 @@ class TumorTrainingOptions(BaseModel):
     unmasked: float = 0.1
     healthy_count: int = Field(200, gt=0)
     false_alarms: float = Field(0.03, ge=0, lt=1)
+    views: dict[str, str] = {}
 
 
 class AttentionBatch(NamedTuple):
@@ -97,13 +100,14 @@ class AttentionTask:
     ) -> None:
         self.options, self.frozen, self.queries = options, stages, queries
         self.samples = Samples(options.samples, packed)
-        self.network = TumorNetwork.for_stages(stages)
+        self.network = TumorNetwork.for_stages(stages, views=sorted(set(options.views.values())))
         self.model: AnomalyAttention = self.network.attention
         edge = stages.backbone.image_size
         probe = stages(torch.zeros(1, 1, edge, edge))
         self.stages = [np.zeros((options.count, *stage.shape[1:]), np.float16) for stage in probe]
         self.masks = np.zeros((options.count, edge // 2, edge // 2), bool)
         self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
+        self.sources = np.zeros(options.count, object)
         self.encoded = np.zeros(options.count, bool)
 
     def images(self, batch: AttentionBatch) -> int:
@@ -141,6 +145,17 @@ class AttentionTask:
             scores.append(self.model(stages, texts).score)
         self.model.offset += torch.cat(scores).quantile(1 - self.options.false_alarms)
 
+    @torch.no_grad()
+    def learn_views(self) -> None:
+        """Fit what tells the parts of the body apart, on samples of the training."""
+        rows = np.arange(min(self.options.count, VIEWED))
+        self._encode([int(row) for row in rows[~self.encoded[rows]]])
+        parts = [self.options.views.get(self.sources[row], "") for row in rows]
+        known = [row for row, part in zip(rows, parts, strict=True) if part]
+        if known:
+            pooled = torch.from_numpy(self.stages[-1][known].astype(np.float32)).flatten(2).mean(2)
+            self.network.views.fit(pooled, [part for part in parts if part])
+
     def _encode(self, rows: list[int]) -> None:
         for row in rows:
             sample = self.sample(row)
@@ -149,6 +164,7 @@ class AttentionTask:
             for level, stage in zip(self.stages, stages, strict=True):
                 level[row] = stage[0].cpu().numpy()
             self.masks[row] = halved(sample.mask)
+            self.sources[row] = sample.source
             self.texts[row] = self.queries(sample.finding, sample.modality).texts[0].numpy()
             self.encoded[row] = True
 
@@ -309,6 +325,7 @@ class TumorTraining:
         task.network.attention.load_state_dict(attention.average.state_dict())
         task.network.attention.eval()
         task.calibrate()
+        task.learn_views()
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         Loop(fusion, self.options.fusion_loop, folder / "fusion").run(resume=resume)
         shutil.copyfile(folder / "fusion" / WEIGHTS, folder / WEIGHTS)

@@ -1,0 +1,79 @@
+"""Which part of the body slices show, so that a tumor of an organ that is out of view is called absent.
+
+Not of the paper; ours. A linear classifier of the mean of the coarsest frozen features, fitted after the
+attention maps, on the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROUNDS = 100  # of the optimizer, which has converged by then
+DECAY = 1e-3  # of the squared weights
+UNLIKELY = 0.02  # mean probability over the slices, below which a part of the body is out of view
+PART_OF = {"head": "head", "thorax": "trunk", "abdomen": "trunk", "pelvis": "trunk"}
+"""The part of the body of a region of the vocabulary; organs of other regions may be anywhere."""
+
+
+class Views(nn.Module):
+    """A linear classifier of slices.
+
+    Args:
+        names: Parts of the body, such as "head" and "trunk"; none where this was not trained.
+        channels: Of the coarsest stage.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, names: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.weight = nn.Parameter(torch.zeros(len(self.names), channels))
+        self.bias = nn.Parameter(torch.zeros(len(self.names)))
+
+    def forward(self, coarsest: Tensor) -> Tensor:
+        """Probabilities ``(B, parts)`` of the coarsest stage ``(B, C, ...)``."""
+        return self._logits(coarsest.flatten(2).mean(2)).softmax(1)
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        return F.linear((pooled - self.mean) / self.scale, self.weight, self.bias)
+
+    def fit(self, pooled: Tensor, parts: Sequence[str]) -> None:
+        """Fit to pooled features ``(N, C)`` and the part that each shows; every part counts the same."""
+        truth = torch.tensor([self.names.index(part) for part in parts])
+        weight = 1 / torch.bincount(truth, minlength=len(self.names)).clamp(min=1)
+        self.mean.copy_(pooled.mean(0))
+        self.scale.copy_(pooled.std(0) + 1e-4)
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=ROUNDS, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(self._logits(pooled), truth, weight=weight)
+            loss = loss + DECAY * self.weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        with torch.enable_grad():
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def missing(self, coarsest: Tensor, region: str) -> str:
+        """The part that is seen instead of that of a region; nothing where it may be in view.
+
+        Args:
+            coarsest: Stage of all slices ``(S, C, ...)``.
+            region: Of the vocabulary, of the organ that is asked for.
+        """
+        part = PART_OF.get(region, "")
+        if part not in self.names:
+            return ""
+        chance = self(coarsest).mean(0)
+        seen = self.names[int(chance.argmax())]
+        return seen if float(chance[self.names.index(part)]) < UNLIKELY else ""

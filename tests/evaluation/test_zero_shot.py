@@ -142,6 +142,7 @@ def test_command(
     for more, text in (
         (["--category", "wart"], "no category 'wart'"),
         (["--methods", "magic"], "unknown methods 'magic'"),
+        (["--category", ""], "no category"),
         (["--preset", "best"], "unknown preset 'best'"),
     ):
         assert main([*words, *more]) == 2

@@ -54,20 +54,14 @@ def tumor(
 
     check_writable(out)
     names = list(CATEGORIES) if category == "all" else split_names(category) or []
+    if not names:
+        raise UsageError("no category", where="--category", fix=f"choose from {', '.join(CATEGORIES)}, all")
     chosen = [get_category(name) for name in names]
     wanted = split_names(methods) or []
     if not wanted or not set(wanted) <= set(METHODS):
         raise UsageError(f"unknown methods {methods!r}", fix=f"choose from {', '.join(METHODS)}")
     segmenter = ls.load("tumor", backbone=backbone, weights=weights, options=read_preset(preset))
     made = make_methods(wanted, segmenter)
-    rows: list[SliceRow] = []
-    for one in chosen:
-        if one.prompt_concept not in segmenter.parts.without:
-            typer.echo(f"warning: these weights were not trained without {one.prompt!r}", err=True)
-        for row in evaluate_category(one, made, limit=limit):
-            rows.append(row)
-            typer.echo(f"{row.case} slice {row.slice} {row.method}: {said(row)}", err=True)
-    summaries = summarize_categories(rows)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "version": ls.__version__,
@@ -76,7 +70,15 @@ def tumor(
         "preset": preset,
         **({"limit": limit} if limit else {}),
     }
-    write_tables(rows, summaries, folder=out, about=about)
+    rows: list[SliceRow] = []
+    for one in chosen:
+        if one.prompt_concept not in segmenter.parts.without:
+            typer.echo(f"warning: these weights were not trained without {one.prompt!r}", err=True)
+        for row in evaluate_category(one, made, limit=limit):
+            rows.append(row)
+            typer.echo(f"{row.case} slice {row.slice} {row.method}: {said(row)}", err=True)
+        summaries = summarize_categories(rows)
+        write_tables(rows, summaries, folder=out, about=about)  # a run that is stopped keeps what is whole
     if as_json:
         show_json([asdict(summary) for summary in summaries])
         return

@@ -72,7 +72,7 @@ class TumorTrainingOptions(BaseModel):
     text: float = 0.2
     unmasked: float = 0.1
     healthy_count: int = Field(200, gt=0)
-    false_alarms: float = Field(0.03, ge=0, lt=1)
+    false_alarms: float = Field(0.08, ge=0, lt=1)
     views: dict[str, str] = {}
 
 
@@ -206,7 +206,7 @@ class FusionBatch(NamedTuple):
 
 
 class FusionTask:
-    """Trains the fusion on residuals of training samples with the trained attention maps.
+    """Trains the fusion on residuals of samples that the trained attention maps have not seen.
 
     Args:
         options: See there.
@@ -248,7 +248,7 @@ class FusionTask:
     @torch.no_grad()
     def _refined(self, row: int) -> FusionBatch:
         if row not in self.kept:
-            sample = self.source.sample(row)
+            sample = self.source.sample(self.options.count + row)
             query = self.source.queries(sample.finding, sample.modality)
             image = torch.from_numpy(sample.image)[None, None]
 

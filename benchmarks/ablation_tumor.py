@@ -105,14 +105,15 @@ def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[Tum
     """All variants, and the two baselines."""
     full = parts("full")
     otsu = RefinementOptions(fusion="otsu", inpainting=_refinement().inpainting)
+    learned = replace(RECOMMENDED, refinement=replace(_refinement(), fusion="learned"))
     silent = replace(full, condition=lambda _: torch.zeros(1, 1, full.backbone.condition_dim))
     variants: dict[str, tuple[TumorParts, TumorOptions]] = {
         "attention map alone": (full, replace(RECOMMENDED, refinement=None)),
         "+ pixel residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(1.0, 0.0)))),
         "+ feature residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(0.0, 1.0)))),
         "+ both residuals": (full, replace(RECOMMENDED, refinement=otsu)),
-        "+ learned fusion (full)": (full, RECOMMENDED),
-        "full, inpainting not guided": (silent, RECOMMENDED),
+        "+ learned fusion (full)": (full, learned),
+        "full, inpainting not guided": (silent, learned),
     }
     for name, (own, options) in variants.items():
         if not only or name in only:

@@ -128,13 +128,13 @@ def test_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(tumors.CATEGORIES, "phantom", PHANTOM)
     words = ["evaluate", "tumor", "--category", "phantom", "--backbone", str(tiny_tumor_model)]
-    assert main([*words, "--methods", "map,outlier", "--limit", "1"]) == 0
+    assert main([*words, "--methods", "learned,outlier", "--limit", "1"]) == 0
     captured = capsys.readouterr()
     assert "not trained without 'liver tumor'" in captured.err
-    assert "attention map alone" in captured.out
+    assert "+ learned fusion" in captured.out
     assert "Reported by the authors" in captured.out
     with Path("evaluation/cases.csv").open(encoding="utf-8") as file:
-        assert {row["method"] for row in csv.DictReader(file)} == {"attention map alone", "intensity outlier"}
+        assert {row["method"] for row in csv.DictReader(file)} == {"+ learned fusion", "intensity outlier"}
     results = json.loads(Path("evaluation/results.json").read_text(encoding="utf-8"))
     assert results["about"]["limit"] == 1
     assert len(results["summaries"]) == 2

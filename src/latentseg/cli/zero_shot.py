@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from latentseg.evaluation.zero_shot import CategorySummary, SliceRow, TumorMethod
     from latentseg.tumor.segmenter import TumorSegmenter
 
-METHODS = ("tumor", "map", "outlier", "restore")
+METHODS = ("tumor", "learned", "outlier", "restore")
 NOTE = (
     "Dice, NSD: mean over patients of the slices with tumor, 95 % bootstrap interval over patients. Controls "
     "are healthy slices. Reported by the authors of DiffuGTS (CVPR 2025), on whole volumes with full-size "
@@ -34,7 +34,7 @@ def tumor(
         Path | None, typer.Option(help="Weights trained without the category; default: the backbone's own.")
     ] = None,
     methods: Annotated[
-        str, typer.Option(help=f"What to run, of {','.join(METHODS)}: map is tumor without refinement.")
+        str, typer.Option(help=f"What to run, of {','.join(METHODS)}: learned is tumor with learned fusion.")
     ] = ",".join(METHODS),
     preset: Preset = "recommended",
     backbone: BackboneOption = "compact",
@@ -89,12 +89,14 @@ def tumor(
 def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorMethod]:
     """Methods by name."""
     from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
+    from latentseg.tumor.refinement import RefinementOptions
     from latentseg.tumor.segmenter import TumorSegmenter
 
-    bare = TumorSegmenter(segmenter.parts, options=replace(segmenter.options, refinement=None))
+    refinement = replace(segmenter.options.refinement or RefinementOptions(), fusion="learned")
+    fused = TumorSegmenter(segmenter.parts, options=replace(segmenter.options, refinement=refinement))
     made: dict[str, TumorMethod] = {
         "tumor": DiffuGTS(segmenter),
-        "map": DiffuGTS(bare, "attention map alone"),
+        "learned": DiffuGTS(fused, "+ learned fusion"),
         "outlier": IntensityOutlier(),
         "restore": NoiseAndRestore(segmenter.parts.backbone),
     }

@@ -34,7 +34,7 @@ class TumorOptions:
 
 
 RECOMMENDED = TumorOptions()
-"""For a laptop: ten steps from pure noise, learned fusion, a second seed where it stays undecided."""
+"""For a laptop: the map draws the mask, ten steps from pure noise, a second seed where it stays undecided."""
 
 PAPER_LIKE = TumorOptions(
     refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),

@@ -26,7 +26,8 @@ class RefinementOptions:
     """How a map is refined.
 
     Attributes:
-        fusion: ``learned``, or ``otsu`` for the weighted sum of the residuals with Otsu's threshold.
+        fusion: Who draws the mask: ``map``, the residuals being shown as evidence; ``learned``, the fusion of
+            map and residuals; or ``otsu``, the weighted sum of the residuals with Otsu's threshold.
         weights: Of the pixel and the feature residual in that sum.
         inpainting: Steps, start, jumps, guidance, seed.
         seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
@@ -34,7 +35,7 @@ class RefinementOptions:
         threshold: Of the map, above which a pixel is suspected.
     """
 
-    fusion: Literal["learned", "otsu"] = "learned"
+    fusion: Literal["map", "learned", "otsu"] = "map"
     weights: tuple[float, float] = (0.5, 0.5)
     inpainting: InpaintingOptions = field(default_factory=InpaintingOptions)
     seeds: int = 1
@@ -46,8 +47,8 @@ class Refined(NamedTuple):
     """What refinement made of ``B`` images; all ``(B, 1, ...)``.
 
     Attributes:
-        probability: Of the lesion, mean over seeds; of Otsu's rule 0 or 1.
-        uncertainty: Standard deviation of the probability over seeds.
+        probability: Of the lesion: the map, or the mean over seeds of the fusion; of Otsu's rule 0 or 1.
+        uncertainty: Standard deviation over seeds of what map and residuals say together.
         pseudo_healthy: Mean of the inpainted images, decoded, in [-1, 1].
         residual: Mean pixel residual.
     """
@@ -95,8 +96,9 @@ class Refiner:
             healthy.append(pseudo)
             changes.append(found.pixel)
         stacked = torch.stack(chances)
+        probability = attention if self.options.fusion == "map" else stacked.mean(0)
         spread = stacked.std(0, unbiased=False)
-        return Refined(stacked.mean(0), spread, torch.stack(healthy).mean(0), torch.stack(changes).mean(0))
+        return Refined(probability, spread, torch.stack(healthy).mean(0), torch.stack(changes).mean(0))
 
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""

@@ -269,15 +269,19 @@ class FusionTask:
         return self.kept[row]
 
     def loss(self, batch: FusionBatch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy and Dice inside the holes; what is outside of them the map has decided."""
+        """Cross-entropy and Dice inside the holes of samples with a lesion there.
+
+        What is outside of the holes the map has decided, and whether anything is there the anomaly score.
+        """
         logits = self.model(batch.attention, Residuals(batch.pixel, batch.feature))
         truth = batch.masks * batch.holes
         errors = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * batch.holes
+        wrong = errors.flatten(1).sum(1) / batch.holes.flatten(1).sum(1).clamp(min=1)
         missed = dice(logits.sigmoid() * batch.holes, truth)
         ill = (truth.flatten(1).amax(1) > 0).float()
-        missed_mean = (ill * missed).sum() / ill.sum().clamp(min=1)
-        total = errors.sum() / batch.holes.sum().clamp(min=1) + missed_mean
-        return total, {"dice": 1 - float(missed_mean.detach())}
+        total = (ill * (wrong + missed)).sum() / ill.sum().clamp(min=1)
+        overlap = 1 - (ill * missed).sum() / ill.sum().clamp(min=1)
+        return total, {"dice": float(overlap.detach())}
 
     def export(self, model: Fusion, folder: Path) -> None:
         """Write ``tumor.safetensors``."""

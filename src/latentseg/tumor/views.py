@@ -57,11 +57,11 @@ class Views(nn.Module):
             optimizer.zero_grad()
             loss = F.cross_entropy(self._logits(pooled), truth, weight=weight)
             loss = loss + DECAY * self.weight.square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            optimizer.step(closure)
 
     @torch.no_grad()
     def missing(self, coarsest: Tensor, region: str) -> str:

@@ -87,16 +87,18 @@ def tumor(
 
 
 def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorMethod]:
-    """Methods by name."""
+    """Methods by name; where the map draws the mask, no pseudo-healthy image is made for it."""
     from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
     from latentseg.tumor.refinement import RefinementOptions
     from latentseg.tumor.segmenter import TumorSegmenter
 
-    refinement = replace(segmenter.options.refinement or RefinementOptions(), fusion="learned")
-    fused = TumorSegmenter(segmenter.parts, options=replace(segmenter.options, refinement=refinement))
+    options, refinement = segmenter.options, segmenter.options.refinement or RefinementOptions()
+    learned = replace(options, refinement=replace(refinement, fusion="learned"))
+    if refinement.fusion == "map":
+        segmenter = TumorSegmenter(segmenter.parts, options=replace(options, refinement=None))
     made: dict[str, TumorMethod] = {
         "tumor": DiffuGTS(segmenter),
-        "learned": DiffuGTS(fused, "+ learned fusion"),
+        "learned": DiffuGTS(TumorSegmenter(segmenter.parts, options=learned), "+ learned fusion"),
         "outlier": IntensityOutlier(),
         "restore": NoiseAndRestore(segmenter.parts.backbone),
     }

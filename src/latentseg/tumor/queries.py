@@ -23,11 +23,13 @@ class Query(NamedTuple):
 
     Attributes:
         prompt: As it was read.
+        region: Of the body, that the organ of the prompt lies in; nothing where that is not known.
         texts: ``(1, 2, D)``, unit vectors of the normal and the abnormal text.
         healthy: Phrases that tell a denoiser what the pseudo-healthy image shall be.
     """
 
     prompt: Prompt
+    region: str
     texts: Tensor
     healthy: tuple[str, ...]
 
@@ -56,7 +58,7 @@ class Queries:
         ]
         region = concept_named(prompt.organ).region if prompt.organ else ""
         healthy = tuple(word for word in (spoken, region, "healthy") if word)
-        return Query(prompt, torch.from_numpy(np.stack(texts))[None], healthy)
+        return Query(prompt, region, torch.from_numpy(np.stack(texts))[None], healthy)
 
     def mean(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Unit vector of the mean of phrases."""

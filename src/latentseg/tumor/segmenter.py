@@ -23,7 +23,6 @@ from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
 from latentseg.results import Segmentations, check_names
-from latentseg.text.vocabulary import concept_named
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.tumor.features import FrozenStages
@@ -196,14 +195,12 @@ class TumorSegmenter:
         Warns:
             LatentsegWarning: It is not.
         """
-        organ = query.prompt.organ
-        region = concept_named(organ).region if organ else ""
-        seen = self.parts.network.views.missing(prepared.stages[-1].float(), region)
+        seen = self.parts.network.views.missing(prepared.stages[-1].float(), query.region)
         if seen:
             where = str(prepared.scan.source or "the scan")
             caution(
-                f"{where} looks like a scan of the {seen}, and the {organ} is in the {region}: "
-                f"{query.prompt.text!r} is called absent"
+                f"{where} looks like a scan of the {seen}, and the {query.prompt.organ} is in the "
+                f"{query.region}: {query.prompt.text!r} is called absent"
             )
         return not seen
 

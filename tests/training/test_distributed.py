@@ -14,6 +14,8 @@ from latentseg.training.log import read_log
 pytest.importorskip("accelerate", reason="needs the extra `train`")
 
 SCRIPT = """
+import os
+import signal
 import sys
 from pathlib import Path
 import torch
@@ -30,6 +32,9 @@ class LineTask:
     def to(self, device):
         self.model.to(device)
     def batch(self, rng, progress):
+        if stop_at and progress >= stop_at[0] and os.environ.get("RANK") == "1":
+            stop_at.clear()
+            os.kill(os.getpid(), signal.SIGINT)
         return torch.tensor(rng.normal(size=(8, 3)), dtype=torch.float32)
     def loss(self, batch):
         error = (self.model(batch)[:, 0] - batch.sum(1)).square().mean()
@@ -37,21 +42,26 @@ class LineTask:
     def export(self, model, folder):
         torch.save(model.state_dict(), folder / "weights.pt")
 
+stop_at = [float(argument) for argument in sys.argv[2:]]
 options = LoopOptions(steps=30, learning_rate=0.05, warmup=3, log_every=1, pieces=4, threads=1)
 loop = Loop(LineTask(), options, Path(sys.argv[1]))
-loop.run()
+try:
+    loop.run()
+except KeyboardInterrupt:
+    print("stopped after", loop.step)
 print("processes:", loop.processes.num_processes)
 """
 
 
-def launch(script: Path, out: Path, *, processes: int) -> None:
-    command = [sys.executable, str(script), str(out)]
+def launch(script: Path, out: Path, *extra: str, processes: int) -> str:
+    command = [sys.executable, str(script), str(out), *extra]
     if processes > 1:
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-        command = [*launcher, "--num_processes", str(processes), str(script), str(out)]
+        command = [*launcher, "--num_processes", str(processes), *command[1:]]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"processes: {processes}" in done.stdout
+    return done.stdout
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
@@ -68,3 +78,11 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("1", "2")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-4)
+
+
+def test_all_processes_stop_after_the_same_step(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    printed = launch(script, tmp_path / "run", "0.5", processes=2)
+    assert printed.count("stopped after 16") == 2
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 16

@@ -7,6 +7,7 @@ processes (``accelerate launch``), which share the pieces of a step among them a
 
 from __future__ import annotations
 
+import atexit
 import copy
 import math
 import signal
@@ -116,6 +117,8 @@ class Loop(Generic[Model]):
 
         self.task, self.options, self.folder = task, options, folder
         self.processes = PartialState(cpu=not torch.cuda.is_available())
+        # A group that is still open when the interpreter ends can abort its process (pytorch/pytorch#179291).
+        atexit.register(self.processes.destroy_process_group)
         task.to(self.processes.device)
         self.average: Model = copy.deepcopy(task.model).requires_grad_(False)
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
@@ -149,7 +152,7 @@ class Loop(Generic[Model]):
         started = saved = time.monotonic()
         self.task.model.train()
         with stop_requests() as stop, self._batches() as batches:
-            while self.step < self.options.steps and not stop:
+            while self.step < self.options.steps and not self._any_process(stop):
                 self.figures.append(self._train_step(next(batches)))
                 now = time.monotonic()
                 self.seconds = before + now - started
@@ -159,7 +162,7 @@ class Loop(Generic[Model]):
                     self.save()
                     saved = time.monotonic()
         self.save()
-        if stop:
+        if self.step < self.options.steps:
             raise KeyboardInterrupt
 
     @contextmanager
@@ -231,6 +234,13 @@ class Loop(Generic[Model]):
             if kept.is_floating_point():
                 torch.distributed.all_reduce(kept)
                 kept.div_(self.processes.num_processes)
+
+    def _any_process(self, stop: list[int]) -> bool:
+        """Whether a process was asked to stop, so that all of them stop after the same step."""
+        asked = torch.tensor(len(stop), device=self.processes.device)
+        if self.processes.num_processes > 1:
+            torch.distributed.all_reduce(asked)
+        return bool(asked)
 
     def _mean_over_processes(self, rows: list[dict[str, float]]) -> dict[str, float]:
         """Means of the figures of all pieces of a step."""

@@ -44,7 +44,13 @@ def test_a_saved_context_gives_identical_masks(
 
 def test_the_course_along_the_body_is_saved(context: SupportContext, tmp_path: Path) -> None:
     axes = tuple(
-        SupportAxis(torch.rand(5, 3, 8, 8).half(), torch.rand(5) > 0.5, torch.rand(8, 8), torch.tensor(step))
+        SupportAxis(
+            torch.rand(5, 3, 8, 8).half(),
+            torch.rand(5) > 0.5,
+            torch.rand(8, 8),
+            torch.tensor(step),
+            torch.rand(3),
+        )
         for step in (5.0, 7.5)
     )
     path = replace(context, axes=axes).save(tmp_path / "liver.safetensors")

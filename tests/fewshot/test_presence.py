@@ -15,6 +15,7 @@ from latentseg.fewshot.presence import (
     places,
     seen_length,
     slice_looks,
+    slices_along_axis,
 )
 from latentseg.fewshot.support_scan import SupportScan
 
@@ -28,10 +29,13 @@ def looks_at(positions_mm: np.ndarray) -> Tensor:
     return BODY[below] * (1 - share) + BODY[below + 1] * share
 
 
+THIRDS = torch.tensor([1 / 6, 1 / 2, 5 / 6])
+
+
 def axis(first: int = 12, last: int = 20) -> SupportAxis:
     holds = torch.zeros(40, dtype=torch.bool)
     holds[first : last + 1] = True
-    return SupportAxis(BODY[:40], holds, torch.ones(8, 8), torch.tensor(5.0))
+    return SupportAxis(BODY[:40], holds, torch.ones(8, 8), torch.tensor(5.0), THIRDS)
 
 
 def test_the_same_scan_shows_the_target_where_the_support_does() -> None:
@@ -112,10 +116,26 @@ def test_a_scan_tells_where_the_target_ends_or_is_left_out() -> None:
     images, region = np.zeros((9, 4, 4), np.float32), np.ones((4, 4), bool)
 
     def of(*held: int, step_mm: float = 5.0) -> tuple[SupportScan, ...]:
-        return SupportScan.of(images, np.isin(np.arange(9), held), region, step_mm=step_mm)
+        inside = np.isin(np.arange(9), held)
+        return SupportScan.of(images, inside, region, step_mm=step_mm, chosen=held[:2])
 
     assert np.flatnonzero(of(2, 3, 6)[0].holds).tolist() == [2, 3, 4, 5, 6]  # one run
     assert of(2, 3) == ()  # two slices may be all that were drawn on
     assert of(*range(9)) == ()
     (thin,) = of(2, 3, 4, 5, step_mm=2.5)
-    assert (len(thin.images), thin.step_mm, thin.holds.tolist()) == (5, 5.0, [0, 1, 1, 0, 0])
+    assert (len(thin.images), thin.step_mm, thin.holds.tolist()) == (4, 5.0, [0, 1, 1, 0])
+    np.testing.assert_allclose(thin.marked, [0.125, 0.375])
+    (thinnest,) = of(4, 5, 6, step_mm=0.6)
+    assert thinnest.holds.any()  # a run shorter than the step is not lost
+
+
+def test_each_slice_takes_the_support_slice_that_lies_where_it_does() -> None:
+    first = axis(12, 20)
+    taken = slices_along_axis(BODY[:40], [first], step_mm=5.0)
+    assert taken.shape == (40, 1)
+    assert taken[12:21, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    other = SupportAxis(*list(vars(axis(10, 14)).values())[:4], torch.tensor([0.9, 0.1]))
+    both = slices_along_axis(BODY[:40], [first, other], step_mm=5.0)
+    assert torch.equal(both[:, 0], taken[:, 0])
+    assert both[10, 1] == 4  # counted on from the three of the first scan
+    assert both[14, 1] == 3

@@ -211,20 +211,26 @@ def test_only_slices_that_can_show_the_target_are_searched(
     looks = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
     holds = torch.zeros(12, dtype=torch.bool)
     holds[4:8] = True
-    axis = SupportAxis(looks, holds, torch.ones(8, 8), torch.tensor(5.0))
+    axis = SupportAxis(looks, holds, torch.ones(8, 8), torch.tensor(5.0), torch.tensor([0.2, 0.5, 0.8]))
     context = replace(segmenter.encode_support(liver), axes=(axis,))
     query = module.Encoded(torch.zeros(12, 1, 256, 256), torch.zeros(12, 4, 32, 32), None, looks)
     asked: list[int] = []
+    taken: list[list[int]] = []
 
     def answer(query: module.Encoded, _: object, group: torch.Tensor | None) -> np.ndarray:
         asked.append(len(query.images))
         assert group is not None
         assert len(group) == len(query.images)
+        taken.append(group.tolist())
         return np.full((len(query.images), 256, 256), 0.9, np.float32)
 
+    def like_first(slices: int) -> torch.Tensor:
+        return context.signature[:1].expand(slices, -1)
+
     monkeypatch.setattr(segmenter, "probability_slices", answer)
-    chance, shown = segmenter.search(query, context, torch.zeros(12, dtype=torch.long), step_mm=5.0)
+    chance, shown = segmenter.search(query, context, like_first(12), step_mm=5.0)
     assert asked == [4]
+    assert taken == [[0, 1, 1, 2]]  # by their place, whatever they look like
     assert np.flatnonzero(chance.any((1, 2))).tolist() == [4, 5, 6, 7]
     assert ((shown >= 0.5) == holds.numpy()).all()
     none_of_it = module.Encoded(
@@ -232,14 +238,14 @@ def test_only_slices_that_can_show_the_target_are_searched(
         None,
         looks[[0, 1, 2, 3, 8, 9, 10, 11]],
     )
-    assert segmenter.search(none_of_it, context, torch.zeros(8, dtype=torch.long), step_mm=5.0)[1].max() < 0.1
+    assert segmenter.search(none_of_it, context, like_first(8), step_mm=5.0)[1].max() < 0.1
     elsewhere = module.Encoded(*(t[:4] for t in (query.images, query.latents)), None, looks[8:])
-    chance, shown = segmenter.search(elsewhere, context, torch.zeros(4, dtype=torch.long), step_mm=5.0)
+    chance, shown = segmenter.search(elsewhere, context, like_first(4), step_mm=5.0)
     assert asked == [4]  # nowhere to search
     assert not chance.any()
     everywhere = load(axis=None)
     monkeypatch.setattr(everywhere, "probability_slices", answer)
-    chance, shown = everywhere.search(query, context, torch.zeros(12, dtype=torch.long), step_mm=5.0)
+    chance, shown = everywhere.search(query, context, like_first(12), step_mm=5.0)
     assert asked == [4, 12]
     assert shown.tolist() == [1.0] * 12
 

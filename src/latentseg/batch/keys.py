@@ -72,6 +72,7 @@ def _parts(target: Any) -> Iterator[bytes]:
         for axis in getattr(target, "axes", ()):
             yield axis.holds.cpu().numpy().tobytes()
             yield axis.looks.cpu().contiguous().numpy().tobytes()
+            yield axis.marked.cpu().numpy().tobytes()
         yield repr((target.name, target.mode, target.compat, target.model)).encode()
     else:
         yield repr((target.name, target.images.shape)).encode()
@@ -80,6 +81,7 @@ def _parts(target: Any) -> Iterator[bytes]:
         for scan in getattr(target, "scans", ()):
             yield scan.holds.tobytes()
             yield scan.images.tobytes()
+            yield scan.marked.tobytes()
 
 
 def _files(image: Path) -> list[Path]:

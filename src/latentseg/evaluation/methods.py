@@ -39,15 +39,17 @@ class FewShotMethod:
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability ``(S, H, W)`` for slices ``(S, H, W)``."""
-        encoded, context, group = self._asked(support, query_slices)
-        return self.segmenter.probability_slices(encoded, context, group)
+        from latentseg.fewshot.segmenter import nearest
+
+        encoded, context, signature = self._asked(support, query_slices)
+        return self.segmenter.probability_slices(encoded, context, nearest(signature, context))
 
     def scan(
         self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
     ) -> ScanAnswer:
         """All slices of a scan, searched where the segmenter would search them."""
-        encoded, context, group = self._asked(support, query_slices)
-        chance, shown = self.segmenter.search(encoded, context, group, step_mm=step_mm)
+        encoded, context, signature = self._asked(support, query_slices)
+        chance, shown = self.segmenter.search(encoded, context, signature, step_mm=step_mm)
         return ScanAnswer(chance, presence_scores(chance) * shown)
 
     def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -61,12 +63,12 @@ class FewShotMethod:
 
     def _asked(
         self, support: SupportSlices, query_slices: NDArray[np.float32]
-    ) -> tuple[Encoded, SupportContext, Tensor | None]:
-        """Encoded slices, the encoded support, and which of its groups each slice takes."""
-        from latentseg.fewshot.segmenter import nearest, signatures
+    ) -> tuple[Encoded, SupportContext, Tensor]:
+        """Encoded slices, the encoded support, and what each slice looks like as a whole."""
+        from latentseg.fewshot.segmenter import signatures
 
         context, images = self._context(support), _tensor(query_slices)
-        return self._encoded(images), context, nearest(signatures(images), context)
+        return self._encoded(images), context, signatures(images)
 
     def _context(self, support: SupportSlices) -> SupportContext:
         key = _key(support.images) + _key(support.masks) + b"".join(_key(s.holds) for s in support.scans)

@@ -163,7 +163,8 @@ def support_slices(
     scans: tuple[SupportScan, ...] = ()
     if whole:
         on_slice, step_mm = np.isin(np.arange(len(masks)), held), support.canonical.spacing_mm[0]
-        scans = SupportScan.of(support.images, on_slice, np.asarray(masks.any(0)), step_mm=step_mm)
+        region = np.asarray(masks.any(0))
+        scans = SupportScan.of(support.images, on_slice, region, step_mm=step_mm, chosen=chosen.tolist())
     return SupportSlices(support.images[chosen], masks[chosen], scans)
 
 

@@ -17,7 +17,7 @@ from latentseg.fewshot.prior import MatchingSupport
 from latentseg.imaging.files import written_whole
 
 SupportMode = Literal["nearest", "joint"]
-FORMAT = "latentseg-support-1"
+FORMAT = "latentseg-support-2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,5 +105,5 @@ class SupportContext:
 def axes_of(tensors: dict[str, Tensor]) -> tuple[SupportAxis, ...]:
     """Axes of tensors named ``<number>/<field>``."""
     count = len({name.split("/")[0] for name in tensors})
-    fields = ("looks", "holds", "region", "step_mm")
+    fields = ("looks", "holds", "region", "step_mm", "marked")
     return tuple(SupportAxis(*(tensors[f"{number}/{field}"] for field in fields)) for number in range(count))

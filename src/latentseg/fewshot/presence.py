@@ -11,7 +11,8 @@ labelled slices: it also shows what the body looks like where the target is not.
    forward-backward algorithm (Rabiner 1989) gives the chance that query slice ``i`` lies where support slice
    ``j`` does.
 3. A query slice shows the target with the chance that it lies on the run of slices that hold it in the
-   support; supports of several scans are averaged.
+   support; supports of several scans are averaged. Where on the run it lies says which of the support's
+   slices it is compared with.
 """
 
 from __future__ import annotations
@@ -62,12 +63,14 @@ class SupportAxis:
         holds: ``(S,)`` bool, the run of slices that hold the target.
         region: ``(8, 8)`` in {0, 1}, where the target is in the plane, and a cell around it.
         step_mm: Distance of its slices, a scalar.
+        marked: ``(n,)``, where on the run the support slices of this scan lie, from 0 to 1.
     """
 
     looks: Tensor
     holds: Tensor
     region: Tensor
     step_mm: Tensor
+    marked: Tensor
 
     @classmethod
     def of(cls, scan: SupportScan, features: MatchingFeatures, *, slab: int = 8) -> SupportAxis:
@@ -75,7 +78,8 @@ class SupportAxis:
         slabs = torch.from_numpy(scan.images)[:, None].split(slab)
         looks = torch.cat([slice_looks(features.plain(images.float())) for images in slabs])
         region = coarse_region(torch.from_numpy(scan.region))
-        return cls(looks, torch.from_numpy(scan.holds), region, torch.tensor(scan.step_mm))
+        marked = torch.from_numpy(scan.marked)
+        return cls(looks, torch.from_numpy(scan.holds), region, torch.tensor(scan.step_mm), marked)
 
 
 def slice_looks(features: Tensor) -> Tensor:
@@ -104,12 +108,27 @@ def chance_along_axis(
     options = options or AxisOptions()
     if not axes or len(looks) < FEWEST:
         return np.ones(len(looks))
-    found = [
-        places(alike(looks, axis, options), step_mm, float(axis.step_mm), options)
-        @ axis.holds.double().numpy()
-        for axis in axes
-    ]
+    found = [course(looks, axis, step_mm, options) @ axis.holds.double().numpy() for axis in axes]
     return np.asarray(np.mean(found, axis=0))
+
+
+@torch.no_grad()
+def slices_along_axis(
+    looks: Tensor, axes: Sequence[SupportAxis], *, step_mm: float, options: AxisOptions | None = None
+) -> Tensor:
+    """The support slice ``(S, scans)`` of each scan that lies where a slice does on the run of the target.
+
+    Support slices of all scans are counted in a row. The parameters are those of :func:`chance_along_axis`.
+    """
+    options = options or AxisOptions()
+    chosen, first = [], 0
+    for axis in axes:
+        chance = torch.from_numpy(course(looks, axis, step_mm, options))[:, axis.holds]
+        along = (torch.arange(chance.shape[1]) + 0.5) / chance.shape[1]
+        place = chance @ along.double() / chance.sum(1).clamp(min=1e-12)
+        chosen.append(first + (place[:, None] - axis.marked).abs().argmin(1))
+        first += len(axis.marked)
+    return torch.stack(chosen, 1)
 
 
 def seen_length(
@@ -130,6 +149,11 @@ def seen_length(
         return 1.0
     expected_mm = np.mean([float(axis.holds.sum() * axis.step_mm) for axis in axes])
     return float(min(1.0, shown.sum() * step_mm / (options.length * expected_mm)))
+
+
+def course(looks: Tensor, axis: SupportAxis, step_mm: float, options: AxisOptions) -> NDArray[np.float64]:
+    """Chance ``(S, S_support)`` that slice ``i`` lies where slice ``j`` of the support's scan does."""
+    return places(alike(looks, axis, options), step_mm, float(axis.step_mm), options)
 
 
 def alike(looks: Tensor, axis: SupportAxis, options: AxisOptions) -> NDArray[np.float64]:

@@ -21,7 +21,15 @@ from latentseg.fewshot.context import SupportContext, SupportMode
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.network import FewShotUNet
-from latentseg.fewshot.presence import AxisOptions, SupportAxis, chance_along_axis, seen_length, slice_looks
+from latentseg.fewshot.presence import (
+    FEWEST,
+    AxisOptions,
+    SupportAxis,
+    chance_along_axis,
+    seen_length,
+    slice_looks,
+    slices_along_axis,
+)
 from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
 from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
 from latentseg.fewshot.refinement import RefinementOptions, refine
@@ -260,13 +268,14 @@ class FewShotSegmenter:
         check_dimensions(prepared.scan, target)
         context = target if isinstance(target, SupportContext) else self.encode_support(target)
         self.check(context)
-        group, mask = nearest(prepared.signature, context), None
+        mask = None
         if self.options.compat == "official":
+            group = nearest(prepared.signature, context)
             chance, mask = self.official_slices(prepared.encoded, context, group)
             shown = np.ones(len(chance))
         else:
             step_mm = prepared.canonical.spacing_mm[0]
-            chance, shown = self.search(prepared.encoded, context, group, step_mm=step_mm)
+            chance, shown = self.search(prepared.encoded, context, prepared.signature, step_mm=step_mm)
         presence = presence_score(chance * shown.astype(np.float32)[:, None, None])
         return self._on_grid(prepared, context.name, chance, mask, presence)
 
@@ -281,7 +290,7 @@ class FewShotSegmenter:
         return self.parts.network.segment(inputs, context.cache, group=group)
 
     def search(
-        self, query: Encoded, context: SupportContext, group: Tensor | None, *, step_mm: float
+        self, query: Encoded, context: SupportContext, signature: Tensor, *, step_mm: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Search a whole scan where it can show the target.
 
@@ -290,9 +299,13 @@ class FewShotSegmenter:
             contribute to the presence of the target, ``(S,)``.
         """
         options, shown = self.options.axis, np.ones(len(query.images))
+        group = nearest(signature, context)
         if options is None or query.looks is None or not context.axes:
             return self.probability_slices(query, context, group), shown
         shown = chance_along_axis(query.looks, context.axes, step_mm=step_mm, options=options)
+        if group is not None and len(group) >= FEWEST and all_placed(context):
+            beside = slices_along_axis(query.looks, context.axes, step_mm=step_mm, options=options)
+            group = nearest(signature, context, among=beside)
         chance = np.zeros((len(shown), *query.images.shape[2:]), np.float32)
         at = torch.from_numpy(shown >= options.certain)
         if bool(at.any()):
@@ -383,11 +396,25 @@ def signatures(images: Tensor) -> Tensor:
     return functional.normalize(coarse - coarse.mean(1, keepdim=True), dim=1)
 
 
-def nearest(signature: Tensor, context: SupportContext) -> Tensor | None:
-    """The support group ``(S,)`` most similar to each slice; ``None`` where there is only one."""
+def nearest(signature: Tensor, context: SupportContext, *, among: Tensor | None = None) -> Tensor | None:
+    """The support group ``(S,)`` most similar to each slice; ``None`` where there is only one.
+
+    Args:
+        signature: Of the slices ``(S, D)``.
+        context: The support.
+        among: ``(S, n)``, groups that come into question for each slice; all when left out.
+    """
     if len(context.signature) == 1:
         return None
-    return (signature @ context.signature.T).argmax(1)
+    similar = signature @ context.signature.T
+    if among is None:
+        return similar.argmax(1)
+    return among.gather(1, similar.gather(1, among).argmax(1, keepdim=True))[:, 0]
+
+
+def all_placed(context: SupportContext) -> bool:
+    """Whether it is known of every support slice where along the body it lies."""
+    return sum(len(axis.marked) for axis in context.axes) == len(context.signature)
 
 
 def presence_score(chance: NDArray[np.float32]) -> float:

@@ -119,7 +119,7 @@ class Support:
         masks = fit_masks(inside[at], pixel_mm=pixel_mm)
         region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm)[0]
         scans = SupportScan.of(
-            images, np.asarray(inside.any((1, 2))), region, step_mm=canonical.spacing_mm[0]
+            images, np.asarray(inside.any((1, 2))), region, step_mm=canonical.spacing_mm[0], chosen=at
         )
         return cls(name, images[at], masks, (image.name,) * len(at), is_flat(image), scans)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,14 @@ class SupportScan:
         holds: ``(S,)`` bool, the run of slices from the first to the last with the target.
         region: ``(256, 256)`` bool, the union of its masks.
         step_mm: Distance of the slices.
+        marked: ``(n,)``, where on that run the support slices of this scan lie, from 0 to 1, in their order.
     """
 
     images: NDArray[np.float16]
     holds: NDArray[np.bool_]
     region: NDArray[np.bool_]
     step_mm: float
+    marked: NDArray[np.float32]
 
     @classmethod
     def of(
@@ -35,6 +38,7 @@ class SupportScan:
         region: NDArray[np.bool_],
         *,
         step_mm: float,
+        chosen: Sequence[int],
     ) -> tuple[SupportScan, ...]:
         """One scan, or none where it cannot tell where the target ends.
 
@@ -46,6 +50,7 @@ class SupportScan:
             held: ``(S,)``, those with the target.
             region: ``(256, 256)``.
             step_mm: Distance of the slices.
+            chosen: Indices of the support slices.
         """
         run = np.flatnonzero(held)
         if len(run) < FEWEST_HELD or run[-1] - run[0] + 1 == len(held):
@@ -53,4 +58,6 @@ class SupportScan:
         every = max(1, round(SCAN_STEP_MM / step_mm))
         within = np.zeros(len(held), bool)
         within[run[0] : run[-1] + 1] = True
-        return (cls(images[::every].astype(np.float16), within[::every], region, every * step_mm),)
+        kept = slice((run[0] + run[-1]) // 2 % every, None, every)  # with the middle, however short the run
+        marked = ((np.asarray(chosen) - run[0] + 0.5) / (run[-1] - run[0] + 1)).astype(np.float32)
+        return (cls(images[kept].astype(np.float16), within[kept], region, every * step_mm, marked),)

@@ -1,7 +1,7 @@
 """What each part of the tumor method is worth: one training per variant, all categories left out of each.
 
 Usage: ``python benchmarks/ablation_tumor.py --pack FOLDER --backbone FOLDER --runs FOLDER [--only NAME,...]
-[--limit N] [--tiny] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
+[--category NAME,...] [--limit N] [--tiny] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
 
 Every training leaves out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so
 that one set of weights serves all categories. Trainings that are done are not repeated; one that was
@@ -26,7 +26,7 @@ from latentseg.api import fingerprint, frozen_files, tumor_parts, tumor_stages
 from latentseg.backbones.compact import phrase_condition
 from latentseg.backbones.registry import resolve
 from latentseg.cli.zero_shot import write_tables
-from latentseg.evaluation.datasets.tumors import CATEGORIES, Category, TumorCase
+from latentseg.evaluation.datasets.tumors import CATEGORIES, Category, TumorCase, get_category
 from latentseg.evaluation.tables import markdown_table
 from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
 from latentseg.evaluation.zero_shot import (
@@ -85,8 +85,10 @@ def options_of(changes: dict[str, dict[str, Any]], *, tiny: bool = False) -> Tum
             options = options.model_copy(update={field: changed})
     if not tiny:
         return options
-    loops = {name: getattr(options, name).model_copy(update=TINY) for name in ("loop", "fusion_loop")}
-    return options.model_copy(update={**loops, "count": 4, "fusion_count": 2, "batch": 2, "healthy_count": 2})
+    names = ("loop", "organ_loop", "fusion_loop")
+    loops = {name: getattr(options, name).model_copy(update=TINY) for name in names}
+    few = {"count": 4, "organ_count": 4, "fusion_count": 2, "batch": 2, "healthy_count": 2}
+    return options.model_copy(update={**loops, **few})
 
 
 def trained(name: str, folder: Path, packed: Pack, runs: Path, *, tiny: bool = False) -> TumorParts:
@@ -105,15 +107,19 @@ def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[Tum
     """All variants, and the two baselines."""
     full = parts("full")
     otsu = RefinementOptions(fusion="otsu", inpainting=_refinement().inpainting)
+    alone = replace(RECOMMENDED, refinement=None)
     learned = replace(RECOMMENDED, refinement=replace(_refinement(), fusion="learned"))
     silent = replace(full, condition=lambda _: torch.zeros(1, 1, full.backbone.condition_dim))
     variants: dict[str, tuple[TumorParts, TumorOptions]] = {
-        "attention map alone": (full, replace(RECOMMENDED, refinement=None)),
+        "attention map alone (recommended)": (full, alone),
+        "without organs": (full, replace(alone, organs=False)),
+        "map cut at one half": (full, replace(alone, level=None)),
+        "without organs, cut at one half": (full, replace(alone, organs=False, level=None)),
         "+ pixel residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(1.0, 0.0)))),
         "+ feature residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(0.0, 1.0)))),
         "+ both residuals": (full, replace(RECOMMENDED, refinement=otsu)),
-        "+ learned fusion (full)": (full, learned),
-        "full, inpainting not guided": (silent, learned),
+        "+ learned fusion": (full, learned),
+        "+ learned fusion, inpainting not guided": (silent, learned),
     }
     for name, (own, options) in variants.items():
         if not only or name in only:
@@ -138,6 +144,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="compact")
     parser.add_argument("--runs", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--only", default="", help="variants, comma-separated")
+    parser.add_argument("--category", default="", help="comma-separated; all when left out")
     parser.add_argument("--limit", type=int, help="scans and controls of each category, for a trial")
     parser.add_argument("--tiny", action="store_true", help="two training steps, phantoms: it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ablation_tumor"))
@@ -145,9 +152,10 @@ def main() -> None:
     folder, packed = resolve(options.backbone), Pack(options.pack)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     chosen = list(methods(lambda name: trained(name, folder, packed, options.runs, tiny=options.tiny), only))
+    names = options.category.split(",") if options.category else list(CATEGORIES)
     rows = [
         row
-        for category in ([PHANTOM] if options.tiny else CATEGORIES.values())
+        for category in ([PHANTOM] if options.tiny else [get_category(name) for name in names])
         for row in evaluate_category(category, chosen, limit=options.limit)
     ]
     about = {"date": datetime.now(UTC).date().isoformat(), "version": latentseg.__version__}

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentseg.backbones.inpainting import InpaintingOptions, inpaint, paste, pool_mask
+from latentseg.backbones.inpainting import InpaintingOptions, inpaint, paste, pool_mask, smooth_fill
 from latentseg.errors import UsageError
 
 toys = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toys.py"))))
@@ -130,3 +130,24 @@ def test_parts_that_do_not_belong_together() -> None:
         inpaint(backbone, latents, holes[..., :4, :4], toys.tokens(), keys=keys)
     with pytest.raises(UsageError, match="2 keys"):
         inpaint(backbone, latents, holes, toys.tokens(), keys=keys[:2])
+
+
+def test_a_smooth_fill_continues_a_shading() -> None:
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    images = (0.5 * rows + 0.3 * columns)[None, None]
+    holes = torch.zeros_like(images)
+    holes[..., 20:40, 15:45] = 1
+    spoiled = torch.where(holes.bool(), torch.ones_like(images), images)
+    filled = smooth_fill(spoiled, holes)
+    assert torch.equal(filled[holes == 0], images[holes == 0])
+    assert float((filled - images).abs().max()) < 0.05
+
+
+def test_a_smooth_fill_of_volumes_and_of_nothing_but_a_hole() -> None:
+    volume = torch.full((1, 1, 9, 8, 7), 0.3)
+    holes = torch.zeros_like(volume)
+    holes[..., 2:6, 2:6, 2:6] = 1
+    torch.testing.assert_close(smooth_fill(volume, holes), volume)
+    noise = torch.rand(2, 1, 16, 16)
+    whole = smooth_fill(noise, torch.ones_like(noise))
+    torch.testing.assert_close(whole, noise.mean((2, 3), keepdim=True).expand_as(noise))

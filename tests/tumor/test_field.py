@@ -50,3 +50,14 @@ def test_undo_puts_masks_back_where_they_were() -> None:
     rows, columns = body_box(slices)
     assert (back[:, rows, columns] == (slices > -0.5)[:, rows, columns]).mean() > 0.95
     assert not back[:, 90:].any()
+
+
+def test_a_body_in_pieces_is_one() -> None:
+    chest = np.full((1, 128, 128), -1, np.float32)
+    chest[0, 50:80, 50:80] = 0  # heart
+    for row, column in ((25, 15), (40, 8), (55, 6), (70, 8), (85, 15)):
+        chest[0, row : row + 11, column : column + 10] = 1  # ribs; fat and lungs are black
+        chest[0, row : row + 11, 118 - column : 128 - column] = 1
+    _, columns = body_box(chest)
+    assert columns.start <= 6
+    assert columns.stop >= 122

@@ -16,7 +16,7 @@ from latentseg.imaging import Volume
 from latentseg.imaging.phantom import Phantom
 from latentseg.tumor.evidence import TumorSegmentation
 from latentseg.tumor.options import PAPER_LIKE, PRESETS, TumorOptions
-from latentseg.tumor.refinement import RefinementOptions, Refiner
+from latentseg.tumor.refinement import RefinementOptions, Refiner, leveled
 from latentseg.tumor.segmenter import TumorSegmenter, smooth, undecided
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2))
@@ -70,8 +70,22 @@ def test_nothing_suspicious_is_not_refined(tiny_tumor_model: Path, scan: Volume)
 
 
 def test_without_refinement_the_map_is_cut(tiny_tumor_model: Path, scan: Volume) -> None:
-    found = run(tiny_tumor_model, scan, replace(ALL, refinement=None))
+    found = run(tiny_tumor_model, scan, replace(ALL, refinement=None, level=None))
     np.testing.assert_allclose(found.probability, found.attention_map, atol=1e-6)
+
+
+def test_a_map_is_cut_at_a_share_of_its_peak() -> None:
+    faint = torch.tensor([[[[0.4, 0.15, 0.05]]], [[[0.9, 0.9, 0.9]]]])
+    first = np.array([0])
+    moved = leveled(faint, first, level=0.35)
+    assert (moved[0] > 0.5).tolist() == [[[True, True, False]]]  # 0.14
+    assert torch.equal(leveled(faint, first, level=None), faint)
+    assert (leveled(faint, first, level=0.01)[0] > 0.5).tolist() == [
+        [[True, True, False]]
+    ]  # no lower than 0.1
+    assert torch.equal(leveled(faint, np.array([], int), level=0.35), faint)
+    sure = torch.tensor([[[[0.99, 0.6, 0.4]]]])
+    assert (leveled(sure, first, level=0.9) > 0.5).tolist() == [[[[True, True, False]]]]  # no higher than 0.5
 
 
 def test_seeds_spread_and_repeat(tiny_tumor_model: Path, scan: Volume) -> None:

@@ -18,6 +18,7 @@ from latentseg.training.pack import Pack
 from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of, tumor_of
 from latentseg.tumor.network import load
+from latentseg.tumor.organ_samples import OrganSampleOptions
 from latentseg.tumor.queries import Queries
 from latentseg.tumor.samples import SampleOptions, Samples
 from latentseg.tumor.training import AttentionTask, TumorTraining, TumorTrainingOptions, halved
@@ -99,10 +100,13 @@ def test_halved_by_hand() -> None:
 def training(tiny_tumor_model: Path, packed: Pack) -> TumorTraining:
     options = TumorTrainingOptions(
         loop=LOOP,
+        organ_loop=LOOP,
         fusion_loop=LOOP,
         network=SMALL,
         samples=AS_LESION,
+        organs=OrganSampleOptions(names={"liver": "liver", "kidney_right": "kidney"}),
         count=6,
+        organ_count=6,
         fusion_count=2,
         batch=4,
     )
@@ -134,7 +138,9 @@ def test_training_changes_its_own_parts_and_not_the_backbone(
         if not torch.allclose(value, task.network.state_dict()[name], atol=2e-3)
     ]
     assert any(name.startswith("attention.") for name in changed)
+    assert any(name.startswith("organs.") for name in changed)
     assert any(name.startswith("fusion.") for name in changed)
+    assert trained.organs.names == ("kidney", "liver")
 
 
 def test_calibration_leaves_few_healthy_samples_above_zero(training: TumorTraining) -> None:

@@ -5,7 +5,8 @@ At every time the surroundings are the noised original and the hole is what the 
     z_to = m * step(z_t) + (1 - m) * q(z_to | z)
 
 (Blended Latent Diffusion, Avrahami et al. 2023; RePaint, Lugmayr et al. 2022, adds jumps back in time, which
-harmonize the two.) Started below time 1 the hole keeps some of what was in it (SDEdit, Meng et al. 2022).
+harmonize the two.) Started below time 1 the hole keeps some of what was in it (SDEdit, Meng et al. 2022):
+of :func:`smooth_fill` a shading without content, so that few steps are enough and nothing foreign grows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from torch import Tensor
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.sampling import intervals, noise, predict
 from latentseg.errors import UsageError
+
+SMALLEST_LEVEL = 2  # pixels of a level that is filled with the mean
+RELAXED = 4  # blurs of a hole on every level
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,41 @@ def pool_mask(masks: Tensor, downscale: int) -> Tensor:
     """
     pool = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
     return pool(masks.float(), downscale)
+
+
+def smooth_fill(images: Tensor, holes: Tensor) -> Tensor:
+    """Fill holes with what is around them, from coarse to fine (push-pull), relaxed on every level.
+
+    Args:
+        images: ``(B, C, ...)``.
+        holes: ``(B, 1, ...)``, 1 inside. An image that is nothing but a hole becomes its mean.
+
+    Returns:
+        ``(B, C, ...)``; outside the holes the images themselves.
+    """
+    spatial = tuple(range(2, images.ndim))
+    hole = holes.bool()
+    lost = hole.flatten(1).all(1).reshape(-1, *[1] * (images.ndim - 1))
+    images = torch.where(lost, images.mean(spatial, keepdim=True), images)
+    hole = hole & ~lost
+    weight = (~hole).to(images)
+    coarse = (images * weight).sum(spatial, keepdim=True) / weight.sum(spatial, keepdim=True)
+    if min(images.shape[2:]) > SMALLEST_LEVEL and bool(hole.any()):
+        pool = F.avg_pool2d if images.ndim == 4 else F.avg_pool3d
+        share = pool(weight, 2, ceil_mode=True)
+        pushed = pool(images * weight, 2, ceil_mode=True) / share.clamp(min=1e-6)
+        mode = "bilinear" if images.ndim == 4 else "trilinear"
+        coarse = F.interpolate(smooth_fill(pushed, share == 0), size=images.shape[2:], mode=mode)
+    filled = torch.where(hole, coarse, images)
+    for _ in range(RELAXED):
+        filled = torch.where(hole, _blurred(filled), filled)
+    return filled
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Means over cubes of three pixels, borders repeated."""
+    pad = F.pad(images, [1, 1] * (images.ndim - 2), mode="replicate")
+    return (F.avg_pool2d if images.ndim == 4 else F.avg_pool3d)(pad, 3, stride=1)
 
 
 def inpaint(

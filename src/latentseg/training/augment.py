@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+AIR = -0.9  # in [-1, 1], below which a pixel of a CT in the few-shot field's window is air
 CURVE_KNOTS = 9
 
 
@@ -108,6 +110,30 @@ def recolor(
     spread = rng.exponential(0.035, (n, 1, 1, 1)) * (rng.random((n, 1, 1, 1)) < 0.5)
     sigma = torch.tensor(spread, dtype=torch.float32)
     return (out + sigma * noise(rng, out.shape)).clamp(-1, 1)
+
+
+def another_window(
+    image: NDArray[np.float32], lungs: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """What another window would make of a CT slice in the few-shot field's window.
+
+    A narrower one turns fat black and bone white; a wider one takes contrast from tissue, and lungs are grey.
+
+    Args:
+        image: ``(H, W)`` in [-1, 1].
+        lungs: ``(H, W)``; where they are air, a wider window shows them.
+        rng: Source of all draws.
+    """
+    if rng.random() < 0.5:
+        low, high = rng.uniform(-1.0, -0.3), rng.uniform(0.2, 1.0)
+        return np.asarray(((image - low) / (high - low) * 2 - 1).clip(-1, 1), np.float32)
+    floor, top = rng.uniform(-0.95, -0.2), rng.uniform(0.0, 1.0)
+    tissue = floor + 0.1 + (image + 1) / 2 * max(top - floor - 0.1, 0.2)
+    rough = noise(rng, (1, 1, *[edge // 2 for edge in image.shape]))
+    texture = F.interpolate(rough, size=image.shape, mode="bilinear")[0, 0].numpy()
+    grey = floor + rng.uniform(0, 0.08) * texture
+    seen = np.where(image > AIR, tissue, np.where(lungs, grey, -1.0))
+    return np.asarray(seen.clip(-1, 1), np.float32)
 
 
 def noise(rng: np.random.Generator, shape: torch.Size | tuple[int, ...]) -> Tensor:

@@ -25,6 +25,7 @@ from latentseg.tumor.adapters import Adapters
 
 NORMAL, ABNORMAL = 0, 1
 DROPOUT = 0.15  # of whole channels of frozen features, against learning samples by heart
+FALL = 50.0  # by which the abnormal logit is lower one edge of the image away from the organ
 TOP_SHARE = 0.002  # of the positions, whose abnormal logits make the image-level score
 
 
@@ -140,14 +141,25 @@ class AnomalyAttention(nn.Module):
         self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
         self.register_buffer("offset", torch.zeros(()))  # of the score, so that few healthy images pass 0
 
-    def forward(self, stages: Sequence[Tensor], texts: Tensor) -> AttentionMaps:
-        """Maps of stages ``[(B, C_l, ...)]``, finest first, for two texts ``(B, 2, D)``."""
+    def forward(
+        self, stages: Sequence[Tensor], texts: Tensor, *, away: Tensor | None = None
+    ) -> AttentionMaps:
+        """Maps of stages ``[(B, C_l, ...)]``, finest first, for two texts ``(B, 2, D)``.
+
+        Args:
+            stages: Frozen.
+            texts: Of the normal and the abnormal.
+            away: ``(B, 1, ...)`` on the finest grid, how far a position is from the organ of the texts, as a
+                share of the image's edge; left out where that is not known.
+        """
         adapted = iter(self.adapters(stages))
         levels = [torch.cat([next(adapted) for _ in range(size)], 1) for size in self.sizes]
         levels = self.pyramid(levels) if self.pyramid is not None else levels
         grid = levels[0].shape[2:]
         maps = [attend(f, texts) for attend, f in zip(self.attention, levels, strict=True)]
         logits = torch.stack([resized(one, grid) for one in maps]).mean(0)
+        if away is not None:
+            logits = torch.cat([logits[:, [NORMAL]], logits[:, [ABNORMAL]] - FALL * away], 1)
         embeddings = self.embed(self._seen_by_each(levels, logits.softmax(1)))
         score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL]) + self.judge(embeddings[:, ABNORMAL])[:, 0]
         return AttentionMaps(logits, embeddings, score - self.offset)

@@ -15,6 +15,8 @@ BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
 SHARE = 0.1  # of the slices in which the body has to reach a pixel
 THIN = 0.02  # of a slice's edge, below which a structure is a table or a cable
 MARGIN = 0.03  # of the box, left around it
+APART = 0.7  # of the bright pixels; where the large pieces hold less, the body lies in pieces
+GAP = 0.08  # of a slice's edge, between pieces of a body whose fat and lungs are black
 PART = 0.1  # of the largest piece, from which another piece belongs to the body too, such as an arm
 SMALLEST = 0.25  # of a slice's edge, below which a box is not believed
 
@@ -47,19 +49,29 @@ def body_box(slices: NDArray[np.float32]) -> tuple[slice, slice]:
     height, width = slices.shape[1:]
     thin = max(1, round(THIN * min(height, width)))
     often = (slices > BODY).mean(0) >= SHARE
-    solid = ndimage.binary_opening(ndimage.binary_fill_holes(often), iterations=thin)
-    parts, count = ndimage.label(solid)
-    if not count:
+    body = large_pieces(ndimage.binary_fill_holes(often), thin)
+    if (body & often).sum() < APART * often.sum():
+        reach = max(1, round(GAP * min(height, width)) // 2)
+        joined = ndimage.binary_closing(np.pad(often, 2 * reach), iterations=reach)
+        inner = slice(2 * reach, -2 * reach)
+        body = large_pieces(ndimage.binary_fill_holes(joined)[inner, inner], max(1, thin // 2))
+    if not body.any():
         return slice(0, height), slice(0, width)
-    sizes = ndimage.sum_labels(solid, parts, range(1, count + 1))
-    large = 1 + np.flatnonzero(sizes >= PART * sizes.max())
-    box = ndimage.find_objects(np.isin(parts, large).astype(np.uint8))[0]
+    box = ndimage.find_objects(body.astype(np.uint8))[0]
     sides = [_widened(side, edge) for side, edge in zip(box, (height, width), strict=True)]
     if any(
         side.stop - side.start < SMALLEST * edge for side, edge in zip(sides, (height, width), strict=True)
     ):
         return slice(0, height), slice(0, width)
     return sides[0], sides[1]
+
+
+def large_pieces(body: NDArray[np.bool_], thin: int) -> NDArray[np.bool_]:
+    """A body ``(H, W)`` without what is thin and without small pieces."""
+    solid = ndimage.binary_opening(body, iterations=thin)
+    parts, count = ndimage.label(solid)
+    sizes = ndimage.sum_labels(solid, parts, range(1, count + 1)) if count else np.zeros(0)
+    return np.asarray(np.isin(parts, 1 + np.flatnonzero(sizes >= PART * sizes.max(initial=0))))
 
 
 def _widened(side: slice, edge: int) -> slice:

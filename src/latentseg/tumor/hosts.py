@@ -14,6 +14,8 @@ from latentseg.training.pack import Pack, PackedScan
 
 SMALLEST_HOST = 150  # pixels of an organ that may grow a lesion
 SMALLEST_LUNG = 1200  # pixels of air within the body that may be a lung
+EMPTY = 3  # of 255, below most fat
+EMPTIEST = 0.7  # of the pixels of a small square, from which it is air and not dark fat
 AIR, FAT, BONE = 12, 70, 225  # of 255: no tumor spreads into air and bone, few begin in fat
 OWN = 0.8  # chance that a lesion in a known organ is called by a name of that organ
 NAMED = 0.5  # chance that one in unnamed tissue is called by a name of some organ there
@@ -61,13 +63,17 @@ class Hosts:
         """A place in slice ``index`` of a scan with labelled organs, and what a lesion there is called."""
         labels, options = np.asarray(self.packed.labels[index]), self.options
         areas = np.bincount(labels.ravel(), minlength=256)
-        hosts = [label for label, organ in organs.items() if organ not in self.closed and tumor_of(organ)]
+        hosts = [label for label, organ in organs.items() if tumor_of(organ)]
         named = [label for label in hosts if areas[label] >= SMALLEST_HOST]
         if named and rng.random() < options.named:
             label = int(rng.choice(named))
-            return labels == label, self._called(rng, organs[label])
-        if scan.modality == "CT" and rng.random() < options.lung and (lung := self.lung(index)).any():
-            return lung, self._called(rng, "lung")
+            if organs[label] not in self.closed:  # the share of what is left out does not go to the others
+                return labels == label, self._called(rng, organs[label])
+        if scan.modality == "CT" and rng.random() < options.lung:
+            lungs = [label for label, organ in organs.items() if organ == "lung"]
+            lung = np.isin(labels, lungs) if lungs else self.lung(index)
+            if lung.any():
+                return lung, self._called(rng, "lung")
         name = self._unnamed(rng, scan, {organ for label, organ in organs.items() if areas[label]})
         if rng.random() < options.anywhere:
             return ndimage.binary_erosion(self._solid(index, scan), iterations=2), name
@@ -81,8 +87,9 @@ class Hosts:
     def lung(self, index: int) -> Mask:
         """Large pieces of air within the body."""
         image = np.asarray(self.packed.images[index])
-        body = ndimage.binary_opening(ndimage.binary_fill_holes(image > AIR), iterations=3)
-        air = ndimage.binary_closing(body & (image <= AIR), iterations=3)
+        body = ndimage.binary_opening(ndimage.binary_fill_holes(image > EMPTY), iterations=3)
+        empty = ndimage.uniform_filter((image <= EMPTY).astype(np.float32), 5) > EMPTIEST
+        air = ndimage.binary_closing(body & empty, iterations=3)
         parts, count = ndimage.label(ndimage.binary_opening(air, iterations=4))
         sizes = ndimage.sum_labels(air, parts, range(1, count + 1)) if count else np.zeros(0)
         return np.asarray(np.isin(parts, 1 + np.flatnonzero(sizes >= SMALLEST_LUNG)))

@@ -6,30 +6,33 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import nn
+from torch import Tensor, nn
 
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole
 from latentseg.tumor.attention_maps import AnomalyAttention
 from latentseg.tumor.features import FrozenStages, TumorConfig
+from latentseg.tumor.organs import OrganMaps
 from latentseg.tumor.residuals import Fusion
 from latentseg.tumor.views import Views
 
-FORMAT = "latentseg-tumor-3"
+FORMAT, FILE = "latentseg-tumor-4", "tumor.safetensors"
 AGAIN = "download or train the weights again"
 
 
 class TumorNetwork(nn.Module):
-    """The attention maps, the fusion of residuals and the view, for the stages of one backbone.
+    """The attention maps, the organs, the fusion of residuals and the view, for the stages of one backbone.
 
     Args:
         config: What they look at.
         channels: Widths of the stages, those of one grid together, finest grid first.
         dims: Of the backbone.
         views: Parts of the body that are told apart.
+        organs: Organs that are told apart.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class TumorNetwork(nn.Module):
         *,
         dims: int = 2,
         views: Sequence[str] = (),
+        organs: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.config, self.channels, self.dims = config, channels, dims
@@ -47,15 +51,26 @@ class TumorNetwork(nn.Module):
         )
         self.fusion = Fusion()
         self.views = Views(views, channels[-1][-1])
+        self.organs = OrganMaps(organs, channels, dims=dims)
 
     @classmethod
-    def for_stages(cls, stages: FrozenStages, *, views: Sequence[str] = ()) -> TumorNetwork:
+    def for_stages(
+        cls, stages: FrozenStages, *, views: Sequence[str] = (), organs: Sequence[str] = ()
+    ) -> TumorNetwork:
         """A network with random weights whose widths fit.
 
         Raises:
             ModelError: Denoiser features are asked for and the backbone has no denoiser.
         """
-        return cls(stages.config, stages.channels(), dims=stages.backbone.dims, views=views)
+        dims = stages.backbone.dims
+        return cls(stages.config, stages.channels(), dims=dims, views=views, organs=organs)
+
+    @torch.no_grad()
+    def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:
+        """Distances ``(B, 1, ...)`` from an organ (:meth:`OrganMaps.distances`); None of one not trained."""
+        if organ not in self.organs.names:
+            return None
+        return self.organs.distances(self.organs(stages).softmax(1), organ)
 
 
 def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
@@ -67,6 +82,7 @@ def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
         "channels": json.dumps(network.channels),
         "dims": str(network.dims),
         "views": json.dumps(network.views.names),
+        "organs": json.dumps(network.organs.names),
     }
     with written_whole(path) as temporary:
         temporary.write_bytes(serialize(tensors, metadata | facts))
@@ -89,8 +105,8 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
     try:
         config = TumorConfig.model_validate_json(metadata["config"])
         channels = tuple(tuple(level) for level in json.loads(metadata["channels"]))
-        views = json.loads(metadata["views"])
-        network = TumorNetwork(config, channels, dims=int(metadata["dims"]), views=views)
+        views, organs = (json.loads(metadata[name]) for name in ("views", "organs"))
+        network = TumorNetwork(config, channels, dims=int(metadata["dims"]), views=views, organs=organs)
         network.load_state_dict(state)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"

@@ -14,7 +14,9 @@ class TumorOptions:
 
     Attributes:
         refinement: How suspicious slices are refined; without it the attention map alone is cut.
-        threshold: Probability above which a voxel belongs to the tumor.
+        level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
+            and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
+        organs: Whether a tumor of an organ that is known is looked for at that organ.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
         extra_seeds: Seeds added for slices whose refined mask stays undecided.
@@ -23,9 +25,12 @@ class TumorOptions:
     """
 
     refinement: RefinementOptions | None = field(
-        default_factory=lambda: RefinementOptions(inpainting=InpaintingOptions(steps=10))
+        default_factory=lambda: RefinementOptions(
+            inpainting=InpaintingOptions(steps=4, start=0.35), smooth=True
+        )
     )
-    threshold: float = 0.5
+    level: float | None = 0.35
+    organs: bool = True
     min_presence: float = 0.5
     across_mm: float = 4.0
     extra_seeds: int = 1
@@ -34,10 +39,12 @@ class TumorOptions:
 
 
 RECOMMENDED = TumorOptions()
-"""For a laptop: the map draws the mask, ten steps from pure noise, a second seed where it stays undecided."""
+"""For a laptop: the map draws the mask, four steps from a smooth fill, another seed where it is undecided."""
 
 PAPER_LIKE = TumorOptions(
     refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),
+    level=None,
+    organs=False,
     across_mm=0.0,
     extra_seeds=0,
 )

@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
-from latentseg.backbones.inpainting import InpaintingOptions, inpaint, pool_mask
+from latentseg.backbones.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
 from latentseg.tumor.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
 
+CUT, LOWEST_CUT = 0.5, 0.1  # probability from which a voxel belongs to the tumor
 Attend = Callable[[Tensor], Tensor]  # images (B, 1, ...) to their abnormal probability on the same grid
 
 
@@ -33,6 +36,8 @@ class RefinementOptions:
         seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
         dilate: Pixels by which the map's mask is grown before it is filled.
         threshold: Of the map, above which a pixel is suspected.
+        smooth: Whether holes are filled smoothly before the image is encoded, so that what is removed does
+            not shine into its surroundings, and is not what is left where inpainting starts below time 1.
     """
 
     fusion: Literal["map", "learned", "otsu"] = "map"
@@ -41,6 +46,7 @@ class RefinementOptions:
     seeds: int = 1
     dilate: int = 6
     threshold: float = 0.5
+    smooth: bool = False
 
 
 class Refined(NamedTuple):
@@ -86,8 +92,7 @@ class Refiner:
             keys: ``B`` names, of which the noise is a function.
         """
         holes = dilated(attention >= self.options.threshold, self.options.dilate)
-        latents = self.backbone.encode(images)
-        decoded = self.backbone.decode(latents).clamp(-1, 1)
+        latents, decoded = self._coded(images, holes)
         chances, healthy, changes = [], [], []
         for seed in range(self.options.seeds):
             pseudo = self._inpainted(latents, holes, [f"{key}/{seed}" for key in keys])
@@ -103,10 +108,17 @@ class Refiner:
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""
         holes = dilated(attention >= self.options.threshold, self.options.dilate)
-        latents = self.backbone.encode(images)
-        decoded = self.backbone.decode(latents).clamp(-1, 1)
+        latents, decoded = self._coded(images, holes)
         pseudo = self._inpainted(latents, holes, keys)
         return residuals(decoded, pseudo, attention, self.attend(pseudo))
+
+    def _coded(self, images: Tensor, holes: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents to be inpainted, and the images through the autoencoder."""
+        latents = self.backbone.encode(images)
+        decoded = self.backbone.decode(latents).clamp(-1, 1)
+        if self.options.smooth:
+            latents = self.backbone.encode(smooth_fill(images, holes))
+        return latents, decoded
 
     def _inpainted(self, latents: Tensor, holes: Tensor, keys: Sequence[str]) -> Tensor:
         """A pseudo-healthy version of the images of latents."""
@@ -121,6 +133,21 @@ class Refiner:
             return otsu_masks(weighted_sum(found, pixel=pixel, feature=feature), holes).float()
         logits: Tensor = self.fusion(attention, found)
         return logits.sigmoid() * holes
+
+
+def leveled(attention: Tensor, flagged: NDArray[np.intp], *, level: float | None) -> Tensor:
+    """A map ``(S, 1, ...)`` whose log-odds are moved so that 0.5 is where it is to be cut.
+
+    Args:
+        attention: Abnormal probability.
+        flagged: Suspicious slices.
+        level: See :class:`~latentseg.tumor.options.TumorOptions`.
+    """
+    if level is None or not len(flagged):
+        return attention
+    peak = attention[torch.from_numpy(flagged)].max()
+    cut = (level * peak).clamp(LOWEST_CUT, CUT)
+    return (attention.logit(eps=1e-6) - cut.logit()).sigmoid()
 
 
 def dilated(masks: Tensor, pixels: int) -> Tensor:

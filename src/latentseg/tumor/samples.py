@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from latentseg.errors import UsageError
 from latentseg.text.vocabulary import concept_named, vocabulary
-from latentseg.training.augment import Geometry, noise, recolor, sampling_grid, warp
+from latentseg.training.augment import Geometry, another_window, noise, recolor, sampling_grid, warp
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of
@@ -38,6 +38,7 @@ class SampleOptions(BaseModel):
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
         mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
         several: Chance of another lesion of the same place.
+        windows: Chance of another window, on CT scans in the few-shot field's.
         noisy: Chance of the noise of a sharp reconstruction.
         curve: Chance of another contrast, see :func:`~latentseg.training.augment.recolor`.
     """
@@ -54,6 +55,7 @@ class SampleOptions(BaseModel):
     synthetic: float = 0.5
     mismatched: float = 0.05
     several: float = 0.25
+    windows: float = 0.35
     noisy: float = 0.15
     curve: float = 0.2
     geometry: Geometry = Geometry(degrees=15, zoom=(0.7, 1.25), shift=0.05, flip=0.3)
@@ -99,7 +101,8 @@ class Samples:
         sources = np.array([scans[at].source for at in self.scan_of])
         banned = {scan.source for scan in scans if self._findings(scan, closed=True)}
         kept = np.array([is_kept(scan, options.validation) for scan in scans])[self.scan_of]
-        allowed = ~np.isin(sources, sorted(banned)) & ~kept
+        self.unused = np.isin(sources, sorted(banned)) | kept
+        allowed = ~self.unused
         ill = np.array([bool(self._lesion_mask(index).any()) for index in range(len(sources))])
         chances = {"ill": allowed & ill, "healthy": allowed & ~ill}
         self.chance = {
@@ -142,14 +145,26 @@ class Samples:
                 image, mask = lesion.image, mask | lesion.mask
             if rng.random() >= self.options.several:
                 break
-        return self._of(index, image, mask, finding)
+        return self._of(index, self._windowed(rng, index, image), mask, finding)
 
-    def draw_healthy(self, rng: np.random.Generator) -> Sample:
-        """Draw a slice without a lesion, and something to look for in it."""
+    def draw_healthy(self, rng: np.random.Generator, *, plain: bool = False) -> Sample:
+        """Draw a slice without a lesion, and something to look for in it; ``plain`` as it was scanned."""
         index = int(rng.choice(len(self.scan_of), p=self.chance["healthy"]))
-        return self._augmented(
-            rng, self._sample(index, np.zeros(self.packed.images.shape[1:], bool), self._host(rng, index)[1])
-        )
+        nothing = np.zeros(self.packed.images.shape[1:], bool)
+        sample = self._sample(index, nothing, self._host(rng, index)[1])
+        if plain:
+            return sample
+        return self._augmented(rng, sample._replace(image=self._windowed(rng, index, sample.image)))
+
+    def _windowed(
+        self, rng: np.random.Generator, index: int, image: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """An image of a slice, now and then in another window; where lungs are labelled they are no air."""
+        scan = self._scan(index)
+        shown = scan.modality == "CT" and "lung" not in scan.labels.values()
+        if not shown or rng.random() >= self.options.windows:
+            return image
+        return another_window(image, self.hosts.lung(index), rng)
 
     def _sample(self, index: int, mask: NDArray[np.bool_], finding: str) -> Sample:
         image = self.packed.images[index].astype(np.float32) / 127.5 - 1

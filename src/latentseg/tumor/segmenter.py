@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from latentseg.tumor.field import body_field
 from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.tumor.queries import Queries, Query
-from latentseg.tumor.refinement import Refined, RefinementOptions, Refiner
+from latentseg.tumor.refinement import CUT, Refined, RefinementOptions, Refiner, leveled
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +68,7 @@ class PreparedScan:
         undo: From ``(S, 256, 256)`` to the slices' own size.
         images: ``(S, 1, 256, 256)`` in [-1, 1].
         stages: Frozen features, in half precision.
+        organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
     """
 
     scan: Volume
@@ -76,6 +76,23 @@ class PreparedScan:
     undo: Callable[[NDArray[Any]], NDArray[Any]]
     images: Tensor
     stages: list[Tensor]
+    organs: Tensor | None
+
+
+class Seen(NamedTuple):
+    """What the attention says about all slices of a scan.
+
+    Attributes:
+        query: What was asked for.
+        attention: Abnormal probability ``(S, 1, H, W)``.
+        scores: Anomaly score ``(S,)`` in [0, 1].
+        away: ``(S, 1, ...)``, distance from the organ of the query; None where it is not known.
+    """
+
+    query: Query
+    attention: Tensor
+    scores: Tensor
+    away: Tensor | None
 
 
 class TumorSegmenter:
@@ -137,7 +154,17 @@ class TumorSegmenter:
         images = torch.from_numpy(slices)[:, None]
         slabs = [self.parts.stages(slab) for slab in images.split(self.options.slab)]
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
-        return PreparedScan(scan, canonical, undo, images, stages)
+        return PreparedScan(scan, canonical, undo, images, stages, self._organs(stages, canonical))
+
+    @torch.no_grad()
+    def _organs(self, stages: Sequence[Tensor], canonical: Canonical) -> Tensor | None:
+        """Chances of organs, smooth across slices; None where none are known or asked for."""
+        organs = self.parts.network.organs
+        if not (organs.names and self.options.organs):
+            return None
+        slabs = zip(*(level.split(self.options.slab) for level in stages), strict=True)
+        chances = torch.cat([organs([stage.float() for stage in slab]).softmax(1) for slab in slabs])
+        return smooth(chances, self.options.across_mm / canonical.spacing_mm[0])
 
     @torch.no_grad()
     def predict(self, prepared: PreparedScan, target: str) -> TumorSegmentation:
@@ -149,15 +176,16 @@ class TumorSegmenter:
         scan, options = prepared.scan, self.options
         query = self.parts.queries(target, scan.modality)
         warn_of_modality(query, scan)
-        attention, scores = self._attention(prepared, query)
-        scores = scores * self._in_view(prepared, query)
+        seen = self._attention(prepared, query)
+        scores = seen.scores * self._in_view(prepared, seen)
         flagged = np.flatnonzero((scores >= options.min_presence).numpy())
-        refined = self._refine(prepared, query, attention, flagged)
+        drawn = seen._replace(attention=leveled(seen.attention, flagged, level=options.level))
+        refined = self._refine(prepared, drawn, flagged)
         probability = np.asarray(prepared.undo(refined.probability[:, 0].numpy())).clip(0, 1)
         restore = prepared.canonical.restore
         evidence = Evidence(
             images=prepared.images[:, 0].numpy(),
-            attention=attention[:, 0].numpy(),
+            attention=seen.attention[:, 0].numpy(),
             healthy=refined.pseudo_healthy[:, 0].numpy(),
             residual=refined.residual[:, 0].numpy(),
             uncertainty=refined.uncertainty[:, 0].numpy(),
@@ -169,80 +197,80 @@ class TumorSegmenter:
         return TumorSegmentation(
             target,
             scan,
-            restore(probability >= options.threshold),
+            restore(probability >= CUT),
             restore(probability),
             float(scores.max()),
             evidence,
         )
 
-    def _attention(self, prepared: PreparedScan, query: Query) -> tuple[Tensor, Tensor]:
-        """Abnormal probability ``(S, 1, H, W)`` and anomaly score ``(S,)``, smooth across slices."""
+    def _attention(self, prepared: PreparedScan, query: Query) -> Seen:
+        """The maps of all slices, smooth across them."""
+        away = None
+        if prepared.organs is not None and query.prompt.organ in self.parts.network.organs.names:
+            away = self.parts.network.organs.distances(prepared.organs, query.prompt.organ)
         margins, scores = [], []
         for start in range(0, len(prepared.images), self.options.slab):
-            stages = [level[start : start + self.options.slab].float() for level in prepared.stages]
-            maps = self.parts.network.attention(stages, query.texts.expand(len(stages[0]), -1, -1))
+            at = slice(start, start + self.options.slab)
+            stages = [level[at].float() for level in prepared.stages]
+            texts = query.texts.expand(len(stages[0]), -1, -1)
+            near = None if away is None else away[at]
+            maps = self.parts.network.attention(stages, texts, away=near)
             margins.append(maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]])
             scores.append(maps.score)
         sigma = self.options.across_mm / prepared.canonical.spacing_mm[0]
         margin = F.interpolate(
             smooth(torch.cat(margins), sigma), size=prepared.images.shape[2:], mode="bilinear"
         )
-        return margin.sigmoid(), smooth(torch.cat(scores), sigma).sigmoid()
+        return Seen(query, margin.sigmoid(), smooth(torch.cat(scores), sigma).sigmoid(), away)
 
-    def _in_view(self, prepared: PreparedScan, query: Query) -> bool:
+    def _in_view(self, prepared: PreparedScan, seen: Seen) -> bool:
         """Whether the organ of a prompt may be in view.
 
         Warns:
             LatentsegWarning: It is not.
         """
-        seen = self.parts.network.views.missing(prepared.stages[-1].float(), query.region)
-        if seen:
-            where = str(prepared.scan.source or "the scan")
+        where, query = str(prepared.scan.source or "the scan"), seen.query
+        shown = self.parts.network.views.missing(prepared.stages[-1].float(), query.region)
+        if shown:
             caution(
-                f"{where} looks like a scan of the {seen}, and the {query.prompt.organ} is in the "
+                f"{where} looks like a scan of the {shown}, and the {query.prompt.organ} is in the "
                 f"{query.region}: {query.prompt.text!r} is called absent"
             )
-        return not seen
+        elif seen.away is not None and bool((seen.away == 1).all()):
+            caution(f"{where} shows no {query.prompt.organ}: {query.prompt.text!r} is called absent")
+            return False
+        return not shown
 
-    def _attend(self, query: Query, images: Tensor) -> Tensor:
-        """Abnormal probability of other images ``(B, 1, H, W)``."""
-        maps = self.parts.network.attention(
-            self.parts.stages(images), query.texts.expand(len(images), -1, -1)
-        )
-        margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
-        return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
-
-    def _refine(
-        self, prepared: PreparedScan, query: Query, attention: Tensor, flagged: NDArray[np.intp]
-    ) -> Refined:
+    def _refine(self, prepared: PreparedScan, seen: Seen, flagged: NDArray[np.intp]) -> Refined:
         """The refined maps of all slices; those that are not flagged hold nothing."""
-        nothing = torch.zeros_like(attention)
+        nothing = torch.zeros_like(seen.attention)
         out = Refined(nothing.clone(), nothing.clone(), prepared.images.clone(), nothing.clone())
         for start in range(0, len(flagged), self.options.slab):
             at = torch.from_numpy(flagged[start : start + self.options.slab])
             if self.options.refinement is None:
-                out.probability[at] = attention[at]
+                out.probability[at] = seen.attention[at]
             else:
-                _put(out, at, self._refine_slab(prepared, query, attention, at, self.options.refinement))
+                _put(out, at, self._refine_slab(prepared, seen, at, self.options.refinement))
         return out
 
     def _refine_slab(
-        self,
-        prepared: PreparedScan,
-        query: Query,
-        attention: Tensor,
-        at: Tensor,
-        options: RefinementOptions,
+        self, prepared: PreparedScan, seen: Seen, at: Tensor, options: RefinementOptions
     ) -> Refined:
         """Refine some slices, those that stay undecided with more seeds."""
+        parts = self.parts
 
         def run(rows: Tensor, how: RefinementOptions) -> Refined:
-            parts, keys = self.parts, [f"{prepared.scan.name}/{int(row)}" for row in rows]
-            condition = parts.condition(query.healthy)
-            refiner = Refiner(
-                parts.backbone, parts.network.fusion, partial(self._attend, query), condition, how
-            )
-            return refiner(prepared.images[rows], attention[rows], keys=keys)
+            def attend(images: Tensor) -> Tensor:
+                texts = seen.query.texts.expand(len(images), -1, -1)
+                near = None if seen.away is None else seen.away[rows]
+                maps = parts.network.attention(parts.stages(images), texts, away=near)
+                margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
+                return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
+
+            condition = parts.condition(seen.query.healthy)
+            refiner = Refiner(parts.backbone, parts.network.fusion, attend, condition, how)
+            keys = [f"{prepared.scan.name}/{int(row)}" for row in rows]
+            return refiner(prepared.images[rows], seen.attention[rows], keys=keys)
 
         found, extra = run(at, options), self.options.extra_seeds
         doubtful = undecided(found.probability) > self.options.undecided

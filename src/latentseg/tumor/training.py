@@ -1,4 +1,4 @@
-"""Training DiffuGTS on a frozen backbone: first the attention maps, then the fusion of the residuals.
+"""Training DiffuGTS on a frozen backbone: attention maps, organs, then the fusion of the residuals.
 
 Frozen features are computed once for a fixed number of samples and kept in half precision, so that a step
 costs what the trained parts cost and the backbone is run once per sample and not once per step.
@@ -24,17 +24,18 @@ from latentseg.training.pack import Pack
 from latentseg.tumor import network as files
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, resized
 from latentseg.tumor.features import FrozenStages, TumorConfig
+from latentseg.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.tumor.losses import dice, image_loss, pixel_loss, text_loss
 from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.options import RECOMMENDED
+from latentseg.tumor.organ_samples import OrganSampleOptions, OrganSamples
+from latentseg.tumor.organ_training import OrganTask
 from latentseg.tumor.queries import Queries
-from latentseg.tumor.refinement import RefinementOptions, Refiner, dilated
+from latentseg.tumor.refinement import RefinementOptions, Refiner, dilated, leveled
 from latentseg.tumor.residuals import Fusion, Residuals
 from latentseg.tumor.samples import Sample, SampleOptions, Samples
 
-WEIGHTS = "tumor.safetensors"
 VIEWED = 1000  # samples on which the parts of the body are learned
-MIRRORED = 0.3  # of the batches, features and masks alike
 Condition = Callable[[Sequence[str]], Tensor]
 
 
@@ -43,17 +44,20 @@ class TumorTrainingOptions(BaseModel):
 
     Attributes:
         loop: Of the attention maps.
+        organ_loop: Of the organs.
         fusion_loop: Of the fusion.
         network: What they look at.
-        samples: What they are trained on.
+        samples: What the maps and the fusion are trained on.
+        organs: What the organs are learned from; nothing where no organ is named.
         count: Samples whose features are kept.
+        organ_count: The same for the organs.
         fusion_count: Samples that are refined for the training of the fusion.
         batch: Samples per step.
         pixel: Weight of Dice plus focal loss.
         image: Weight of the cross-entropy of the anomaly score.
         text: Weight of the contrastive loss.
         unmasked: Share of the samples of which only is known whether something is there.
-        healthy_count: Healthy samples, not trained on, by which the anomaly score is calibrated.
+        healthy_count: Healthy slices, not augmented, by which the anomaly score is calibrated.
         false_alarms: Share of them that may still be suspected.
         views: Part of the body that the scans of a data set show, such as "head" and "trunk".
     """
@@ -61,10 +65,13 @@ class TumorTrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
+    organ_loop: LoopOptions
     fusion_loop: LoopOptions
     network: TumorConfig = TumorConfig()
     samples: SampleOptions = SampleOptions()
+    organs: OrganSampleOptions = OrganSampleOptions()
     count: int = Field(4000, gt=0)
+    organ_count: int = Field(3000, gt=0)
     fusion_count: int = Field(400, gt=0)
     batch: int = Field(16, gt=0)
     pixel: float = 1.0
@@ -100,15 +107,15 @@ class AttentionTask:
     ) -> None:
         self.options, self.frozen, self.queries = options, stages, queries
         self.samples = Samples(options.samples, packed)
-        self.network = TumorNetwork.for_stages(stages, views=sorted(set(options.views.values())))
+        organs = sorted(set(options.organs.names.values()))
+        views = sorted(set(options.views.values()))
+        self.network = TumorNetwork.for_stages(stages, views=views, organs=organs)
         self.model: AnomalyAttention = self.network.attention
         edge = stages.backbone.image_size
-        probe = stages(torch.zeros(1, 1, edge, edge))
-        self.stages = [np.zeros((options.count, *stage.shape[1:]), np.float16) for stage in probe]
+        self.kept = KeptStages(stages, options.count)
         self.masks = np.zeros((options.count, edge // 2, edge // 2), bool)
         self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
         self.sources = np.zeros(options.count, object)
-        self.encoded = np.zeros(options.count, bool)
 
     def images(self, batch: AttentionBatch) -> int:
         """Samples."""
@@ -122,8 +129,8 @@ class AttentionTask:
         """Draw samples, and encode those that are drawn for the first time."""
         del progress
         rows = rng.integers(0, self.options.count, self.options.batch)
-        self._encode([int(row) for row in np.unique(rows[~self.encoded[rows]])])
-        stages = [torch.from_numpy(level[rows].astype(np.float32)) for level in self.stages]
+        self._encode(self.kept.missing(rows))
+        stages = self.kept[rows]
         masks = torch.from_numpy(self.masks[rows][:, None].astype(np.float32))
         masked = torch.from_numpy(rng.random(len(rows)) >= self.options.unmasked)
         if rng.random() < MIRRORED:
@@ -136,37 +143,35 @@ class AttentionTask:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Move the anomaly score so that all but a few healthy samples, not trained on, stay below 0."""
+        """Move the anomaly score so that all but a few healthy slices, as they were scanned, stay below 0."""
         scores = []
         for row in range(self.options.healthy_count):
-            sample = self.samples.draw_healthy(np.random.default_rng((self.options.loop.seed, 8, row)))
-            texts = self.queries(sample.finding, sample.modality).texts
+            rng = np.random.default_rng((self.options.loop.seed, 8, row))
+            sample = self.samples.draw_healthy(rng, plain=True)
+            query = self.queries(sample.finding, sample.modality)
             stages = self.frozen(torch.from_numpy(sample.image)[None, None])
-            scores.append(self.model(stages, texts).score)
+            away = self.network.distances(stages, query.prompt.organ)
+            scores.append(self.model(stages, query.texts, away=away).score)
         self.model.offset += torch.cat(scores).quantile(1 - self.options.false_alarms)
 
     @torch.no_grad()
     def learn_views(self) -> None:
         """Fit what tells the parts of the body apart, on samples of the training."""
         rows = np.arange(min(self.options.count, VIEWED))
-        self._encode([int(row) for row in rows[~self.encoded[rows]]])
+        self._encode(self.kept.missing(rows))
         parts = [self.options.views.get(self.sources[row], "") for row in rows]
         known = [row for row, part in zip(rows, parts, strict=True) if part]
         if known:
-            pooled = torch.from_numpy(self.stages[-1][known].astype(np.float32)).flatten(2).mean(2)
+            pooled = self.kept[np.array(known)][-1].flatten(2).mean(2)
             self.network.views.fit(pooled, [part for part in parts if part])
 
     def _encode(self, rows: list[int]) -> None:
         for row in rows:
             sample = self.sample(row)
-            image = torch.from_numpy(sample.image)[None, None]
-            stages = self.frozen(image)
-            for level, stage in zip(self.stages, stages, strict=True):
-                level[row] = stage[0].cpu().numpy()
+            self.kept.fill(row, sample.image)
             self.masks[row] = halved(sample.mask)
             self.sources[row] = sample.source
             self.texts[row] = self.queries(sample.finding, sample.modality).texts[0].numpy()
-            self.encoded[row] = True
 
     def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the losses; Dice of the map's mask where there is a lesion, for the log."""
@@ -192,7 +197,7 @@ class AttentionTask:
     def export(self, model: AnomalyAttention, folder: Path) -> None:
         """Write ``tumor.safetensors`` with an untrained fusion."""
         self.network.attention.load_state_dict(model.state_dict())
-        files.save(folder / WEIGHTS, self.network, {})
+        files.save(folder / files.FILE, self.network, {})
 
 
 class FusionBatch(NamedTuple):
@@ -252,13 +257,15 @@ class FusionTask:
             query = self.source.queries(sample.finding, sample.modality)
             image = torch.from_numpy(sample.image)[None, None]
 
+            away = self.network.distances(self.source.frozen(image), query.prompt.organ)
+
             def attend(images: Tensor) -> Tensor:
-                logits = self.network.attention(self.source.frozen(images), query.texts).logits
+                logits = self.network.attention(self.source.frozen(images), query.texts, away=away).logits
                 margin = logits[:, [ABNORMAL]] - logits[:, [NORMAL]]
                 return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
 
             options = RECOMMENDED.refinement or RefinementOptions()
-            attention = attend(image)
+            attention = leveled(attend(image), np.array([0]), level=RECOMMENDED.level)
             refiner = Refiner(
                 self.source.frozen.backbone, self.model, attend, self.condition(query.healthy), options
             )
@@ -286,7 +293,7 @@ class FusionTask:
     def export(self, model: Fusion, folder: Path) -> None:
         """Write ``tumor.safetensors``."""
         self.network.fusion.load_state_dict(model.state_dict())
-        files.save(folder / WEIGHTS, self.network, self.metadata)
+        files.save(folder / files.FILE, self.network, self.metadata)
 
 
 def halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -297,7 +304,7 @@ def halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class TumorTraining:
-    """Both trainings, one after the other.
+    """All trainings, one after the other.
 
     Attributes:
         options: See there.
@@ -328,8 +335,21 @@ class TumorTraining:
         attention.run(resume=resume)
         task.network.attention.load_state_dict(attention.average.state_dict())
         task.network.attention.eval()
+        if self.options.organs.names:
+            organs = Loop(self._organ_task(task), self.options.organ_loop, folder / "organs")
+            organs.run(resume=resume)
+            task.network.organs.load_state_dict(organs.average.state_dict())
+            task.network.organs.eval()
         task.calibrate()
         task.learn_views()
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         Loop(fusion, self.options.fusion_loop, folder / "fusion").run(resume=resume)
-        shutil.copyfile(folder / "fusion" / WEIGHTS, folder / WEIGHTS)
+        shutil.copyfile(folder / "fusion" / files.FILE, folder / files.FILE)
+
+    def _organ_task(self, task: AttentionTask) -> OrganTask:
+        options, own = self.options, task.samples
+        samples = OrganSamples(options.organs, self.packed, hosts=own.hosts, unused=own.unused)
+        seed = options.organ_loop.seed
+        return OrganTask(
+            samples, self.stages, task.network, count=options.organ_count, batch=options.batch, seed=seed
+        )

@@ -1,0 +1,101 @@
+"""Where the organs are, so that a tumor of the liver is looked for at the liver.
+
+Not of the paper, whose attention is known to see no further than the text; ours. A small head on the same
+frozen features, trained on labelled organs, says which organ a position belongs to, and the log-odds of a
+tumor fall with the distance from the organ that the prompt names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+
+from latentseg.tumor.attention_maps import Pyramid
+
+WIDTH = 48  # of the pyramid
+SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
+FOREGROUND = 3.0  # weight of labelled pixels
+
+
+class OrganMaps(nn.Module):
+    """A classifier of positions.
+
+    Args:
+        names: Organs of the vocabulary; none where this was not trained.
+        channels: Widths of the stages, those of one grid together, finest grid first.
+        dims: 2 or 3.
+    """
+
+    def __init__(self, names: Sequence[str], channels: Sequence[Sequence[int]], *, dims: int = 2) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.sizes = [len(level) for level in channels]
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if names else None
+        self.classify = conv(WIDTH, 1 + len(names), 1) if names else None
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere."""
+        if self.pyramid is None or self.classify is None:
+            raise RuntimeError("the organs were not trained")
+        every = iter([normalized(stage) for stage in stages])
+        levels = [torch.cat([next(every) for _ in range(size)], 1) for size in self.sizes]
+        logits: Tensor = self.classify(F.gelu(self.pyramid(levels)[0]))
+        return logits
+
+    def distances(self, chances: Tensor, organ: str) -> Tensor:
+        """Distance ``(B, 1, ...)`` from an organ, as a share of the image's edge; 1 where there is none.
+
+        Args:
+            chances: ``(B, 1 + organs, ...)``.
+            organ: One of ``names``.
+        """
+        inside = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
+        away = np.stack([distance_from(one) for one in inside])
+        return torch.from_numpy(away)[:, None]
+
+
+def normalized(stage: Tensor) -> Tensor:
+    """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
+    return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
+
+
+def distance_from(inside: np.ndarray) -> np.ndarray:
+    """Distance of every position from a mask without its specks, as a share of the edge, at most 1."""
+    parts, count = ndimage.label(inside)
+    sizes = ndimage.sum_labels(inside, parts, range(1, count + 1))
+    organ = np.isin(parts, 1 + np.flatnonzero(sizes >= SMALLEST * inside.size))
+    if not organ.any():
+        return np.ones(inside.shape, np.float32)
+    away = ndimage.distance_transform_edt(~organ) / inside.shape[-1]
+    return np.asarray(away.clip(max=1), np.float32)
+
+
+def organ_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy plus Dice where data sets know some organs only.
+
+    A position that a data set calls none of its organs may be any organ that it does not label.
+
+    Args:
+        logits: ``(B, 1 + organs, ...)``.
+        truth: ``(B, ...)``, 0 or the number of an organ.
+        known: ``(B, 1 + organs)`` bool, what is labelled in an image; of 0 true.
+    """
+    shape = (*known.shape, *[1] * (logits.ndim - 2))
+    chance = logits.log_softmax(1)
+    elsewhere = (~known).reshape(shape).clone()
+    elsewhere[:, 0] = True
+    rest = chance.masked_fill(~elsewhere, -torch.inf).logsumexp(1)
+    right = torch.where(truth > 0, chance.gather(1, truth[:, None])[:, 0], rest)
+    weight = torch.where(truth > 0, FOREGROUND, 1.0)
+    entropy = -(weight * right).sum() / weight.sum()
+    classes = F.one_hot(truth, known.shape[1]).movedim(-1, 1).float()
+    overlap = 2 * (chance.exp() * classes).flatten(2).sum(2) + 1
+    dice = 1 - overlap / ((chance.exp() + classes).flatten(2).sum(2) + 1)
+    here = (known & (classes.flatten(2).amax(2) > 0))[:, 1:]
+    return entropy + (dice[:, 1:] * here).sum() / here.sum().clamp(min=1)

@@ -14,8 +14,9 @@ import torch
 import latentseg as ls
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.fewshot import segmenter as module
+from latentseg.fewshot.groups import nearest, signatures
 from latentseg.fewshot.presence import SupportAxis
-from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions, presence_score, signatures
+from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions, presence_score
 from latentseg.fewshot.support import Support
 from latentseg.imaging import Volume, default_suffix, read, write_like
 from latentseg.imaging.phantom import Phantom
@@ -145,7 +146,7 @@ def test_nearest_uses_one_slice_and_joint_all(
 def test_nearest_finds_the_slice_itself(load: Callable[..., FewShotSegmenter], liver: Support) -> None:
     context = load().encode_support(liver)
     order = [2, 0, 1]
-    found = module.nearest(signatures(torch.from_numpy(liver.images[order])[:, None]), context)
+    found = nearest(signatures(torch.from_numpy(liver.images[order])[:, None]), context)
     assert found is not None
     assert found.tolist() == order
 
@@ -177,7 +178,7 @@ def test_official_uses_the_nearest_support_slice(
     context = segmenter.encode_support(liver)
     prepared = segmenter.prepare(searched.image)
     segmenter.predict(prepared, context)
-    expected = module.nearest(prepared.signature, context)
+    expected = nearest(prepared.signature, context)
     assert expected is not None
     assert torch.cat([group for group in groups if group is not None]).equal(expected)
 

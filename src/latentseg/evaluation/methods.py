@@ -39,7 +39,7 @@ class FewShotMethod:
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability ``(S, H, W)`` for slices ``(S, H, W)``."""
-        from latentseg.fewshot.segmenter import nearest
+        from latentseg.fewshot.groups import nearest
 
         encoded, context, signature = self._asked(support, query_slices)
         return self.segmenter.probability_slices(encoded, context, nearest(signature, context))
@@ -65,7 +65,7 @@ class FewShotMethod:
         self, support: SupportSlices, query_slices: NDArray[np.float32]
     ) -> tuple[Encoded, SupportContext, Tensor]:
         """Encoded slices, the encoded support, and what each slice looks like as a whole."""
-        from latentseg.fewshot.segmenter import signatures
+        from latentseg.fewshot.groups import signatures
 
         context, images = self._context(support), _tensor(query_slices)
         return self._encoded(images), context, signatures(images)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from latentseg.backbones.base import Backbone
 from latentseg.errors import GeometryError, ModelError, UsageError
@@ -18,6 +17,7 @@ from latentseg.fewshot.compat import Compat
 from latentseg.fewshot.components import large_in_volume, largest_per_slice
 from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, masked_features
 from latentseg.fewshot.context import SupportContext, SupportMode
+from latentseg.fewshot.groups import all_placed, nearest, signatures
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.network import FewShotUNet
@@ -38,7 +38,6 @@ from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canon
 from latentseg.results import Segmentation, Segmentations, check_names
 
 Progress = Callable[[int, int, str], None]
-SIGNATURE_GRID = 8
 PRESENCE_PIXELS = 40  # the target is as present as its 40 most probable pixels on one slice (of 65536)
 
 
@@ -388,33 +387,6 @@ def check_dimensions(scan: Volume, target: Support | SupportContext) -> None:
             where=str(scan.source or "the scan"),
             fix="give a support drawn on 2-D images, or save the image as a volume of one slice",
         )
-
-
-def signatures(images: Tensor) -> Tensor:
-    """Layout of slices ``(S, 1, H, W)``: coarse grey values, centered and of unit length, ``(S, D)``."""
-    coarse = functional.adaptive_avg_pool2d(images, SIGNATURE_GRID).flatten(1)
-    return functional.normalize(coarse - coarse.mean(1, keepdim=True), dim=1)
-
-
-def nearest(signature: Tensor, context: SupportContext, *, among: Tensor | None = None) -> Tensor | None:
-    """The support group ``(S,)`` most similar to each slice; ``None`` where there is only one.
-
-    Args:
-        signature: Of the slices ``(S, D)``.
-        context: The support.
-        among: ``(S, n)``, groups that come into question for each slice; all when left out.
-    """
-    if len(context.signature) == 1:
-        return None
-    similar = signature @ context.signature.T
-    if among is None:
-        return similar.argmax(1)
-    return among.gather(1, similar.gather(1, among).argmax(1, keepdim=True))[:, 0]
-
-
-def all_placed(context: SupportContext) -> bool:
-    """Whether it is known of every support slice where along the body it lies."""
-    return sum(len(axis.marked) for axis in context.axes) == len(context.signature)
 
 
 def presence_score(chance: NDArray[np.float32]) -> float:

@@ -92,6 +92,14 @@ def test_without_training_there_are_no_organs() -> None:
         untrained([torch.zeros(1, 5, 4, 4)])
 
 
+def test_only_organs_that_are_found_well_are_relied_on() -> None:
+    maps = OrganMaps(("adrenal gland", "liver"), ((5,),))
+    assert maps.trusted == ("adrenal gland", "liver")
+    maps.quality.copy_(torch.tensor([0.1, 0.9]))
+    assert maps.trusted == ("liver",)
+    assert OrganMaps((), ((5,),)).trusted == ()
+
+
 class Everywhere(OrganMaps):
     """Says that one organ is everywhere."""
 

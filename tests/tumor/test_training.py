@@ -141,6 +141,7 @@ def test_training_changes_its_own_parts_and_not_the_backbone(
     assert any(name.startswith("organs.") for name in changed)
     assert any(name.startswith("fusion.") for name in changed)
     assert trained.organs.names == ("kidney", "liver")
+    assert (trained.organs.quality < 1).all()  # measured
 
 
 def test_calibration_leaves_few_healthy_samples_above_zero(training: TumorTraining) -> None:

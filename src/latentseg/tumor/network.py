@@ -67,8 +67,8 @@ class TumorNetwork(nn.Module):
 
     @torch.no_grad()
     def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:
-        """Distances ``(B, 1, ...)`` from an organ (:meth:`OrganMaps.distances`); None of one not trained."""
-        if organ not in self.organs.names:
+        """Distances ``(B, 1, ...)`` from an organ, see :meth:`OrganMaps.distances`; None if it is not known."""
+        if organ not in self.organs.trusted:
             return None
         return self.organs.distances(self.organs(stages).softmax(1), organ)
 

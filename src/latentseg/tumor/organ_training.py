@@ -19,6 +19,8 @@ from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.organ_samples import OrganSample, OrganSamples
 from latentseg.tumor.organs import OrganMaps, organ_loss
 
+MEASURED = 400  # samples by which the quality of the organs is measured
+
 
 class OrganBatch(NamedTuple):
     """Frozen stages ``[(B, C_l, h_l, w_l)]``, organs ``(B, h, w)``, what is labelled ``(B, 1 + organs)``."""
@@ -68,15 +70,18 @@ class OrganTask:
         """Draw samples, and encode those that are drawn for the first time."""
         del progress
         rows = rng.integers(0, self.count, self.size)
+        self._fill(rows)
+        stages, organs = self.kept[rows], torch.from_numpy(self.organs[rows])
+        if rng.random() < MIRRORED:
+            stages, organs = [stage.flip(-1) for stage in stages], organs.flip(-1)
+        return OrganBatch(stages, organs, torch.from_numpy(self.known[rows]))
+
+    def _fill(self, rows: NDArray[np.integer]) -> None:
         for row in self.kept.missing(rows):
             sample = self.sample(row)
             self.kept.fill(row, sample.image)
             self.organs[row] = on_grid(sample.organs, self.kept.grid)
             self.known[row] = sample.known
-        stages, organs = self.kept[rows], torch.from_numpy(self.organs[rows])
-        if rng.random() < MIRRORED:
-            stages, organs = [stage.flip(-1) for stage in stages], organs.flip(-1)
-        return OrganBatch(stages, organs, torch.from_numpy(self.known[rows]))
 
     def sample(self, row: int) -> OrganSample:
         """The sample of a row; a function of the seed and the row alone."""
@@ -88,6 +93,21 @@ class OrganTask:
         inside = batch.organs > 0
         right = (logits.argmax(1) == batch.organs)[inside].float()
         return organ_loss(logits, batch.organs, batch.known), {"recall": float(right.mean())}
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Set the quality of the organs by their Dice over samples of the training."""
+        both = torch.zeros(len(self.model.names))
+        sizes = torch.zeros(len(self.model.names))
+        for row in range(min(self.count, MEASURED)):
+            self._fill(np.array([row]))
+            numbers = torch.arange(1, 1 + len(self.model.names))[:, None]
+            found = self.model(self.kept[np.array([row])]).argmax(1).flatten() == numbers
+            truth = torch.from_numpy(self.organs[row]).flatten() == numbers
+            known = torch.from_numpy(self.known[row, 1:])
+            both += known * 2 * (found & truth).sum(1)
+            sizes += known * (found.sum(1) + truth.sum(1))
+        self.model.quality.copy_(both / sizes.clamp(min=1))
 
     def export(self, model: OrganMaps, folder: Path) -> None:
         """Write ``tumor.safetensors`` with the organs."""

@@ -19,6 +19,7 @@ from latentseg.tumor.attention_maps import Pyramid
 
 WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
+TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
 FOREGROUND = 3.0  # weight of labelled pixels
 
 
@@ -29,15 +30,29 @@ class OrganMaps(nn.Module):
         names: Organs of the vocabulary; none where this was not trained.
         channels: Widths of the stages, those of one grid together, finest grid first.
         dims: 2 or 3.
+
+    Attributes:
+        quality: ``(organs,)``, Dice of each on samples of its training.
     """
+
+    quality: Tensor
 
     def __init__(self, names: Sequence[str], channels: Sequence[Sequence[int]], *, dims: int = 2) -> None:
         super().__init__()
         self.names = tuple(names)
         self.sizes = [len(level) for level in channels]
+        if names:
+            self.register_buffer("quality", torch.ones(len(names)))
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if names else None
         self.classify = conv(WIDTH, 1 + len(names), 1) if names else None
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The organs that are found well enough to say where a tumor can be; adrenal glands are small."""
+        if not self.names:
+            return ()
+        return tuple(name for name, good in zip(self.names, self.quality >= TRUSTED, strict=True) if good)
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
         """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere."""

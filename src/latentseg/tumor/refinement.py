@@ -93,17 +93,19 @@ class Refiner:
         """
         holes = dilated(attention >= self.options.threshold, self.options.dilate)
         latents, decoded = self._coded(images, holes)
-        chances, healthy, changes = [], [], []
-        for seed in range(self.options.seeds):
-            pseudo = self._inpainted(latents, holes, [f"{key}/{seed}" for key in keys])
-            found = residuals(decoded, pseudo, attention, self.attend(pseudo))
-            chances.append(self._combined(found, attention, holes))
-            healthy.append(pseudo)
-            changes.append(found.pixel)
-        stacked = torch.stack(chances)
-        probability = attention if self.options.fusion == "map" else stacked.mean(0)
-        spread = stacked.std(0, unbiased=False)
-        return Refined(probability, spread, torch.stack(healthy).mean(0), torch.stack(changes).mean(0))
+        filled = [
+            self._inpainted(latents, holes, [f"{key}/{seed}" for key in keys])
+            for seed in range(self.options.seeds)
+        ]
+        healthy = torch.stack(filled).mean(0)
+        residual = torch.stack([(decoded - one).abs() for one in filled]).mean(0)
+        drawn_by_map = self.options.fusion == "map"
+        if drawn_by_map and len(filled) == 1:  # one seed has no spread, and nobody asks for the mask
+            return Refined(attention, torch.zeros_like(attention), healthy, residual)
+        found = [residuals(decoded, one, attention, self.attend(one)) for one in filled]
+        chances = torch.stack([self._combined(one, attention, holes) for one in found])
+        probability = attention if drawn_by_map else chances.mean(0)
+        return Refined(probability, chances.std(0, unbiased=False), healthy, residual)
 
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""

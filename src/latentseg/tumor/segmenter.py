@@ -206,7 +206,7 @@ class TumorSegmenter:
     def _attention(self, prepared: PreparedScan, query: Query) -> Seen:
         """The maps of all slices, smooth across them."""
         away = None
-        if prepared.organs is not None and query.prompt.organ in self.parts.network.organs.names:
+        if prepared.organs is not None and query.prompt.organ in self.parts.network.organs.trusted:
             away = self.parts.network.organs.distances(prepared.organs, query.prompt.organ)
         margins, scores = [], []
         for start in range(0, len(prepared.images), self.options.slab):

@@ -336,10 +336,12 @@ class TumorTraining:
         task.network.attention.load_state_dict(attention.average.state_dict())
         task.network.attention.eval()
         if self.options.organs.names:
-            organs = Loop(self._organ_task(task), self.options.organ_loop, folder / "organs")
+            organ_task = self._organ_task(task)
+            organs = Loop(organ_task, self.options.organ_loop, folder / "organs")
             organs.run(resume=resume)
             task.network.organs.load_state_dict(organs.average.state_dict())
             task.network.organs.eval()
+            organ_task.measure()
         task.calibrate()
         task.learn_views()
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)

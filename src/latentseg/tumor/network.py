@@ -67,7 +67,7 @@ class TumorNetwork(nn.Module):
 
     @torch.no_grad()
     def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:
-        """Distances ``(B, 1, ...)`` from an organ, see :meth:`OrganMaps.distances`; None if it is not known."""
+        """Distances ``(B, 1, ...)`` from an organ; None where it is not known well enough."""
         if organ not in self.organs.trusted:
             return None
         return self.organs.distances(self.organs(stages).softmax(1), organ)

@@ -22,7 +22,7 @@ from latentseg.tumor.hosts import HostOptions, Hosts
 from latentseg.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.tumor.organ_samples import OrganSampleOptions, OrganSamples
 from latentseg.tumor.organ_training import on_grid
-from latentseg.tumor.organs import OrganMaps, distance_from, organ_loss
+from latentseg.tumor.organs import OrganMaps, distance_from, main_pieces, organ_loss
 from latentseg.tumor.segmenter import TumorSegmenter
 
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
@@ -38,6 +38,16 @@ def test_distances_by_hand() -> None:
     assert away[2, 8] == pytest.approx(0.5)
     assert away[5, 3] == pytest.approx(0.2)
     assert (distance_from(np.zeros((8, 10), bool)) == 1).all()
+
+
+def test_small_pieces_of_a_scan_belong_to_something_else() -> None:
+    inside = np.zeros((12, 32, 32), bool)
+    inside[6:12, 4:10, 4:10] = inside[6:12, 20:26, 4:10] = True  # two kidneys
+    inside[0:2, 12:16, 12:16] = True  # a femoral head
+    kept = main_pieces(inside)
+    assert kept[6:].sum() == inside[6:].sum()
+    assert not kept[:6].any()
+    assert not main_pieces(np.zeros((2, 4, 4), bool)).any()
 
 
 def test_a_speck_is_no_organ() -> None:

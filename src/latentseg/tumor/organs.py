@@ -19,6 +19,7 @@ from latentseg.tumor.attention_maps import Pyramid
 
 WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
+PART = 0.25  # of the largest piece of an organ in a scan, below which another is something else
 TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
 FOREGROUND = 3.0  # weight of labelled pixels
 
@@ -67,10 +68,10 @@ class OrganMaps(nn.Module):
         """Distance ``(B, 1, ...)`` from an organ, as a share of the image's edge; 1 where there is none.
 
         Args:
-            chances: ``(B, 1 + organs, ...)``.
+            chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
             organ: One of ``names``.
         """
-        inside = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
+        inside = main_pieces((chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy())
         away = np.stack([distance_from(one) for one in inside])
         return torch.from_numpy(away)[:, None]
 
@@ -78,6 +79,13 @@ class OrganMaps(nn.Module):
 def normalized(stage: Tensor) -> Tensor:
     """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
     return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
+
+
+def main_pieces(inside: np.ndarray) -> np.ndarray:
+    """A mask of a scan without its small pieces: a femoral head is as round as a kidney, and smaller."""
+    parts, count = ndimage.label(inside)
+    sizes = ndimage.sum_labels(inside, parts, range(1, count + 1)) if count else np.zeros(0)
+    return np.asarray(np.isin(parts, 1 + np.flatnonzero(sizes >= PART * sizes.max(initial=0))))
 
 
 def distance_from(inside: np.ndarray) -> np.ndarray:

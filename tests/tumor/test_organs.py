@@ -22,7 +22,7 @@ from latentseg.tumor.hosts import HostOptions, Hosts
 from latentseg.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.tumor.organ_samples import OrganSampleOptions, OrganSamples
 from latentseg.tumor.organ_training import on_grid
-from latentseg.tumor.organs import OrganMaps, distance_from, main_pieces, organ_loss
+from latentseg.tumor.organs import OrganMaps, distance_from, organ_loss
 from latentseg.tumor.segmenter import TumorSegmenter
 
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
@@ -41,13 +41,15 @@ def test_distances_by_hand() -> None:
 
 
 def test_small_pieces_of_a_scan_belong_to_something_else() -> None:
-    inside = np.zeros((12, 32, 32), bool)
-    inside[6:12, 4:10, 4:10] = inside[6:12, 20:26, 4:10] = True  # two kidneys
-    inside[0:2, 12:16, 12:16] = True  # a femoral head
-    kept = main_pieces(inside)
-    assert kept[6:].sum() == inside[6:].sum()
-    assert not kept[:6].any()
-    assert not main_pieces(np.zeros((2, 4, 4), bool)).any()
+    kidneys = torch.zeros(12, 2, 32, 32)
+    kidneys[6:12, 1, 4:10, 4:10] = kidneys[6:12, 1, 20:26, 4:10] = 1
+    both = kidneys.clone()
+    both[0:2, 1, 12:16, 12:16] = 1  # a femoral head
+    maps = OrganMaps(("kidney",), ((5,),))
+    away = maps.distances(both, "kidney")
+    assert torch.equal(away, maps.distances(kidneys, "kidney"))
+    assert (away[:6] == 1).all()
+    assert (maps.distances(torch.zeros(2, 2, 4, 4), "kidney") == 1).all()
 
 
 def test_a_speck_is_no_organ() -> None:

@@ -6,7 +6,7 @@ At every time the surroundings are the noised original and the hole is what the 
 
 (Blended Latent Diffusion, Avrahami et al. 2023; RePaint, Lugmayr et al. 2022, adds jumps back in time, which
 harmonize the two.) Started below time 1 the hole keeps some of what was in it (SDEdit, Meng et al. 2022):
-of :func:`smooth_fill` a shading without content, so that few steps are enough and nothing foreign grows.
+of :func:`smooth_fill` a shading without content, so that few steps are enough and little foreign grows.
 """
 
 from __future__ import annotations

@@ -136,6 +136,11 @@ def another_window(
     return np.asarray(seen.clip(-1, 1), np.float32)
 
 
+def sharp_noise(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """An image in [-1, 1] with the noise of a sharp reconstruction."""
+    return (image + rng.uniform(0.05, 0.25) * noise(rng, image.shape)).clamp(-1, 1)
+
+
 def noise(rng: np.random.Generator, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """Standard normal noise that depends on the generator alone."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))

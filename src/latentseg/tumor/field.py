@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from latentseg.fewshot.components import large_in_volume
 from latentseg.imaging import fit_square
 
 BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
@@ -69,9 +70,7 @@ def body_box(slices: NDArray[np.float32]) -> tuple[slice, slice]:
 def large_pieces(body: NDArray[np.bool_], thin: int) -> NDArray[np.bool_]:
     """A body ``(H, W)`` without what is thin and without small pieces."""
     solid = ndimage.binary_opening(body, iterations=thin)
-    parts, count = ndimage.label(solid)
-    sizes = ndimage.sum_labels(solid, parts, range(1, count + 1)) if count else np.zeros(0)
-    return np.asarray(np.isin(parts, 1 + np.flatnonzero(sizes >= PART * sizes.max(initial=0))))
+    return np.asarray(large_in_volume(solid[None], fraction=PART)[0])
 
 
 def _widened(side: slice, edge: int) -> slice:

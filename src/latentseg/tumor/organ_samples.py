@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
 from latentseg.errors import UsageError
-from latentseg.training.augment import AIR, Geometry, another_window, noise, recolor, sampling_grid, warp
+from latentseg.training.augment import (
+    AIR,
+    Geometry,
+    another_window,
+    recolor,
+    sampling_grid,
+    sharp_noise,
+    warp,
+)
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.tumor.hosts import SMALLEST_HOST, Hosts
@@ -154,6 +162,6 @@ class OrganSamples:
         grid = sampling_grid(rng, 1, image.shape[-1], self.options.geometry)
         image = recolor(warp(image, grid), rng, curve=self.options.curve)
         if rng.random() < self.options.noisy:
-            image = (image + rng.uniform(0.05, 0.25) * noise(rng, image.shape)).clamp(-1, 1)
+            image = sharp_noise(image, rng)
         organs = warp(organs, grid, nearest=True)
         return sample._replace(image=image[0, 0].numpy(), organs=organs[0, 0].numpy().astype(np.int64))

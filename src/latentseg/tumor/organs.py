@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from latentseg.fewshot.components import large_in_volume
 from latentseg.tumor.attention_maps import Pyramid
 
 WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
-PART = 0.25  # of the largest piece of an organ in a scan, below which another is something else
+PART = 0.25  # of an organ's largest piece in a scan; a femoral head is as round as a kidney, and smaller
 TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
 FOREGROUND = 3.0  # weight of labelled pixels
 
@@ -50,7 +51,7 @@ class OrganMaps(nn.Module):
 
     @property
     def trusted(self) -> tuple[str, ...]:
-        """The organs that are found well enough to say where a tumor can be; adrenal glands are small."""
+        """The organs that are found well enough to say where a tumor can be."""
         if not self.names:
             return ()
         return tuple(name for name, good in zip(self.names, self.quality >= TRUSTED, strict=True) if good)
@@ -71,21 +72,14 @@ class OrganMaps(nn.Module):
             chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
             organ: One of ``names``.
         """
-        inside = main_pieces((chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy())
-        away = np.stack([distance_from(one) for one in inside])
+        inside = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
+        away = np.stack([distance_from(one) for one in large_in_volume(inside, fraction=PART)])
         return torch.from_numpy(away)[:, None]
 
 
 def normalized(stage: Tensor) -> Tensor:
     """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
     return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
-
-
-def main_pieces(inside: np.ndarray) -> np.ndarray:
-    """A mask of a scan without its small pieces: a femoral head is as round as a kidney, and smaller."""
-    parts, count = ndimage.label(inside)
-    sizes = ndimage.sum_labels(inside, parts, range(1, count + 1)) if count else np.zeros(0)
-    return np.asarray(np.isin(parts, 1 + np.flatnonzero(sizes >= PART * sizes.max(initial=0))))
 
 
 def distance_from(inside: np.ndarray) -> np.ndarray:

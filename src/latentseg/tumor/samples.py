@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from latentseg.errors import UsageError
 from latentseg.text.vocabulary import concept_named, vocabulary
-from latentseg.training.augment import Geometry, another_window, noise, recolor, sampling_grid, warp
+from latentseg.training.augment import Geometry, another_window, recolor, sampling_grid, sharp_noise, warp
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of
@@ -190,7 +190,7 @@ class Samples:
         grid = sampling_grid(rng, 1, image.shape[-1], self.options.geometry)
         image = recolor(warp(image, grid), rng, curve=self.options.curve)
         if rng.random() < self.options.noisy:
-            image = (image + rng.uniform(0.05, 0.25) * noise(rng, image.shape)).clamp(-1, 1)
+            image = sharp_noise(image, rng)
         mask = warp(mask, grid)
         return sample._replace(image=image[0, 0].numpy(), mask=mask[0, 0].numpy() > 0.5)
 

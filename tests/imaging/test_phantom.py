@@ -1,4 +1,4 @@
-"""The phantom: anatomy in its place, patients that differ, the same seed the same patient."""
+"""The phantoms: anatomy in its place, patients that differ, the same seed the same patient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from latentseg.errors import UsageError
 from latentseg.imaging import guess_modality, normalize, to_canonical
-from latentseg.imaging.phantom import LABELS, Phantom, abdomen
+from latentseg.imaging.phantom import CHEST_LABELS, LABELS, Phantom, abdomen, chest
 
 SHAPE = (64, 64, 16)
 SEEDS = range(6)
@@ -36,6 +36,27 @@ def test_organs_lie_where_they_belong(seed: int) -> None:
     assert 40 < ml["spleen"] < 600
     assert all(80 < ml[f"kidney_{side}"] < 350 for side in ("right", "left"))
     assert {"liver", "spleen", "stomach", "aorta", "portal_vein", "pancreas"} <= set(ml)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_chest_has_lungs_beside_and_a_spine_behind_the_heart(seed: int) -> None:
+    made = chest(seed=seed, shape=SHAPE)
+    assert made.names == dict(enumerate(CHEST_LABELS, start=1))
+    organs = _organs(made)
+    assert 1500 < organs["lung"][1] < 9000
+    assert organs["vertebrae"][0][1] > organs["aorta"][0][1]
+    assert organs["liver"][0][0] < organs["lung"][0][0], "below the diaphragm"
+    lungs = to_canonical(made.labels).slices[8] == 1
+    middle = lungs.shape[1] // 2
+    assert min(lungs[:, :middle].sum(), lungs[:, middle:].sum()) > 0.2 * lungs.sum(), "one on each side"
+    values = made.image.array[made.labels.array == 1]
+    assert np.median(values) < -600
+
+
+def test_a_chest_is_another_patient_for_another_seed_and_the_same_for_the_same() -> None:
+    first, again, other = (chest(seed=seed, shape=SHAPE) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.image.array, again.image.array)
+    assert (first.labels.array != other.labels.array).mean() > 0.02
 
 
 def test_the_same_seed_is_the_same_patient_in_ct_and_mr() -> None:
@@ -93,3 +114,8 @@ def test_any_grid(shape: tuple[int, int, int]) -> None:
 def test_impossible_phantoms(options: Any) -> None:
     with pytest.raises(UsageError):
         abdomen(seed=0, **options)
+
+
+def test_an_impossible_chest() -> None:
+    with pytest.raises(UsageError, match="unknown phantom modality 'PET'"):
+        chest(seed=0, modality="PET")  # type: ignore[arg-type]

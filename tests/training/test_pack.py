@@ -119,6 +119,26 @@ def test_empty_ends_of_a_scan_are_left_out(data: Path) -> None:
     assert (packed.images.reshape(13, -1) > 12).any(1).all()
 
 
+def test_procedural_patients_need_no_files(tmp_path: Path) -> None:
+    source = {
+        "name": "chests",
+        "phantom": "chest",
+        "seeds": [3, 5],
+        "slices": 6,
+        "keep_labels": ["lung", "liver"],
+    }
+    options = PackOptions.model_validate({"size": 64, "sources": [source]})
+    packed = pack(options, data=tmp_path / "none", folder=tmp_path / "pack")
+    assert [(scan.source, scan.case) for scan in packed.scans] == [
+        ("chests", "chest-3"),
+        ("chests", "chest-4"),
+    ]
+    assert {scan.modality for scan in packed.scans} == {"CT"}
+    assert packed.scans[0].labels == {1: "lung", 2: "liver"}
+    assert set(np.unique(packed.labels)) <= {0, 1, 2}
+    assert (packed.labels == 1).mean() > 0.05
+
+
 def test_a_source_that_matches_nothing(data: Path) -> None:
     with pytest.raises(InputError, match=r"'phantom' matches no file.*scan_"):
         packed_from(data, images="scan_*.nii.gz")

@@ -117,12 +117,12 @@ def paint_spine(canvas: Canvas, patient: Patient) -> None:
     canvas.paint(window, canal < 1, T.CANAL)
 
 
-def paint_ribs(canvas: Canvas, patient: Patient, depth: Array) -> None:
-    """Ribs inside the wall, descending from the spine to the front, ending at the costal margin."""
+def paint_ribs(canvas: Canvas, patient: Patient, depth: Array, *, margin_mm: float = -45.0) -> None:
+    """Ribs inside the wall, descending from the spine to the front, ending at the costal margin behind."""
     turn = np.arctan2(np.abs(canvas.x), canvas.y - np.float32(patient.spine_y))  # 0 behind, pi in front
     height = canvas.z + np.float32(58.0) * turn + np.float32(canvas.rng.uniform(0, 30))
     rib = (height % np.float32(30.0) < 11) & (turn > 0.35) & (turn < 2.6)
-    rib &= canvas.z > -45 + 48 * np.clip(turn - 1.2, 0, 2)
+    rib &= canvas.z > margin_mm + 48 * np.clip(turn - 1.2, 0, 2)
     rib &= (depth > 1.0) & (depth < min(patient.wall - 1.0, 8.5))
     whole = (slice(None),) * 3
     canvas.paint(whole, rib, T.RIB, T.MUSCLE)

@@ -1,11 +1,12 @@
-"""A procedural abdomen with known labels, for tests, for training and for a demonstration without data.
+"""A procedural abdomen and chest with known labels: for tests, training and a demonstration without data.
 
-Anatomy comes from :mod:`latentseg.imaging.anatomy` and :mod:`latentseg.imaging.organs`; this module gives the
-tissues their CT or MR appearance.
+Anatomy comes from :mod:`latentseg.imaging.anatomy`, :mod:`latentseg.imaging.organs` and
+:mod:`latentseg.imaging.thorax`; this module gives the tissues their CT or MR appearance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from latentseg.errors import UsageError
 from latentseg.imaging.anatomy import Array, Canvas, Patient, Tissue, smooth_field
 from latentseg.imaging.organs import paint_all, paint_lesions
+from latentseg.imaging.thorax import paint_chest
 from latentseg.imaging.volume import Volume
 
 T = Tissue
@@ -33,7 +35,17 @@ LABELS: dict[str, tuple[Tissue, ...]] = {
     "vertebrae": (T.BONE, T.MARROW),
     "liver_lesion": (T.LESION,),
 }
-"""Label names, numbered from 1 in this order, and the tissues they are made of."""
+"""Label names of the abdomen, numbered from 1 in this order, and the tissues they are made of."""
+
+CHEST_LABELS: dict[str, tuple[Tissue, ...]] = {
+    "lung": (T.LUNG, T.SMALL_VESSEL),
+    "liver": (T.LIVER,),
+    "spleen": (T.SPLEEN,),
+    "stomach": (T.STOMACH_WALL, T.STOMACH_GAS),
+    "aorta": (T.AORTA,),
+    "vertebrae": (T.BONE, T.MARROW),
+}
+"""The same of the chest; its aorta holds the pulmonary arteries and the blood of the left heart too."""
 
 # tissue: (CT mean HU, CT spread between patients, MR T2 fat-suppressed mean, MR spread), arbitrary MR units
 APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
@@ -114,22 +126,55 @@ def abdomen(
     Raises:
         UsageError: an unknown modality, or a grid below 16x16x1.
     """
+
+    def paint(canvas: Canvas, patient: Patient) -> None:
+        paint_all(canvas, patient)
+        paint_lesions(canvas, lesions)
+
+    return _painted(paint, LABELS, key=(seed, 20), modality=modality, shape=shape)
+
+
+def chest(
+    *, seed: int, modality: Literal["CT", "MR"] = "CT", shape: tuple[int, int, int] = (256, 256, 32)
+) -> Phantom:
+    """Make the chest of a patient, from the domes of the diaphragm to the shoulders.
+
+    Args:
+        seed: as for :func:`abdomen`; the chest of a seed does not belong to its abdomen.
+        modality: as for :func:`abdomen`.
+        shape: `(I, J, K)` = columns, rows, slices.
+
+    Raises:
+        UsageError: an unknown modality, or a grid below 16x16x1.
+    """
+    return _painted(paint_chest, CHEST_LABELS, key=(seed, 30), modality=modality, shape=shape)
+
+
+def _painted(
+    paint: Callable[[Canvas, Patient], None],
+    tissues: Mapping[str, tuple[Tissue, ...]],
+    *,
+    key: tuple[int, int],
+    modality: Literal["CT", "MR"],
+    shape: tuple[int, int, int],
+) -> Phantom:
+    """A patient drawn from a key, painted and scanned."""
     if modality not in ("CT", "MR"):
         raise UsageError(f"unknown phantom modality '{modality}'", fix="Use CT or MR")
     if len(shape) != 3 or min(shape[:2]) < 16 or shape[2] < 1:
         raise UsageError(f"a phantom cannot have the shape {shape}", fix="Use at least (16, 16, 1)")
-    rng = np.random.default_rng([seed, 20])
+    seed, body = key
+    rng = np.random.default_rng([seed, body])
     patient = Patient.draw(rng)
     width_mm = 2 * patient.half_width * float(rng.uniform(1.04, 1.3))
     canvas = Canvas((shape[2], shape[1], shape[0]), width_mm, rng)
-    paint_all(canvas, patient)
-    paint_lesions(canvas, lesions)
-    looks = np.random.default_rng([seed, 21, modality == "MR"])
+    paint(canvas, patient)
+    looks = np.random.default_rng([seed, body + 1, modality == "MR"])
     values = _ct(canvas, looks) if modality == "CT" else _mr(canvas, looks)
     affine = _affine(canvas)
-    names = dict(enumerate(LABELS, start=1))
+    names = dict(enumerate(tissues, start=1))
     image = Volume(array=_to_file_order(values), affine_ras_mm=affine, modality=modality)
-    labels = Volume(array=_to_file_order(_label_table()[canvas.tissue]), affine_ras_mm=affine)
+    labels = Volume(array=_to_file_order(_label_table(tissues)[canvas.tissue]), affine_ras_mm=affine)
     return Phantom(image=image, labels=labels, names=names)
 
 
@@ -148,10 +193,10 @@ def _to_file_order(slices: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(slices.transpose(2, 1, 0))
 
 
-def _label_table() -> NDArray[np.uint8]:
+def _label_table(tissues: Mapping[str, tuple[Tissue, ...]]) -> NDArray[np.uint8]:
     table = np.zeros(len(Tissue), np.uint8)
-    for value, tissues in enumerate(LABELS.values(), start=1):
-        table[list(tissues)] = value
+    for value, parts in enumerate(tissues.values(), start=1):
+        table[list(parts)] = value
     return table
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from latentseg.errors import InputError, LatentsegWarning
-from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, to_canonical
+from latentseg.imaging import Volume, fit_square, normalize, phantom, read, read_labels, to_canonical
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.intensity import Modality
 
@@ -50,13 +52,44 @@ class Source(BaseModel):
     window: tuple[float, float] = (-125.0, 275.0)
 
 
+class PhantomSource(BaseModel):
+    """Procedural patients, for anatomy that no scan shows.
+
+    Attributes:
+        name: Name of the data set.
+        phantom: Which part of the body (:mod:`latentseg.imaging.phantom`).
+        seeds: First seed, and the one after the last; every seed is a patient.
+        slices: Of each.
+        keep_labels: Names of the labels that may be used.
+        window: HU window.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    phantom: Literal["abdomen", "chest"]
+    seeds: tuple[int, int]
+    slices: int = Field(24, gt=0)
+    keep_labels: tuple[str, ...] = ()
+    window: tuple[float, float] = (-125.0, 275.0)
+
+
 class PackOptions(BaseModel):
     """What to pack, as read from a YAML file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = 256
-    sources: tuple[Source, ...]
+    sources: tuple[Source | PhantomSource, ...]
+
+
+class Patient(NamedTuple):
+    """A scan to be packed, the labels ``(I, J, K)`` of it that may be used, and what they are called."""
+
+    case: str
+    scan: Volume
+    labels: NDArray[np.uint8]
+    names: dict[int, str]
 
 
 class PackedScan(BaseModel):
@@ -114,30 +147,53 @@ def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
     images, labels, scans = [], [], []
     first = 0
     for source in options.sources:
-        paths = [p for p in sorted(data.glob(source.images)) if p.name not in source.exclude]
-        if not paths:
-            raise InputError(f"source {source.name!r} matches no file", where=str(data / source.images))
-        for path in paths:
-            volume = read(path, modality=source.modality, orientation=source.orientation)
-            truth = _labels(volume, source, below=data)
-            image, label, spacing = _slices(volume, truth, window=source.window, size=options.size)
+        drawn = _phantoms(source, options.size) if isinstance(source, PhantomSource) else _scans(source, data)
+        for patient in drawn:
+            image, label, spacing = _slices(
+                patient.scan, patient.labels, window=source.window, size=options.size
+            )
             scans.append(
                 PackedScan(
                     source=source.name,
-                    case=path.name.split(".")[0],
-                    modality=source.modality,
+                    case=patient.case,
+                    modality=patient.scan.modality,
                     first=first,
                     count=len(image),
                     spacing_mm=spacing,
-                    labels=source.keep_labels,
+                    labels=patient.names,
                 )
             )
             images.append(image)
             labels.append(label)
             first += len(image)
-            log.info("%s %s: %d slices", source.name, path.name, len(image))
+            log.info("%s %s: %d slices", source.name, patient.case, len(image))
     _write(folder, np.concatenate(images), np.concatenate(labels), scans)
     return Pack(folder)
+
+
+def _scans(source: Source, data: Path) -> Iterator[Patient]:
+    """The scans of a source.
+
+    Raises:
+        InputError: It matches no file.
+    """
+    paths = [p for p in sorted(data.glob(source.images)) if p.name not in source.exclude]
+    if not paths:
+        raise InputError(f"source {source.name!r} matches no file", where=str(data / source.images))
+    for path in paths:
+        volume = read(path, modality=source.modality, orientation=source.orientation)
+        truth = _labels(volume, source, below=data)
+        yield Patient(path.name.split(".")[0], volume, truth, source.keep_labels)
+
+
+def _phantoms(source: PhantomSource, size: int) -> Iterator[Patient]:
+    """Procedural patients of a source, CT."""
+    make = {"abdomen": phantom.abdomen, "chest": phantom.chest}[source.phantom]
+    for seed in range(*source.seeds):
+        made = make(seed=seed, modality="CT", shape=(size, size, source.slices))
+        names = {label: name for label, name in made.names.items() if name in source.keep_labels}
+        labels = np.where(np.isin(made.labels.array, list(names)), made.labels.array, 0).astype(np.uint8)
+        yield Patient(f"{source.phantom}-{seed}", made.image, labels, names)
 
 
 def _labels(volume: Volume, source: Source, *, below: Path) -> NDArray[np.uint8]:

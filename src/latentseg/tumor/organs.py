@@ -22,6 +22,7 @@ WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
 PART = 0.25  # of an organ's largest piece in a scan; a femoral head is as round as a kidney, and smaller
 TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
+BESIDE = 0.05  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
 FOREGROUND = 3.0  # weight of labelled pixels
 
 
@@ -66,7 +67,9 @@ class OrganMaps(nn.Module):
         return logits
 
     def distances(self, chances: Tensor, organ: str) -> Tensor:
-        """Distance ``(B, 1, ...)`` from an organ, as a share of the image's edge; 1 where there is none.
+        """Distance ``(B, 1, ...)`` from what may be a tumor of an organ; 1 where there is no organ.
+
+        In shares of the image's edge, counted from a little beside the organ.
 
         Args:
             chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
@@ -74,7 +77,7 @@ class OrganMaps(nn.Module):
         """
         inside = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
         away = np.stack([distance_from(one) for one in large_in_volume(inside, fraction=PART)])
-        return torch.from_numpy(away)[:, None]
+        return torch.from_numpy(np.where(away < 1, (away - BESIDE).clip(min=0), away))[:, None]
 
 
 def normalized(stage: Tensor) -> Tensor:

@@ -91,42 +91,51 @@ class Refiner:
             attention: Abnormal probability on the grid of the images.
             keys: ``B`` names, of which the noise is a function.
         """
-        holes = dilated(attention >= self.options.threshold, self.options.dilate)
-        latents, decoded = self._coded(images, holes)
-        filled = [
-            self._inpainted(latents, holes, [f"{key}/{seed}" for key in keys])
-            for seed in range(self.options.seeds)
-        ]
-        healthy = torch.stack(filled).mean(0)
-        residual = torch.stack([(decoded - one).abs() for one in filled]).mean(0)
+        versions = self.versions(images, attention, keys=keys, seeds=range(self.options.seeds))
+        return self.judged(reconstructed(self.backbone, images), versions, attention)
+
+    def versions(
+        self, images: Tensor, attention: Tensor, *, keys: Sequence[str], seeds: Sequence[int]
+    ) -> Tensor:
+        """Pseudo-healthy versions ``(seeds, B, 1, ...)`` of images."""
+        holes = self._holes(attention)
+        latents = self.backbone.encode(smooth_fill(images, holes) if self.options.smooth else images)
+        pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
+
+        def version(seed: int) -> Tensor:
+            noise = [f"{key}/{seed}" for key in keys]
+            filled = inpaint(self.backbone, latents, pooled, self.condition, keys=noise, options=options)
+            return self.backbone.decode(filled).clamp(-1, 1)
+
+        return torch.stack([version(seed) for seed in seeds])
+
+    def judged(self, decoded: Tensor, versions: Tensor, attention: Tensor) -> Refined:
+        """What pseudo-healthy versions say of a map.
+
+        Args:
+            decoded: Images through the autoencoder, ``(B, 1, ...)``.
+            versions: ``(seeds, B, 1, ...)``.
+            attention: Abnormal probability.
+        """
+        healthy = versions.mean(0)
+        residual = (decoded - versions).abs().mean(0)
         drawn_by_map = self.options.fusion == "map"
-        if drawn_by_map and len(filled) == 1:  # one seed has no spread, and nobody asks for the mask
+        if drawn_by_map and len(versions) == 1:  # one seed has no spread, and nobody asks for the mask
             return Refined(attention, torch.zeros_like(attention), healthy, residual)
-        found = [residuals(decoded, one, attention, self.attend(one)) for one in filled]
+        holes = self._holes(attention)
+        found = [residuals(decoded, one, attention, self.attend(one)) for one in versions]
         chances = torch.stack([self._combined(one, attention, holes) for one in found])
         probability = attention if drawn_by_map else chances.mean(0)
         return Refined(probability, chances.std(0, unbiased=False), healthy, residual)
 
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""
-        holes = dilated(attention >= self.options.threshold, self.options.dilate)
-        latents, decoded = self._coded(images, holes)
-        pseudo = self._inpainted(latents, holes, keys)
-        return residuals(decoded, pseudo, attention, self.attend(pseudo))
+        pseudo = self.versions(images, attention, keys=keys, seeds=range(1))[0]
+        return residuals(reconstructed(self.backbone, images), pseudo, attention, self.attend(pseudo))
 
-    def _coded(self, images: Tensor, holes: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents to be inpainted, and the images through the autoencoder."""
-        latents = self.backbone.encode(images)
-        decoded = self.backbone.decode(latents).clamp(-1, 1)
-        if self.options.smooth:
-            latents = self.backbone.encode(smooth_fill(images, holes))
-        return latents, decoded
-
-    def _inpainted(self, latents: Tensor, holes: Tensor, keys: Sequence[str]) -> Tensor:
-        """A pseudo-healthy version of the images of latents."""
-        pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
-        filled = inpaint(self.backbone, latents, pooled, self.condition, keys=keys, options=options)
-        return self.backbone.decode(filled).clamp(-1, 1)
+    def _holes(self, attention: Tensor) -> Tensor:
+        """What is filled."""
+        return dilated(attention >= self.options.threshold, self.options.dilate)
 
     def _combined(self, found: Residuals, attention: Tensor, holes: Tensor) -> Tensor:
         """Lesion probability inside the holes, from the map and the residuals."""
@@ -135,6 +144,33 @@ class Refiner:
             return otsu_masks(weighted_sum(found, pixel=pixel, feature=feature), holes).float()
         logits: Tensor = self.fusion(attention, found)
         return logits.sigmoid() * holes
+
+
+class Reconstructions:
+    """Slices of a scan through the autoencoder, each when it is first asked for.
+
+    Args:
+        backbone: Frozen.
+        images: ``(S, 1, ...)`` in [-1, 1].
+    """
+
+    def __init__(self, backbone: Backbone, images: Tensor) -> None:
+        self.backbone, self.images = backbone, images
+        self.decoded = torch.zeros_like(images)
+        self.known = torch.zeros(len(images), dtype=torch.bool)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """``(B, 1, ...)`` of the slices with some numbers."""
+        missing = rows[~self.known[rows]]
+        if len(missing):
+            self.decoded[missing] = reconstructed(self.backbone, self.images[missing])
+            self.known[missing] = True
+        return self.decoded[rows]
+
+
+def reconstructed(backbone: Backbone, images: Tensor) -> Tensor:
+    """Images ``(B, 1, ...)`` through the autoencoder."""
+    return backbone.decode(backbone.encode(images)).clamp(-1, 1)
 
 
 def leveled(attention: Tensor, flagged: NDArray[np.intp], *, level: float | None) -> Tensor:

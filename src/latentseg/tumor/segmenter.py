@@ -7,7 +7,7 @@ across slices before anything is decided, and noise that is a function of (seed,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,14 @@ from latentseg.tumor.field import body_field
 from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.tumor.queries import Queries, Query
-from latentseg.tumor.refinement import CUT, Refined, RefinementOptions, Refiner, leveled
+from latentseg.tumor.refinement import (
+    CUT,
+    Reconstructions,
+    Refined,
+    RefinementOptions,
+    Refiner,
+    leveled,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +76,7 @@ class PreparedScan:
         images: ``(S, 1, 256, 256)`` in [-1, 1].
         stages: Frozen features, in half precision.
         organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
+        decoded: Slices through the autoencoder, of those that some prompt had refined.
     """
 
     scan: Volume
@@ -77,6 +85,7 @@ class PreparedScan:
     images: Tensor
     stages: list[Tensor]
     organs: Tensor | None
+    decoded: Reconstructions
 
 
 class Seen(NamedTuple):
@@ -154,7 +163,8 @@ class TumorSegmenter:
         images = torch.from_numpy(slices)[:, None]
         slabs = [self.parts.stages(slab) for slab in images.split(self.options.slab)]
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
-        return PreparedScan(scan, canonical, undo, images, stages, self._organs(stages, canonical))
+        decoded = Reconstructions(self.parts.backbone, images)
+        return PreparedScan(scan, canonical, undo, images, stages, self._organs(stages, canonical), decoded)
 
     @torch.no_grad()
     def _organs(self, stages: Sequence[Tensor], canonical: Canonical) -> Tensor | None:
@@ -257,26 +267,34 @@ class TumorSegmenter:
         self, prepared: PreparedScan, seen: Seen, at: Tensor, options: RefinementOptions
     ) -> Refined:
         """Refine some slices, those that stay undecided with more seeds."""
-        parts = self.parts
-
-        def run(rows: Tensor, how: RefinementOptions) -> Refined:
-            def attend(images: Tensor) -> Tensor:
-                texts = seen.query.texts.expand(len(images), -1, -1)
-                near = None if seen.away is None else seen.away[rows]
-                maps = parts.network.attention(parts.stages(images), texts, away=near)
-                margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
-                return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
-
-            condition = parts.condition(seen.query.healthy)
-            refiner = Refiner(parts.backbone, parts.network.fusion, attend, condition, how)
-            keys = [f"{prepared.scan.name}/{int(row)}" for row in rows]
-            return refiner(prepared.images[rows], seen.attention[rows], keys=keys)
-
-        found, extra = run(at, options), self.options.extra_seeds
+        images, attention, seeds = prepared.images, seen.attention, range(options.seeds)
+        decoded, keys = prepared.decoded[at], [f"{prepared.scan.name}/{int(row)}" for row in at]
+        refiner = self._refiner(seen, at, options)
+        versions = refiner.versions(images[at], attention[at], keys=keys, seeds=seeds)
+        found = refiner.judged(decoded, versions, attention[at])
+        extra = range(options.seeds, options.seeds + self.options.extra_seeds)
         doubtful = undecided(found.probability) > self.options.undecided
         if extra and bool(doubtful.any()):
-            _put(found, doubtful, run(at[doubtful], replace(options, seeds=options.seeds + extra)))
+            rows, keys = at[doubtful], [key for key, asked in zip(keys, doubtful, strict=True) if asked]
+            refiner = self._refiner(seen, rows, options)
+            more = refiner.versions(images[rows], attention[rows], keys=keys, seeds=extra)
+            every = torch.cat([versions[:, doubtful], more])
+            _put(found, doubtful, refiner.judged(decoded[doubtful], every, attention[rows]))
         return found
+
+    def _refiner(self, seen: Seen, rows: Tensor, options: RefinementOptions) -> Refiner:
+        """A refiner of some slices."""
+        parts = self.parts
+
+        def attend(images: Tensor) -> Tensor:
+            texts = seen.query.texts.expand(len(images), -1, -1)
+            near = None if seen.away is None else seen.away[rows]
+            maps = parts.network.attention(parts.stages(images), texts, away=near)
+            margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
+            return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
+
+        condition = parts.condition(seen.query.healthy)
+        return Refiner(parts.backbone, parts.network.fusion, attend, condition, options)
 
 
 def _put(whole: Refined, at: Tensor, part: Refined) -> None:

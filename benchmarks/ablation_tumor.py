@@ -113,6 +113,7 @@ def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[Tum
     variants: dict[str, tuple[TumorParts, TumorOptions]] = {
         "attention map alone (recommended)": (full, alone),
         "without organs": (full, replace(alone, organs=False)),
+        "borders of the map": (full, replace(alone, appearance=None)),
         "map cut at one half": (full, replace(alone, level=None)),
         "without organs, cut at one half": (full, replace(alone, organs=False, level=None)),
         "+ pixel residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(1.0, 0.0)))),

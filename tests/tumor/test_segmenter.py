@@ -70,7 +70,7 @@ def test_nothing_suspicious_is_not_refined(tiny_tumor_model: Path, scan: Volume)
 
 
 def test_without_refinement_the_map_is_cut(tiny_tumor_model: Path, scan: Volume) -> None:
-    found = run(tiny_tumor_model, scan, replace(ALL, refinement=None, level=None))
+    found = run(tiny_tumor_model, scan, replace(ALL, refinement=None, level=None, appearance=None))
     np.testing.assert_allclose(found.probability, found.attention_map, atol=1e-6)
 
 

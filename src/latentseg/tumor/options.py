@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from latentseg.backbones.inpainting import InpaintingOptions
+from latentseg.fewshot.refinement import RefinementOptions as AppearanceOptions
 from latentseg.tumor.refinement import RefinementOptions
 
 
@@ -16,6 +17,7 @@ class TumorOptions:
         refinement: How suspicious slices are refined; without it the attention map alone is cut.
         level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
+        appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
@@ -30,6 +32,7 @@ class TumorOptions:
         )
     )
     level: float | None = 0.35
+    appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
     organs: bool = True
     min_presence: float = 0.5
     across_mm: float = 4.0
@@ -44,6 +47,7 @@ RECOMMENDED = TumorOptions()
 PAPER_LIKE = TumorOptions(
     refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),
     level=None,
+    appearance=None,
     organs=False,
     across_mm=0.0,
     extra_seeds=0,

@@ -22,6 +22,7 @@ from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
 from latentseg.results import Segmentations, check_names
+from latentseg.tumor.appearance import with_edges
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.tumor.features import FrozenStages
@@ -191,7 +192,11 @@ class TumorSegmenter:
         flagged = np.flatnonzero((scores >= options.min_presence).numpy())
         drawn = seen._replace(attention=leveled(seen.attention, flagged, level=options.level))
         refined = self._refine(prepared, drawn, flagged)
-        probability = np.asarray(prepared.undo(refined.probability[:, 0].numpy())).clip(0, 1)
+        chance = refined.probability[:, 0].numpy()
+        if options.appearance:
+            images = prepared.images[:, 0].numpy()
+            chance = with_edges(images, chance, options=options.appearance, cut=CUT)
+        probability = np.asarray(prepared.undo(chance)).clip(0, 1)
         restore = prepared.canonical.restore
         evidence = Evidence(
             images=prepared.images[:, 0].numpy(),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import guess_modality, normalize
+from latentseg.imaging.intensity import TISSUE_FLOOR, TISSUE_LEVEL, brightened
 
 
 def test_ct_window() -> None:
@@ -95,3 +96,33 @@ def test_the_input_is_not_changed() -> None:
 )
 def test_guess(values: list[int], modality: str) -> None:
     assert guess_modality(np.array(values)) == modality
+
+
+def test_dark_tissue_is_brought_to_where_that_of_the_usual_window_is() -> None:
+    tissue = np.linspace(-0.65, -0.45, 101, dtype=np.float32)
+    values = np.concatenate([np.full(50, -1, np.float32), tissue, np.ones(5, np.float32)])
+    bright = brightened(values)
+    assert np.median(bright[bright > TISSUE_FLOOR]) == pytest.approx(TISSUE_LEVEL, abs=0.03)
+    assert (bright[:50] == -1).all()
+    assert bright.max() == 1
+    assert (np.diff(bright) >= 0).all()
+
+
+@pytest.mark.parametrize("level", [-0.17, 0.4])
+def test_tissue_that_is_bright_enough_stays(level: float) -> None:
+    values = np.full(9, level, np.float32)
+    np.testing.assert_allclose(brightened(values), values, atol=1e-6)
+
+
+def test_an_image_without_tissue_stays() -> None:
+    air = np.full(9, -0.9, np.float32)
+    np.testing.assert_allclose(brightened(air), air, atol=1e-6)
+
+
+@given(seed=st.integers(0, 99))
+def test_brightness_is_stretched_within_bounds(seed: int) -> None:
+    values = np.random.default_rng(seed).uniform(-1, 1, 64).astype(np.float32)
+    bright = brightened(values)
+    assert bright.min() >= -1
+    assert bright.max() <= 1
+    assert (bright >= values - 1e-6).all()

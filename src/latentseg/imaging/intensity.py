@@ -18,6 +18,15 @@ SOFT_TISSUE_WINDOW_HU = (-125.0, 275.0)
 """The few-shot field's abdominal window (level 75, width 400)."""
 
 
+TISSUE_FLOOR = -0.7
+"""Normalized value above which there is no air and little fat."""
+
+TISSUE_LEVEL = -0.17
+"""Median of what is above it, over abdominal CT scans in that window (SABS 7-18)."""
+
+STRONGEST_STRETCH = 2.5
+
+
 def guess_modality(array: NDArray[Any]) -> Modality:
     """Guess CT or MR from the values alone.
 
@@ -81,10 +90,30 @@ def normalize(
     return np.clip(out, -1.0, 1.0, out=out)
 
 
+def brightened(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Stretch a CT that was stored in some wide window so that its tissue is as bright as in the usual one.
+
+    Args:
+        values: any shape, in [-1, 1], -1 being air.
+
+    Returns:
+        The same, stretched from -1 by 1 to 2.5 so that the median of tissue comes to that of abdominal CT.
+    """
+    tissue = values[values > TISSUE_FLOOR]
+    level = float(np.median(tissue)) if tissue.size else TISSUE_LEVEL
+    stretch = min(max((1 + TISSUE_LEVEL) / (1 + level), 1.0), STRONGEST_STRETCH)
+    return np.asarray(((values + 1) * np.float32(stretch) - 1).clip(-1, 1), np.float32)
+
+
+def is_windowed(array: NDArray[Any]) -> bool:
+    """Whether a CT is stored in 0 to 255, or 0 to 1, and not in HU."""
+    return float(array.min()) >= 0 and float(array.max()) <= 255
+
+
 def _ct_range(array: NDArray[Any], window: tuple[float, float], where: str) -> tuple[float, float]:
     low, high = float(array.min()), float(array.max())
     name = f" ({where})" if where else ""
-    if low >= 0 and high <= 255:
+    if is_windowed(array):
         top = 255.0 if high > 1 else 1.0
         message = f"This CT{name} spans {low:g} to {high:g}, not HU: taken as already windowed, 0 to {top:g}"
         caution(message, stacklevel=3)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.imaging.anatomy import Array, Canvas, Patient, Point, Tissue
+from latentseg.imaging.anatomy import Array, Canvas, Patient, Point, Tissue, smooth_field
 from latentseg.imaging.organs import paint_body, paint_ribs, paint_spine, paint_table
 
 T = Tissue
@@ -27,6 +27,7 @@ def paint_chest(canvas: Canvas, patient: Patient) -> None:
     )  # the muscles of the chest
     depth = paint_body(canvas, patient)
     paint_shoulders(canvas, patient)
+    paint_seams(canvas)
     paint_spine(canvas, patient)
     lung = paint_lungs(canvas, patient, depth)
     paint_ribs(canvas, patient, depth, margin_mm=-400.0)
@@ -37,6 +38,7 @@ def paint_chest(canvas: Canvas, patient: Patient) -> None:
     for side in (-1, 1):
         for _ in range(int(canvas.rng.integers(20, 36))):
             paint_branch(canvas, (side * 34.0, -6.0, -8.0), side)
+    paint_nodes(canvas, patient)
     paint_airways(canvas, patient)
     paint_table(canvas, patient)
 
@@ -61,6 +63,13 @@ def paint_shoulders(canvas: Canvas, patient: Patient) -> None:
                 (side * outer, front, float(height)),
             ]
             canvas.tube(blade, (3.0, 5.5), T.RIB, T.MUSCLE, T.FAT)
+
+
+def paint_seams(canvas: Canvas) -> None:
+    """Sheets of fat between the muscles of the wall."""
+    sheet = smooth_field(canvas.shape, (5, 14, 14), canvas.rng)
+    thin = np.float32(canvas.rng.uniform(0.03, 0.22))
+    canvas.paint(WHOLE, np.abs(sheet) < thin, T.FAT, T.MUSCLE)
 
 
 def paint_lungs(canvas: Canvas, patient: Patient, depth: Array) -> NDArray[np.bool_]:
@@ -141,6 +150,18 @@ def paint_vessels(canvas: Canvas, patient: Patient) -> None:
     canvas.tube([(-24.0, front + 12, -40.0), (-24.0, front + 10, 60.0)], (8.0, 8.0), blood, *free)
     for x in (-30.0, -16.0, 8.0, 22.0):
         canvas.tube([(x * 0.5, front + 8, top), (x, front + 16, 130.0)], (5.0, 4.5), T.AORTA, *CHEST)
+
+
+def paint_nodes(canvas: Canvas, patient: Patient) -> None:
+    """Lymph nodes and other small things in the fat of the mediastinum."""
+    rng = canvas.rng
+    for _ in range(int(rng.integers(4, 16))):
+        center = rng.uniform((-30, -0.5 * patient.half_depth, -40), (40, 0.2 * patient.half_depth, 90))
+        size = rng.uniform(2.5, 6.0)
+        shape = size * rng.uniform(0.7, 1.6, 3)
+        at: Point = (float(center[0]), float(center[1]), float(center[2]))
+        window, node = canvas.ellipsoid(at, (float(shape[0]), float(shape[1]), float(shape[2])))
+        canvas.paint(window, node < 1, T.MUSCLE, T.VISCERAL_FAT)
 
 
 def paint_airways(canvas: Canvas, patient: Patient) -> None:

@@ -21,6 +21,7 @@ from latentseg.errors import caution
 from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
+from latentseg.imaging.intensity import brightened, is_windowed
 from latentseg.results import Segmentations, check_names
 from latentseg.tumor.appearance import with_edges
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
@@ -159,6 +160,8 @@ class TumorSegmenter:
         canonical = to_canonical(scan)
         check_slices(canonical, where=where)
         values = normalize(canonical.slices, modality=scan.modality, where=where)
+        if scan.modality == "CT" and is_windowed(canonical.slices):
+            values = brightened(values)
         size = self.parts.backbone.image_size
         slices, undo = body_field(values, size, pixel_mm=canonical.spacing_mm[1:])
         images = torch.from_numpy(slices)[:, None]

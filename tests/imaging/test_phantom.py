@@ -9,7 +9,7 @@ import pytest
 
 from latentseg.errors import UsageError
 from latentseg.imaging import guess_modality, normalize, to_canonical
-from latentseg.imaging.phantom import CHEST_LABELS, LABELS, Phantom, abdomen, chest
+from latentseg.imaging.phantom import CHEST_LABELS, LABELS, Phantom, abdomen, chest, limb
 
 SHAPE = (64, 64, 16)
 SEEDS = range(6)
@@ -125,3 +125,20 @@ def test_impossible_phantoms(options: Any) -> None:
 def test_an_impossible_chest() -> None:
     with pytest.raises(UsageError, match="unknown phantom modality 'PET'"):
         chest(seed=0, modality="PET")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_limb_has_bone_inside_muscle_inside_fat(seed: int) -> None:
+    mr, ct = (limb(seed=seed, modality=modality, shape=SHAPE) for modality in ("MR", "CT"))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(mr.labels.array, ct.labels.array)
+    assert mr.image.modality == "MR"
+    bone = to_canonical(ct.labels).slices == 1
+    assert bone.any(axis=(1, 2)).all(), "a long bone is on every slice"
+    assert bone.mean() < 0.1
+    hounsfield, bright = (to_canonical(made.image).slices for made in (ct, mr))
+    fat = (hounsfield > -130) & (hounsfield < -80) & ~bone
+    muscle = (hounsfield > 30) & (hounsfield < 90) & ~bone
+    assert fat.any()
+    assert bright[fat].mean() > 1.5 * bright[muscle].mean(), "fat is bright in T1"
+    body = hounsfield > -300
+    assert 0.05 < body.mean() < 0.9

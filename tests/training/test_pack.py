@@ -137,6 +137,11 @@ def test_procedural_patients_need_no_files(tmp_path: Path) -> None:
     assert packed.scans[0].labels == {1: "lung", 2: "liver"}
     assert set(np.unique(packed.labels)) <= {0, 1, 2}
     assert (packed.labels == 1).mean() > 0.05
+    limbs = {"name": "limbs", "phantom": "limb", "modality": "MR", "seeds": [0, 1], "slices": 3}
+    options = PackOptions.model_validate({"size": 64, "sources": [limbs]})
+    packed = pack(options, data=tmp_path / "none", folder=tmp_path / "limbs")
+    assert packed.scans[0].modality == "MR"
+    assert not packed.labels.any()
 
 
 def test_a_source_that_matches_nothing(data: Path) -> None:

@@ -1,7 +1,8 @@
-"""A procedural abdomen and chest with known labels: for tests, training and a demonstration without data.
+"""Procedural abdomens, chests and limbs with known labels, for tests, training and the demonstration.
 
-Anatomy comes from :mod:`latentseg.imaging.anatomy`, :mod:`latentseg.imaging.organs` and
-:mod:`latentseg.imaging.thorax`; this module gives the tissues their CT or MR appearance.
+Anatomy comes from :mod:`latentseg.imaging.anatomy`, :mod:`latentseg.imaging.organs`,
+:mod:`latentseg.imaging.thorax` and :mod:`latentseg.imaging.limb`; this module gives the tissues their CT or
+MR appearance.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from latentseg.errors import UsageError
 from latentseg.imaging.anatomy import Array, Canvas, Patient, Tissue, smooth_field
+from latentseg.imaging.limb import paint_limb
 from latentseg.imaging.organs import paint_all, paint_lesions
 from latentseg.imaging.thorax import paint_chest
 from latentseg.imaging.volume import Volume
@@ -46,6 +48,8 @@ CHEST_LABELS: dict[str, tuple[Tissue, ...]] = {
     "vertebrae": (T.BONE, T.MARROW),
 }
 """The same of the chest; its aorta holds the pulmonary arteries and the blood of the left heart too."""
+
+LIMB_LABELS: dict[str, tuple[Tissue, ...]] = {"bone": (T.BONE, T.MARROW)}
 
 # tissue: (CT mean HU, CT spread between patients, MR T2 fat-suppressed mean, MR spread), arbitrary MR units
 APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
@@ -85,6 +89,19 @@ APPEARANCE: dict[Tissue, tuple[float, float, float, float]] = {
     T.LESION: (55, 18, 300, 60),
     T.ESOPHAGUS: (60, 10, 150, 40),
 }
+HOUNSFIELD = {tissue: (row[0], row[1]) for tissue, row in APPEARANCE.items()}
+T2_WEIGHTED = {tissue: (row[2], row[3]) for tissue, row in APPEARANCE.items()}
+T1_WEIGHTED: dict[Tissue, tuple[float, float]] = {
+    T.SKIN: (150, 40),
+    T.FAT: (390, 50),
+    T.MUSCLE: (130, 25),
+    T.BONE: (25, 12),
+    T.MARROW: (330, 60),
+    T.AORTA: (60, 50),
+    T.VENA_CAVA: (90, 60),
+}
+"""MR mean and spread where fat is not suppressed, in the same units."""
+
 GRAINY = (T.STOOL, T.MARROW, T.RIB, T.STOMACH_FLUID, T.BOWEL_WALL, T.PANCREAS, T.LESION)
 
 
@@ -150,6 +167,22 @@ def chest(
     return _painted(paint_chest, CHEST_LABELS, key=(seed, 30), modality=modality, shape=shape)
 
 
+def limb(
+    *, seed: int, modality: Literal["CT", "MR"] = "MR", shape: tuple[int, int, int] = (256, 256, 32)
+) -> Phantom:
+    """Make a thigh, leg or arm.
+
+    Args:
+        seed: as for :func:`abdomen`; the limb of a seed does not belong to its abdomen.
+        modality: ``"CT"``, or ``"MR"`` T1-weighted, fat being bright.
+        shape: `(I, J, K)` = columns, rows, slices.
+
+    Raises:
+        UsageError: an unknown modality, or a grid below 16x16x1.
+    """
+    return _painted(paint_limb, LIMB_LABELS, key=(seed, 40), modality=modality, shape=shape, mr=T1_WEIGHTED)
+
+
 def _painted(
     paint: Callable[[Canvas, Patient], None],
     tissues: Mapping[str, tuple[Tissue, ...]],
@@ -157,6 +190,7 @@ def _painted(
     key: tuple[int, int],
     modality: Literal["CT", "MR"],
     shape: tuple[int, int, int],
+    mr: Mapping[Tissue, tuple[float, float]] = T2_WEIGHTED,
 ) -> Phantom:
     """A patient drawn from a key, painted and scanned."""
     if modality not in ("CT", "MR"):
@@ -170,7 +204,7 @@ def _painted(
     canvas = Canvas((shape[2], shape[1], shape[0]), width_mm, rng)
     paint(canvas, patient)
     looks = np.random.default_rng([seed, body + 1, modality == "MR"])
-    values = _ct(canvas, looks) if modality == "CT" else _mr(canvas, looks)
+    values = _ct(canvas, looks) if modality == "CT" else _mr(canvas, looks, mr)
     affine = _affine(canvas)
     names = dict(enumerate(tissues, start=1))
     image = Volume(array=_to_file_order(values), affine_ras_mm=affine, modality=modality)
@@ -200,11 +234,11 @@ def _label_table(tissues: Mapping[str, tuple[Tissue, ...]]) -> NDArray[np.uint8]
     return table
 
 
-def _mean_of_tissues(rng: np.random.Generator, column: int) -> Array:
+def _mean_of_tissues(rng: np.random.Generator, values: Mapping[Tissue, tuple[float, float]]) -> Array:
     """This patient's mean value of every tissue; both kidneys share theirs."""
     table = np.zeros(len(Tissue), np.float32)
-    for tissue, row in APPEARANCE.items():
-        table[tissue] = row[column] + float(np.clip(rng.normal(0, 1), -2, 2)) * row[column + 1]
+    for tissue, (mean, spread) in values.items():
+        table[tissue] = mean + float(np.clip(rng.normal(0, 1), -2, 2)) * spread
     table[T.KIDNEY_CORTEX_LEFT] = table[T.KIDNEY_CORTEX_RIGHT]
     table[T.KIDNEY_MEDULLA_LEFT] = table[T.KIDNEY_MEDULLA_RIGHT]
     return table
@@ -236,13 +270,15 @@ def _noise(canvas: Canvas, rng: np.random.Generator) -> Array:
 
 
 def _ct(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int16]:
-    values = _textured(canvas, rng, _mean_of_tissues(rng, 0), grain=28.0)
+    values = _textured(canvas, rng, _mean_of_tissues(rng, HOUNSFIELD), grain=28.0)
     values += _noise(canvas, rng) * np.float32(rng.uniform(6, 16))
     return np.clip(np.rint(values), -1024, 3071).astype(np.int16)
 
 
-def _mr(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int16]:
-    values = _textured(canvas, rng, _mean_of_tissues(rng, 2), grain=45.0)
+def _mr(
+    canvas: Canvas, rng: np.random.Generator, appearance: Mapping[Tissue, tuple[float, float]]
+) -> NDArray[np.int16]:
+    values = _textured(canvas, rng, _mean_of_tissues(rng, appearance), grain=45.0)
     bias = 1 + 0.22 * smooth_field(canvas.shape, (2, 3, 3), rng)
     values *= np.clip(bias, 0.4, 1.8)
     level = np.float32(rng.uniform(7, 16))

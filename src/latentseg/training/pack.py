@@ -58,16 +58,18 @@ class PhantomSource(BaseModel):
     Attributes:
         name: Name of the data set.
         phantom: Which part of the body (:mod:`latentseg.imaging.phantom`).
+        modality: How it is scanned.
         seeds: First seed, and the one after the last; every seed is a patient.
         slices: Of each.
         keep_labels: Names of the labels that may be used.
-        window: HU window.
+        window: HU window for CT.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    phantom: Literal["abdomen", "chest"]
+    phantom: Literal["abdomen", "chest", "limb"]
+    modality: Literal["CT", "MR"] = "CT"
     seeds: tuple[int, int]
     slices: int = Field(24, gt=0)
     keep_labels: tuple[str, ...] = ()
@@ -187,10 +189,10 @@ def _scans(source: Source, data: Path) -> Iterator[Patient]:
 
 
 def _phantoms(source: PhantomSource, size: int) -> Iterator[Patient]:
-    """Procedural patients of a source, CT."""
-    make = {"abdomen": phantom.abdomen, "chest": phantom.chest}[source.phantom]
+    """Procedural patients of a source."""
+    make = {"abdomen": phantom.abdomen, "chest": phantom.chest, "limb": phantom.limb}[source.phantom]
     for seed in range(*source.seeds):
-        made = make(seed=seed, modality="CT", shape=(size, size, source.slices))
+        made = make(seed=seed, modality=source.modality, shape=(size, size, source.slices))
         names = {label: name for label, name in made.names.items() if name in source.keep_labels}
         labels = np.where(np.isin(made.labels.array, list(names)), made.labels.array, 0).astype(np.uint8)
         yield Patient(f"{source.phantom}-{seed}", made.image, labels, names)

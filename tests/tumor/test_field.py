@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from latentseg.tumor.field import body_box, body_field
+from latentseg.tumor.field import QUIET, body_box, body_field, calmed
+from latentseg.tumor.lesions import scan_noise
 
 
 def scan(shape: tuple[int, int] = (120, 100)) -> np.ndarray:
@@ -61,3 +62,16 @@ def test_a_body_in_pieces_is_one() -> None:
     _, columns = body_box(chest)
     assert columns.start <= 6
     assert columns.stop >= 122
+
+
+def test_noise_is_brought_down_and_quiet_scans_are_as_they_were() -> None:
+    rows, columns = np.indices((128, 128))
+    body = np.where(np.hypot(rows - 64, columns - 64) < 50, 0.0, -1.0)[None].repeat(3, 0).astype(np.float32)
+    rng = np.random.default_rng(0)
+    loud = (body + rng.normal(0, 0.2, body.shape)).astype(np.float32)
+    calm = calmed(loud)
+    assert scan_noise(loud[1]) > 0.15
+    assert all(scan_noise(one) <= QUIET for one in calm)
+    assert np.abs(calm - body)[:, 40:88, 40:88].mean() < 0.06
+    quiet = (body + rng.normal(0, 0.02, body.shape)).astype(np.float32)
+    assert np.array_equal(calmed(quiet), quiet)

@@ -22,7 +22,7 @@ from latentseg.tumor.hosts import HostOptions, Hosts
 from latentseg.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.tumor.organ_samples import OrganSampleOptions, OrganSamples
 from latentseg.tumor.organ_training import on_grid
-from latentseg.tumor.organs import OrganMaps, distance_from, organ_loss
+from latentseg.tumor.organs import BESIDE, OrganMaps, distance_from, organ_loss
 from latentseg.tumor.segmenter import TumorSegmenter
 
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
@@ -50,6 +50,10 @@ def test_small_pieces_of_a_scan_belong_to_something_else() -> None:
     assert torch.equal(away, maps.distances(kidneys, "kidney"))
     assert (away[:6] == 1).all()
     assert (maps.distances(torch.zeros(2, 2, 4, 4), "kidney") == 1).all()
+    beside = 3 / 32  # three cells from a kidney whose edge is at column 10
+    assert beside < BESIDE
+    assert float(away[6, 0, 6, 12]) == 0, "a mass displaces the organ that it grows from"
+    assert float(away[6, 0, 6, 16]) == pytest.approx(7 / 32 - BESIDE)
 
 
 def test_a_speck_is_no_organ() -> None:

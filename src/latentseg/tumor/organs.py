@@ -22,7 +22,7 @@ WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
 PART = 0.25  # of an organ's largest piece in a scan; a femoral head is as round as a kidney, and smaller
 TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
-BESIDE = 0.05  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
+BESIDE = 0.1  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
 FOREGROUND = 3.0  # weight of labelled pixels
 
 

@@ -27,7 +27,7 @@ from latentseg.tumor.appearance import with_edges
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.tumor.features import FrozenStages
-from latentseg.tumor.field import body_field
+from latentseg.tumor.field import body_field, calmed
 from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.tumor.queries import Queries, Query
@@ -160,11 +160,12 @@ class TumorSegmenter:
         canonical = to_canonical(scan)
         check_slices(canonical, where=where)
         values = normalize(canonical.slices, modality=scan.modality, where=where)
-        if scan.modality == "CT" and is_windowed(canonical.slices):
-            values = brightened(values)
         size = self.parts.backbone.image_size
-        slices, undo = body_field(values, size, pixel_mm=canonical.spacing_mm[1:])
-        images = torch.from_numpy(slices)[:, None]
+        unknown_window = scan.modality == "CT" and is_windowed(canonical.slices)
+        bright = brightened(values) if unknown_window else values
+        slices, undo = body_field(bright, size, pixel_mm=canonical.spacing_mm[1:])
+        calm = calmed(slices)
+        images = torch.from_numpy(brightened(calm) if unknown_window else calm)[:, None]
         slabs = [self.parts.stages(slab) for slab in images.split(self.options.slab)]
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
         decoded = Reconstructions(self.parts.backbone, images)

@@ -24,6 +24,7 @@ from latentseg.training.pack import Pack
 from latentseg.tumor import network as files
 from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, resized
 from latentseg.tumor.features import FrozenStages, TumorConfig
+from latentseg.tumor.field import calmed
 from latentseg.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.tumor.losses import dice, image_loss, pixel_loss, text_loss
 from latentseg.tumor.network import TumorNetwork
@@ -149,7 +150,7 @@ class AttentionTask:
             rng = np.random.default_rng((self.options.loop.seed, 8, row))
             sample = self.samples.draw_healthy(rng, plain=True)
             query = self.queries(sample.finding, sample.modality)
-            stages = self.frozen(torch.from_numpy(sample.image)[None, None])
+            stages = self.frozen(torch.from_numpy(calmed(sample.image[None]))[None])
             away = self.network.distances(stages, query.prompt.organ)
             scores.append(self.model(stages, query.texts, away=away).score)
         self.model.offset += torch.cat(scores).quantile(1 - self.options.false_alarms)

@@ -150,10 +150,12 @@ def test_calibration_leaves_few_healthy_samples_above_zero(training: TumorTraini
     task = AttentionTask(options, training.packed, training.stages, queries=training.queries)
     task.model.eval()
     task.calibrate()
-    first = float(task.model.offset)
-    assert first != 0
+    first = task.network.views.offset.clone()
+    assert first.all()
     task.calibrate()  # what is calibrated stays
-    assert float(task.model.offset) == pytest.approx(first, abs=1e-4)
+    assert torch.allclose(task.network.views.offset, first, atol=1e-4)
+    scores = torch.linspace(-1, 1, 5)
+    assert torch.allclose(task.network.views.lowered(scores, "somewhere"), scores - first[-1], atol=1e-4)
 
 
 def test_parts_of_the_body_are_learned_from_the_samples(training: TumorTraining, packed: Pack) -> None:

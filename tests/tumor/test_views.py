@@ -61,3 +61,14 @@ def test_an_organ_out_of_view_is_absent(tiny_tumor_model: Path, searched: Phanto
     again, _ = network.load(tmp_path / "tumor.safetensors")
     assert again.views.names == ("head", "trunk")
     torch.testing.assert_close(again.views.bias, views.bias)
+
+
+def test_a_score_is_lowered_by_what_the_part_that_is_asked_for_needs() -> None:
+    views = Views(("head", "trunk"), 4)
+    views.offset.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    scores = torch.tensor([0.0, 3.0])
+    assert views.lowered(scores, "head").tolist() == [-0.5, 2.5]
+    assert views.lowered(scores, "abdomen").tolist() == [-1.0, 2.0]
+    assert views.lowered(scores, "").tolist() == [-2.0, 1.0]
+    nobody = Views((), 4)
+    assert nobody.lowered(scores, "head").tolist() == [0.0, 3.0]

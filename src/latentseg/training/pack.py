@@ -95,7 +95,7 @@ class Patient(NamedTuple):
 
 
 class PackedScan(BaseModel):
-    """Where one scan lies in a pack."""
+    """Where one scan lies in a pack, and whether it is a procedural patient."""
 
     source: str
     case: str
@@ -104,6 +104,7 @@ class PackedScan(BaseModel):
     count: int
     spacing_mm: tuple[float, float, float]
     labels: dict[int, str]
+    procedural: bool = False
 
 
 class Pack:
@@ -163,6 +164,7 @@ def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
                     count=len(image),
                     spacing_mm=spacing,
                     labels=patient.names,
+                    procedural=isinstance(source, PhantomSource),
                 )
             )
             images.append(image)

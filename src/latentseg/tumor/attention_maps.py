@@ -119,8 +119,6 @@ class AnomalyAttention(nn.Module):
         dims: 2 or 3.
     """
 
-    offset: Tensor
-
     def __init__(
         self,
         channels: Sequence[Sequence[int]],
@@ -139,7 +137,6 @@ class AnomalyAttention(nn.Module):
         self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in widths)
         self.embed = nn.Sequential(nn.Linear(sum(widths), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim))
         self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
-        self.register_buffer("offset", torch.zeros(()))  # of the score, so that few healthy images pass 0
 
     def forward(
         self, stages: Sequence[Tensor], texts: Tensor, *, away: Tensor | None = None
@@ -162,7 +159,7 @@ class AnomalyAttention(nn.Module):
             logits = torch.cat([logits[:, [NORMAL]], logits[:, [ABNORMAL]] - FALL * away], 1)
         embeddings = self.embed(self._seen_by_each(levels, logits.softmax(1)))
         score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL]) + self.judge(embeddings[:, ABNORMAL])[:, 0]
-        return AttentionMaps(logits, embeddings, score - self.offset)
+        return AttentionMaps(logits, embeddings, score)
 
     @staticmethod
     def _seen_by_each(stages: Sequence[Tensor], attention: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from latentseg.tumor.organs import OrganMaps
 from latentseg.tumor.residuals import Fusion
 from latentseg.tumor.views import Views
 
-FORMAT, FILE = "latentseg-tumor-4", "tumor.safetensors"
+FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
 AGAIN = "download or train the weights again"
 
 

@@ -108,6 +108,9 @@ class Samples:
         self.chance = {
             kind: slice_chances(sources, usable, options.shares) for kind, usable in chances.items()
         }
+        well = np.array([not scan.procedural and not self._ever_ill(scan) for scan in scans])[self.scan_of]
+        sound = allowed & well if (allowed & well).any() else chances["healthy"]
+        self.chance["sound"] = slice_chances(sources, sound, {})
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """Draw one sample."""
@@ -148,8 +151,11 @@ class Samples:
         return self._of(index, self._windowed(rng, index, image), mask, finding)
 
     def draw_healthy(self, rng: np.random.Generator, *, plain: bool = False) -> Sample:
-        """Draw a slice without a lesion, and something to look for in it; ``plain`` as it was scanned."""
-        index = int(rng.choice(len(self.scan_of), p=self.chance["healthy"]))
+        """Draw a slice without a lesion and something to look for; ``plain`` is one as it was scanned.
+
+        A plain one is of no phantom, and of nobody who has a lesion elsewhere while there are such scans.
+        """
+        index = int(rng.choice(len(self.scan_of), p=self.chance["sound" if plain else "healthy"]))
         nothing = np.zeros(self.packed.images.shape[1:], bool)
         sample = self._sample(index, nothing, self._host(rng, index)[1])
         if plain:
@@ -202,6 +208,10 @@ class Samples:
         named = {label: self.options.findings.get(name, "") for label, name in scan.labels.items()}
         found = {label: name for label, name in named.items() if name}
         return {n: f for n, f in found.items() if (concept_named(f).organ in self.closed) == closed}
+
+    def _ever_ill(self, scan: PackedScan) -> bool:
+        """Whether some lesion of a scan is labelled."""
+        return any(name in self.options.findings for name in scan.labels.values())
 
     def _lesion_mask(self, index: int) -> NDArray[np.bool_]:
         scan = self._scan(index)

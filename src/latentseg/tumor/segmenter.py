@@ -164,7 +164,7 @@ class TumorSegmenter:
         unknown_window = scan.modality == "CT" and is_windowed(canonical.slices)
         bright = brightened(values) if unknown_window else values
         slices, undo = body_field(bright, size, pixel_mm=canonical.spacing_mm[1:])
-        calm = calmed(slices)
+        calm = calmed(slices) if scan.modality == "CT" else slices
         images = torch.from_numpy(brightened(calm) if unknown_window else calm)[:, None]
         slabs = [self.parts.stages(slab) for slab in images.split(self.options.slab)]
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
@@ -240,7 +240,8 @@ class TumorSegmenter:
         margin = F.interpolate(
             smooth(torch.cat(margins), sigma), size=prepared.images.shape[2:], mode="bilinear"
         )
-        return Seen(query, margin.sigmoid(), smooth(torch.cat(scores), sigma).sigmoid(), away)
+        lowered = self.parts.network.views.lowered(torch.cat(scores), query.region)
+        return Seen(query, margin.sigmoid(), smooth(lowered, sigma).sigmoid(), away)
 
     def _in_view(self, prepared: PreparedScan, seen: Seen) -> bool:
         """Whether the organ of a prompt may be in view.

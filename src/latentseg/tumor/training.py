@@ -22,7 +22,7 @@ from torch import Tensor
 from latentseg.training.loop import Loop, LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.tumor import network as files
-from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, resized
+from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, AttentionMaps, resized
 from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.field import calmed
 from latentseg.tumor.kept_stages import MIRRORED, KeptStages
@@ -36,6 +36,8 @@ from latentseg.tumor.refinement import RefinementOptions, Refiner, dilated, leve
 from latentseg.tumor.residuals import Fusion, Residuals
 from latentseg.tumor.samples import Sample, SampleOptions, Samples
 
+DRAWN = 8  # slices drawn for each that is scored, as parts of the body come up unequally often
+FEWEST_HEALTHY = 20  # slices of a part of the body without which those of all parts are taken
 VIEWED = 1000  # samples on which the parts of the body are learned
 Condition = Callable[[Sequence[str]], Tensor]
 
@@ -58,7 +60,8 @@ class TumorTrainingOptions(BaseModel):
         image: Weight of the cross-entropy of the anomaly score.
         text: Weight of the contrastive loss.
         unmasked: Share of the samples of which only is known whether something is there.
-        healthy_count: Healthy slices, not augmented, by which the anomaly score is calibrated.
+        healthy_count: Healthy slices of scans, not augmented, by which the score is calibrated in each part
+            of the body.
         false_alarms: Share of them that may still be suspected.
         views: Part of the body that the scans of a data set show, such as "head" and "trunk".
     """
@@ -144,16 +147,29 @@ class AttentionTask:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Move the anomaly score so that all but a few healthy slices, as they were scanned, stay below 0."""
-        scores = []
-        for row in range(self.options.healthy_count):
-            rng = np.random.default_rng((self.options.loop.seed, 8, row))
+        """Lower the anomaly score so that few healthy slices of scans pass 0, in each part of the body."""
+        options, views = self.options, self.network.views
+        scores: dict[str, list[Tensor]] = {part: [] for part in views.names or ("",)}
+        for row in range(DRAWN * options.healthy_count):
+            rng = np.random.default_rng((options.loop.seed, 8, row))
             sample = self.samples.draw_healthy(rng, plain=True)
-            query = self.queries(sample.finding, sample.modality)
-            stages = self.frozen(torch.from_numpy(calmed(sample.image[None]))[None])
-            away = self.network.distances(stages, query.prompt.organ)
-            scores.append(self.model(stages, query.texts, away=away).score)
-        self.model.offset += torch.cat(scores).quantile(1 - self.options.false_alarms)
+            found = scores.get(options.views.get(sample.source, ""))
+            if found is not None and len(found) < options.healthy_count:
+                found.append(self._score(sample))
+        every = [score for found in scores.values() for score in found]
+        known = [scores[part] for part in views.names]
+        for number, found in enumerate([*known, every]):
+            enough = found if len(found) >= FEWEST_HEALTHY else every
+            views.offset[number] = torch.cat(enough).quantile(1 - options.false_alarms)
+
+    def _score(self, sample: Sample) -> Tensor:
+        """The anomaly score ``(1,)`` of a sample, as a logit."""
+        image = calmed(sample.image[None]) if sample.modality == "CT" else sample.image[None]
+        query = self.queries(sample.finding, sample.modality)
+        stages = self.frozen(torch.from_numpy(image)[None])
+        away = self.network.distances(stages, query.prompt.organ)
+        maps: AttentionMaps = self.model(stages, query.texts, away=away)
+        return maps.score
 
     @torch.no_grad()
     def learn_views(self) -> None:
@@ -343,8 +359,8 @@ class TumorTraining:
             task.network.organs.load_state_dict(organs.average.state_dict())
             task.network.organs.eval()
             organ_task.measure()
-        task.calibrate()
         task.learn_views()
+        task.calibrate()
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         Loop(fusion, self.options.fusion_loop, folder / "fusion").run(resume=resume)
         shutil.copyfile(folder / "fusion" / files.FILE, folder / files.FILE)

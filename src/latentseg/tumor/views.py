@@ -1,7 +1,7 @@
 """Which part of the body slices show, so that a tumor of an organ that is out of view is called absent.
 
-Not of the paper; ours. A linear classifier of the mean of the coarsest frozen features, fitted after the
-attention maps, on the same samples.
+And how suspicious healthy slices of a part look, which differs. Not of the paper; ours. A linear classifier
+of the mean of the coarsest frozen features, fitted after the attention maps, on the same samples.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ class Views(nn.Module):
     Args:
         names: Parts of the body, such as "head" and "trunk"; none where this was not trained.
         channels: Of the coarsest stage.
+
+    Attributes:
+        offset: ``(parts + 1,)``, what the anomaly score is lowered by where a tumor of a part is asked for;
+            the last where it may be anywhere.
     """
 
     mean: Tensor
     scale: Tensor
+    offset: Tensor
 
     def __init__(self, names: Sequence[str], channels: int) -> None:
         super().__init__()
         self.names = tuple(names)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("offset", torch.zeros(len(self.names) + 1))
         self.weight = nn.Parameter(torch.zeros(len(self.names), channels))
         self.bias = nn.Parameter(torch.zeros(len(self.names)))
 
@@ -62,6 +68,16 @@ class Views(nn.Module):
 
         with torch.enable_grad():
             optimizer.step(closure)
+
+    def lowered(self, scores: Tensor, region: str) -> Tensor:
+        """Anomaly scores ``(S,)``, as logits, lowered by what the part of the body asks for.
+
+        Args:
+            scores: Of slices.
+            region: Of the vocabulary, of the organ that is asked for.
+        """
+        part = PART_OF.get(region, "")
+        return scores - self.offset[self.names.index(part) if part in self.names else -1]
 
     @torch.no_grad()
     def missing(self, coarsest: Tensor, region: str) -> str:

@@ -6,6 +6,7 @@ The proportions are those of textbook anatomy in supine adults; nothing is copie
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,24 +156,62 @@ def paint_liver(canvas: Canvas, patient: Patient) -> None:
         paint_tree(canvas, (-26.0, 6.0, 14.0), float(rng.uniform(4.5, 6.5)), down=False)
 
 
+@dataclass(frozen=True)
+class Branching:
+    """How a vessel wanders and forks.
+
+    Attributes:
+        tissue: What it is made of.
+        inside: What it stays in.
+        steps: Of the trunk.
+        step_mm: Shortest and longest.
+        bend: Standard deviation of the change of direction at a step.
+        forks: Steps after which a branch leaves.
+        thinnest_mm: Radius from which on nothing leaves.
+        thinner: Radius of a branch, as a share of its vessel's.
+        taper: Radius at the end, as a share of that at the start.
+    """
+
+    tissue: Tissue
+    inside: Tissue
+    steps: int
+    step_mm: tuple[float, float]
+    bend: float
+    forks: tuple[int, ...]
+    thinnest_mm: float
+    thinner: float
+    taper: float
+
+
+HEPATIC = Branching(T.LIVER_VESSEL, T.LIVER, 6, (11, 17), 0.22, (1, 3), 3.2, 0.68, 0.5)
+
+
 def paint_tree(canvas: Canvas, root: Point, width: float, *, down: bool) -> None:
     """One vessel with side branches, wandering from `root` to the right and front, inside the liver only."""
     rng = canvas.rng
     heading = np.array(
         [-rng.uniform(0.5, 1), rng.uniform(-0.9, 0.5), rng.normal(-0.4 if down else 0.2, 0.35)]
     )
-    branches = [(np.array(root), heading / np.linalg.norm(heading), width, 6)]
+    paint_branches(canvas, root, heading / np.linalg.norm(heading), width, kind=HEPATIC)
+
+
+def paint_branches(
+    canvas: Canvas, root: Point, heading: NDArray[np.float64], width: float, *, kind: Branching
+) -> None:
+    """A vessel of a radius from `root`, with side branches."""
+    rng = canvas.rng
+    branches = [(np.array(root), heading, width, kind.steps)]
     while branches:
         at, heading, width, steps = branches.pop()
         path = [at]
         for step in range(steps):
-            heading = heading + rng.normal(0, 0.22, 3)
+            heading = heading + rng.normal(0, kind.bend, 3)
             heading /= np.linalg.norm(heading)
-            path.append(path[-1] + heading * rng.uniform(11, 17))
-            if width > 3.2 and step in (1, 3):
-                branches.append((path[-1], heading + rng.normal(0, 0.7, 3), width * 0.68, 4))
+            path.append(path[-1] + heading * rng.uniform(*kind.step_mm))
+            if width > kind.thinnest_mm and step in kind.forks:
+                branches.append((path[-1], heading + rng.normal(0, 0.7, 3), width * kind.thinner, 4))
         points: list[Point] = [(float(p[0]), float(p[1]), float(p[2])) for p in path]
-        canvas.tube(points, (width, width * 0.5), T.LIVER_VESSEL, T.LIVER)
+        canvas.tube(points, (width, width * kind.taper), kind.tissue, kind.inside)
 
 
 def paint_gallbladder(canvas: Canvas, _: Patient) -> None:

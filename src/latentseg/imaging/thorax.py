@@ -12,12 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.imaging.anatomy import Array, Canvas, Patient, Point, Tissue, smooth_field
-from latentseg.imaging.organs import paint_body, paint_ribs, paint_spine, paint_table
+from latentseg.imaging.organs import (
+    Branching,
+    paint_body,
+    paint_branches,
+    paint_ribs,
+    paint_spine,
+    paint_table,
+)
 
 T = Tissue
 CHEST = (T.VISCERAL_FAT, T.MUSCLE)
 OUTSIDE = (T.AIR, T.SKIN, T.FAT)
 WHOLE = (slice(None),) * 3
+PULMONARY = Branching(T.SMALL_VESSEL, T.LUNG, 7, (9, 15), 0.2, (1, 3, 4), 1.6, 0.6, 0.4)
 
 
 def paint_chest(canvas: Canvas, patient: Patient) -> None:
@@ -185,15 +193,4 @@ def paint_branch(canvas: Canvas, root: Point, side: int) -> None:
     """A vessel of the lung with side branches, from the hilum to the periphery."""
     rng = canvas.rng
     heading = np.array([side * rng.uniform(0.1, 1), rng.uniform(-1, 1), rng.uniform(-1, 1)])
-    branches = [(np.array(root), heading, float(rng.uniform(3.0, 6.0)), 7)]
-    while branches:
-        at, heading, width, steps = branches.pop()
-        path = [at]
-        for step in range(steps):
-            heading = heading + rng.normal(0, 0.2, 3)
-            heading /= np.linalg.norm(heading)
-            path.append(path[-1] + heading * rng.uniform(9, 15))
-            if width > 1.6 and step in (1, 3, 4):
-                branches.append((path[-1], heading + rng.normal(0, 0.7, 3), width * 0.6, 4))
-        points: list[Point] = [(float(p[0]), float(p[1]), float(p[2])) for p in path]
-        canvas.tube(points, (width, width * 0.4), T.SMALL_VESSEL, T.LUNG)
+    paint_branches(canvas, root, heading, float(rng.uniform(3.0, 6.0)), kind=PULMONARY)

@@ -136,6 +136,49 @@ def another_window(
     return np.asarray(seen.clip(-1, 1), np.float32)
 
 
+class SliceAugmentation(BaseModel):
+    """How single slices are varied for the trainings of the tumor networks.
+
+    Attributes:
+        windows: Chance of another window, on CT scans in the few-shot field's.
+        noisy: Chance of the noise of a sharp reconstruction.
+        curve: Chance of another contrast, see :func:`recolor`.
+        geometry: Ranges of position, size and shape.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    windows: float = 0.35
+    noisy: float = 0.15
+    curve: float = 0.2
+    geometry: Geometry = Geometry(degrees=15, zoom=(0.7, 1.25), shift=0.05, flip=0.3)
+
+
+def augmented(
+    image: NDArray[np.float32],
+    labels: NDArray[np.generic],
+    rng: np.random.Generator,
+    options: SliceAugmentation,
+    *,
+    nearest: bool = False,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A slice ``(H, W)`` in [-1, 1] and its labels, moved together, and the slice recolored.
+
+    Args:
+        image: The slice.
+        labels: A mask or a label map of the same shape.
+        rng: Source of all draws.
+        options: Ranges; the window is not changed here.
+        nearest: Whether labels keep their values instead of being interpolated.
+    """
+    picture, marks = (torch.tensor(array, dtype=torch.float32)[None, None] for array in (image, labels))
+    grid = sampling_grid(rng, 1, picture.shape[-1], options.geometry)
+    picture = recolor(warp(picture, grid), rng, curve=options.curve)
+    if rng.random() < options.noisy:
+        picture = sharp_noise(picture, rng)
+    return picture[0, 0].numpy(), warp(marks, grid, nearest=nearest)[0, 0].numpy()
+
+
 def sharp_noise(image: Tensor, rng: np.random.Generator) -> Tensor:
     """An image in [-1, 1] with the noise of a sharp reconstruction."""
     return (image + rng.uniform(0.05, 0.25) * noise(rng, image.shape)).clamp(-1, 1)

@@ -43,6 +43,15 @@ class AttentionMaps(NamedTuple):
     score: Tensor
 
     @property
+    def margin(self) -> Tensor:
+        """Log-odds of the abnormal text, ``(B, 1, ...)``."""
+        return self.logits[:, [ABNORMAL]] - self.logits[:, [NORMAL]]
+
+    def chance(self, grid: Sequence[int]) -> Tensor:
+        """The map on another grid, its log-odds interpolated, ``(B, 1, ...)``."""
+        return resized(self.margin, grid).sigmoid()
+
+    @property
     def abnormal(self) -> Tensor:
         """The map: probability of the abnormal text, ``(B, 1, ...)``."""
         return self.logits.softmax(1)[:, ABNORMAL : ABNORMAL + 1]

@@ -5,21 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from scipy import ndimage
 
 from latentseg.errors import UsageError
-from latentseg.training.augment import (
-    AIR,
-    Geometry,
-    another_window,
-    recolor,
-    sampling_grid,
-    sharp_noise,
-    warp,
-)
+from latentseg.training.augment import AIR, Geometry, SliceAugmentation, another_window, augmented
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.tumor.hosts import SMALLEST_HOST, Hosts
@@ -28,7 +19,7 @@ from latentseg.tumor.lesions import add_lesion
 LUNG = "lung"
 
 
-class OrganSampleOptions(BaseModel):
+class OrganSampleOptions(SliceAugmentation):
     """What organs are learned from.
 
     Attributes:
@@ -36,19 +27,12 @@ class OrganSampleOptions(BaseModel):
         elsewhere: Data sets that show none of these organs.
         shares: Share of draws by data set.
         lesions: Chance of a synthetic lesion in an organ, which it belongs to.
-        windows: Chance of another window, on CT scans in the few-shot field's.
-        noisy: Chance of the noise of a sharp reconstruction.
-        curve: Chance of another contrast, see :func:`~latentseg.training.augment.recolor`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    names: dict[str, str] = {}
+    names: dict[str, str] = Field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = Field(default_factory=dict)
     lesions: float = 0.35
-    windows: float = 0.35
-    noisy: float = 0.15
     curve: float = 0.35
     geometry: Geometry = Geometry(degrees=15, zoom=(0.65, 1.2), shift=0.06, flip=0.3)
 
@@ -158,10 +142,5 @@ class OrganSamples:
         return lesion.image, np.where(lesion.mask, number, organs)
 
     def _augmented(self, rng: np.random.Generator, sample: OrganSample) -> OrganSample:
-        image, organs = (torch.tensor(array, dtype=torch.float32)[None, None] for array in sample[:2])
-        grid = sampling_grid(rng, 1, image.shape[-1], self.options.geometry)
-        image = recolor(warp(image, grid), rng, curve=self.options.curve)
-        if rng.random() < self.options.noisy:
-            image = sharp_noise(image, rng)
-        organs = warp(organs, grid, nearest=True)
-        return sample._replace(image=image[0, 0].numpy(), organs=organs[0, 0].numpy().astype(np.int64))
+        image, organs = augmented(sample.image, sample.organs, rng, self.options, nearest=True)
+        return sample._replace(image=image, organs=organs.astype(np.int64))

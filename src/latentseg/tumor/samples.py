@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from latentseg.errors import UsageError
 from latentseg.text.vocabulary import concept_named, vocabulary
-from latentseg.training.augment import Geometry, another_window, recolor, sampling_grid, sharp_noise, warp
+from latentseg.training.augment import SliceAugmentation, another_window, augmented
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of
@@ -23,7 +22,7 @@ SMALLEST_LESION = 12  # pixels
 FEWEST = 1e-3  # of the chance of a data set that only has slices of the other kind
 
 
-class SampleOptions(BaseModel):
+class SampleOptions(SliceAugmentation):
     """What is trained on.
 
     Attributes:
@@ -38,27 +37,18 @@ class SampleOptions(BaseModel):
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
         mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
         several: Chance of another lesion of the same place.
-        windows: Chance of another window, on CT scans in the few-shot field's.
-        noisy: Chance of the noise of a sharp reconstruction.
-        curve: Chance of another contrast, see :func:`~latentseg.training.augment.recolor`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    findings: dict[str, str] = {}
-    organs: dict[str, str] = {}
+    findings: dict[str, str] = Field(default_factory=dict)
+    organs: dict[str, str] = Field(default_factory=dict)
     hosts: HostOptions = HostOptions()
     validation: tuple[str, ...] = ()
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = Field(default_factory=dict)
     without: tuple[str, ...] = ()
     real: float = 0.15
     synthetic: float = 0.5
     mismatched: float = 0.05
     several: float = 0.25
-    windows: float = 0.35
-    noisy: float = 0.15
-    curve: float = 0.2
-    geometry: Geometry = Geometry(degrees=15, zoom=(0.7, 1.25), shift=0.05, flip=0.3)
 
 
 class Sample(NamedTuple):
@@ -192,13 +182,8 @@ class Samples:
         return str(rng.choice(findings_of(organs)))
 
     def _augmented(self, rng: np.random.Generator, sample: Sample) -> Sample:
-        image, mask = (torch.tensor(array, dtype=torch.float32)[None, None] for array in sample[:2])
-        grid = sampling_grid(rng, 1, image.shape[-1], self.options.geometry)
-        image = recolor(warp(image, grid), rng, curve=self.options.curve)
-        if rng.random() < self.options.noisy:
-            image = sharp_noise(image, rng)
-        mask = warp(mask, grid)
-        return sample._replace(image=image[0, 0].numpy(), mask=mask[0, 0].numpy() > 0.5)
+        image, mask = augmented(sample.image, sample.mask, rng, self.options)
+        return sample._replace(image=image, mask=mask > 0.5)
 
     def _scan(self, index: int) -> PackedScan:
         return self.packed.scans[int(self.scan_of[index])]

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from latentseg.imaging import Canonical, Volume, normalize, to_canonical
 from latentseg.imaging.intensity import brightened, is_windowed
 from latentseg.results import Segmentations, check_names
 from latentseg.tumor.appearance import with_edges
-from latentseg.tumor.attention_maps import ABNORMAL, NORMAL
+from latentseg.tumor.attention_maps import AttentionMaps, resized
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.tumor.features import FrozenStages
 from latentseg.tumor.field import body_field, calmed
@@ -234,12 +233,10 @@ class TumorSegmenter:
             texts = query.texts.expand(len(stages[0]), -1, -1)
             near = None if away is None else away[at]
             maps = self.parts.network.attention(stages, texts, away=near)
-            margins.append(maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]])
+            margins.append(maps.margin)
             scores.append(maps.score)
         sigma = self.options.across_mm / prepared.canonical.spacing_mm[0]
-        margin = F.interpolate(
-            smooth(torch.cat(margins), sigma), size=prepared.images.shape[2:], mode="bilinear"
-        )
+        margin = resized(smooth(torch.cat(margins), sigma), prepared.images.shape[2:])
         lowered = self.parts.network.views.lowered(torch.cat(scores), query.region)
         return Seen(query, margin.sigmoid(), smooth(lowered, sigma).sigmoid(), away)
 
@@ -299,9 +296,8 @@ class TumorSegmenter:
         def attend(images: Tensor) -> Tensor:
             texts = seen.query.texts.expand(len(images), -1, -1)
             near = None if seen.away is None else seen.away[rows]
-            maps = parts.network.attention(parts.stages(images), texts, away=near)
-            margin = maps.logits[:, [ABNORMAL]] - maps.logits[:, [NORMAL]]
-            return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
+            maps: AttentionMaps = parts.network.attention(parts.stages(images), texts, away=near)
+            return maps.chance(images.shape[2:])
 
         condition = parts.condition(seen.query.healthy)
         return Refiner(parts.backbone, parts.network.fusion, attend, condition, options)

@@ -22,7 +22,7 @@ from torch import Tensor
 from latentseg.training.loop import Loop, LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.tumor import network as files
-from latentseg.tumor.attention_maps import ABNORMAL, NORMAL, AnomalyAttention, AttentionMaps, resized
+from latentseg.tumor.attention_maps import ABNORMAL, AnomalyAttention, AttentionMaps, resized
 from latentseg.tumor.features import FrozenStages, TumorConfig
 from latentseg.tumor.field import calmed
 from latentseg.tumor.kept_stages import MIRRORED, KeptStages
@@ -277,9 +277,9 @@ class FusionTask:
             away = self.network.distances(self.source.frozen(image), query.prompt.organ)
 
             def attend(images: Tensor) -> Tensor:
-                logits = self.network.attention(self.source.frozen(images), query.texts, away=away).logits
-                margin = logits[:, [ABNORMAL]] - logits[:, [NORMAL]]
-                return F.interpolate(margin, size=images.shape[2:], mode="bilinear").sigmoid()
+                stages = self.source.frozen(images)
+                maps: AttentionMaps = self.network.attention(stages, query.texts, away=away)
+                return maps.chance(images.shape[2:])
 
             options = RECOMMENDED.refinement or RefinementOptions()
             attention = leveled(attend(image), np.array([0]), level=RECOMMENDED.level)

@@ -53,8 +53,7 @@ def body_field(
 def calmed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
     """Slices ``(S, H, W)`` in [-1, 1] of one CT, smoothed no more than it takes to bring their noise down.
 
-    Sharp reconstructions hold two or three times the noise of the training, which hides tumors from the
-    networks.
+    Sharp reconstructions hold more noise than the training, which hides tumors from the networks.
     """
     probed = np.unique(np.linspace(0, len(slices) - 1, PROBED).astype(int))
     for width in (0.0, *WIDTHS):

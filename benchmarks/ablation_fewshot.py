@@ -14,7 +14,7 @@ At inference a part is taken away by taking away what it says:
 * **VTCT**: the condition token is zero.
 * **QE**: prototypes are zero, so that the query's own mean takes the place of its foreground.
 * **matching prior**: it says nothing, to the network and as a vote.
-* **refinement**, and in EP2 **the place along the body**: options of the segmenter.
+* **closer look**, **refinement**, and in EP2 **the place along the body**: options of the segmenter.
 
 The network was trained with all of them; what it would have learned without is another question, which
 only trainings answer (``prior: false`` in the configuration is one).
@@ -41,7 +41,8 @@ from latentseg.evaluation.protocols import EP1, EP2, FewShotProtocol
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
 from latentseg.fewshot.cache import SupportCache
 from latentseg.fewshot.context import SupportContext
-from latentseg.fewshot.segmenter import Encoded, FewShotSegmenter, SegmentOptions
+from latentseg.fewshot.encoded import Encoded
+from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions
 from latentseg.fewshot.support import Support
 from latentseg.fewshot.training import FewShotOptions, build
 from latentseg.training.config import read_config
@@ -99,7 +100,7 @@ def variants(segmenter: FewShotSegmenter, *, whole_scans: bool) -> Iterator[FewS
     for part in PARTS:
         if part != "matching prior" or segmenter.parts.matching:
             yield without(segmenter, part)
-    changes = {"refinement": {"refinement": None}} | (
+    changes = {"closer look": {"closer": None}, "refinement": {"refinement": None}} | (
         {"place along the body": {"axis": None}} if whole_scans else {}
     )
     for part, change in changes.items():

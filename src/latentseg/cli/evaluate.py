@@ -256,7 +256,7 @@ def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[
         from latentseg.fewshot.segmenter import FewShotSegmenter
 
         parts, weights = segmenter.parts, segmenter.parts.fingerprint
-        bare = FewShotSegmenter(parts, options=replace(segmenter.options, refinement=None))
+        bare = FewShotSegmenter(parts, options=replace(segmenter.options, refinement=None, closer=None))
         made["fewshot"] = FewShotMethod(segmenter)
         made["unrefined"] = FewShotMethod(bare, name=f"{made['fewshot'].name}, not refined")
         made["prototype"] = PrototypeMatching(parts.backbone, fingerprint=weights)

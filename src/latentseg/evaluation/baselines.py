@@ -144,7 +144,7 @@ class PriorAlone:
     Attributes:
         features: Of the prior.
         fingerprint: Of the weights that came with them.
-        refined: Whether the mask is refined as the segmenter's is.
+        refined: Whether there is a closer look, and the mask is refined, as by the segmenter.
         batch: Slices at a time.
     """
 
@@ -163,16 +163,32 @@ class PriorAlone:
         import torch
 
         from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
-        from latentseg.fewshot.refinement import refine
 
         shown = torch.from_numpy(np.ascontiguousarray(support.images, np.float32))[:, None]
-        known = MatchingSupport.of(self.features(shown), torch.from_numpy(support.masks))
+        masks = torch.from_numpy(support.masks.astype(np.float32))
+        known = MatchingSupport.of(self.features(shown), masks)
         groups = torch.from_numpy(nearest_support(support, query_slices))
         images = torch.from_numpy(np.ascontiguousarray(query_slices, np.float32))[:, None]
         features = torch.cat([self.features(slab) for slab in images.split(self.batch)])
         prior = scan_prior(features, known, group=groups, slab=self.batch)
         chance = np.asarray(prior_logits(prior, images.shape[-1])[:, 0].sigmoid().numpy())
-        return refine(query_slices, chance) if self.refined else chance
+        if not self.refined:
+            return chance
+        return self._closer(shown, masks, images, chance, groups)
+
+    def _closer(
+        self, shown: Tensor, masks: Tensor, images: Tensor, chance: NDArray[np.float32], groups: Tensor
+    ) -> NDArray[np.float32]:
+        """Refined, looked at again, refined again."""
+        from latentseg.fewshot.closer_look import CloserOptions, CloserSupport
+        from latentseg.fewshot.refinement import refine
+
+        near = CloserSupport.of(shown, masks, self.features, shots=1, options=CloserOptions())
+        found = refine(images[:, 0].numpy(), chance)
+        if near is None:
+            return found
+        closer = near.look(images, chance, found, features=self.features, group=groups)
+        return refine(images[:, 0].numpy(), closer)
 
 
 def _masked_mean(features: Tensor, weights: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from latentseg.fewshot.context import SupportContext
-    from latentseg.fewshot.segmenter import Encoded, FewShotSegmenter
+    from latentseg.fewshot.encoded import Encoded
+    from latentseg.fewshot.segmenter import FewShotSegmenter
 
 KEPT = 4  # encoded chunks and supports: a protocol asks for the same slices once per organ
 
@@ -80,7 +81,7 @@ class FewShotMethod:
 
     def _encoded(self, images: Tensor) -> Encoded:
         """Slices as the networks take them, each encoded once: chunks of different organs overlap."""
-        from latentseg.fewshot.segmenter import Encoded
+        from latentseg.fewshot.encoded import Encoded
 
         keys = [_key(image.numpy()) for image in images]
         new = [i for i, key in enumerate(keys) if key not in self._slices]

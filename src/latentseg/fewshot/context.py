@@ -11,13 +11,14 @@ from torch import Tensor
 
 from latentseg.errors import ModelError
 from latentseg.fewshot.cache import SupportCache
+from latentseg.fewshot.closer_look import CloserSupport
 from latentseg.fewshot.compat import Compat
 from latentseg.fewshot.presence import SupportAxis
 from latentseg.fewshot.prior import MatchingSupport
 from latentseg.imaging.files import written_whole
 
 SupportMode = Literal["nearest", "joint"]
-FORMAT = "latentseg-support-2"
+FORMAT = "latentseg-support-3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class SupportContext:
         flat: Whether the target was shown in 2-D images alone.
         compat: The rules it was encoded by.
         matching: What the matching prior compares queries with, for networks that have one.
+        closer: The same of cut-outs, for a closer look.
         axes: The course of each scan of the support along the body, likewise.
     """
 
@@ -50,6 +52,7 @@ class SupportContext:
     flat: bool = False
     compat: Compat = "fixed"
     matching: MatchingSupport | None = None
+    closer: CloserSupport | None = None
     axes: tuple[SupportAxis, ...] = ()
 
     def save(self, path: str | Path) -> Path:
@@ -58,12 +61,9 @@ class SupportContext:
 
         tensors = {f"cache/{name}": t for name, t in self.cache.tensors().items()}
         tensors |= {"fg": self.fg, "bg": self.bg, "signature": self.signature}
-        if self.matching:
-            tensors |= {
-                "matching/features": self.matching.features.half(),
-                "matching/masks": self.matching.masks,
-                "matching/places": self.matching.places,
-            }
+        tensors |= matching_tensors("matching", self.matching)
+        if self.closer:
+            tensors |= matching_tensors("closer", self.closer.matching) | {"closer/edge": self.closer.edge}
         for number, axis in enumerate(self.axes):
             tensors |= {f"axes/{number}/{field}": t for field, t in vars(axis).items()}
         about = {n: getattr(self, n) for n in ("name", "mode", "model", "flat", "compat")} | {
@@ -91,15 +91,36 @@ class SupportContext:
                 raise KeyError("format")  # one message for all that is not a support
             cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
             rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
-            compared = [tensors.get(f"matching/{field}") for field in ("features", "masks", "places")]
-            known = [t.float() for t in compared if t is not None]
-            matching = MatchingSupport(*known) if known else None
+            near, matching = (matching_of(part, tensors) for part in ("closer", "matching"))
+            closer = CloserSupport(tensors["closer/edge"], near) if near else None
             axes = axes_of({n.removeprefix("axes/"): t for n, t in tensors.items() if n.startswith("axes/")})
-            return cls(cache=SupportCache.from_tensors(cache), matching=matching, axes=axes, **rest, **about)
+            return cls(
+                cache=SupportCache.from_tensors(cache),
+                matching=matching,
+                closer=closer,
+                axes=axes,
+                **rest,
+                **about,
+            )
         except Exception as error:  # safetensors, JSON and key errors alike
             raise ModelError(
                 f"not a readable support context ({error})", where=str(path), fix="encode the support again"
             ) from error
+
+
+def matching_tensors(part: str, matching: MatchingSupport | None) -> dict[str, Tensor]:
+    """What the prior compares queries with, named for a file."""
+    if matching is None:
+        return {}
+    fields = {"features": matching.features.half(), "masks": matching.masks, "places": matching.places}
+    return {f"{part}/{name}": tensor for name, tensor in fields.items()}
+
+
+def matching_of(part: str, tensors: dict[str, Tensor]) -> MatchingSupport | None:
+    """The reverse of :func:`matching_tensors`."""
+    if f"{part}/features" not in tensors:
+        return None
+    return MatchingSupport(*(tensors[f"{part}/{name}"].float() for name in ("features", "masks", "places")))
 
 
 def axes_of(tensors: dict[str, Tensor]) -> tuple[SupportAxis, ...]:

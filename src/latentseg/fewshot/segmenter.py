@@ -13,10 +13,12 @@ from torch import Tensor
 
 from latentseg.backbones.base import Backbone
 from latentseg.errors import GeometryError, ModelError, UsageError
+from latentseg.fewshot.closer_look import CloserOptions, CloserSupport
 from latentseg.fewshot.compat import Compat
 from latentseg.fewshot.components import large_in_volume, largest_per_slice
 from latentseg.fewshot.condition import ConditionTranslator, FeatureSource, masked_features
 from latentseg.fewshot.context import SupportContext, SupportMode
+from latentseg.fewshot.encoded import Encoded
 from latentseg.fewshot.groups import all_placed, nearest, signatures
 from latentseg.fewshot.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
 from latentseg.fewshot.matching_features import MatchingFeatures
@@ -52,6 +54,8 @@ class SegmentOptions:
         threshold: Probability above which a voxel belongs to the target (``fixed`` only).
         refinement: What is done to the network's answer with the scan's own intensities (``fixed`` only);
             nothing when None.
+        closer: How targets that are small in a slice are looked at again, enlarged (``fixed`` only, with
+            matching features); not at all when None.
         axis: How a scan is laid beside the support's to find the slices that can show the target (``fixed``
             only, with matching features); all are searched when None.
         min_presence: Presence below which the target is reported absent and its mask is empty.
@@ -62,6 +66,7 @@ class SegmentOptions:
     support_mode: SupportMode = "nearest"
     threshold: float = 0.5
     refinement: RefinementOptions | None = field(default_factory=RefinementOptions)
+    closer: CloserOptions | None = field(default_factory=CloserOptions)
     axis: AxisOptions | None = field(default_factory=AxisOptions)
     min_presence: float = 0.5
     slab: int = 8
@@ -89,38 +94,6 @@ class FewShotParts:
     mask_head: Callable[[Tensor], Tensor] | None
     fingerprint: str
     matching: MatchingFeatures | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Slices as the networks take them.
-
-    Attributes:
-        images: ``(S, 1, H, W)`` in [-1, 1].
-        latents: ``(S, C, h, w)``.
-        features: ``(S, D, h, w)`` in half precision, of the matching prior; None for a network without.
-        looks: ``(S, D, 8, 8)``, see :func:`slice_looks`; None likewise.
-    """
-
-    images: Tensor
-    latents: Tensor
-    features: Tensor | None = None
-    looks: Tensor | None = None
-
-    def __getitem__(self, at: slice | Tensor) -> Encoded:
-        """Some of the slices."""
-        features, looks = (None if t is None else t[at] for t in (self.features, self.looks))
-        return Encoded(self.images[at], self.latents[at], features, looks)
-
-    @classmethod
-    def join(cls, parts: Sequence[Encoded]) -> Encoded:
-        """Slices of several, in order."""
-
-        def joined(name: str) -> Any:
-            tensors = [getattr(part, name) for part in parts]
-            return None if tensors[0] is None else torch.cat(tensors)
-
-        return cls(*(joined(name) for name in ("images", "latents", "features", "looks")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,16 +200,21 @@ class FewShotSegmenter:
         cache = parts.network.encode_support(torch.cat([z_img, z_mask], 1), tokens, shots=shots)
         fg, bg = prototypes(z_img, masks, compat=compat).over_shots(shots)
         signature = signatures(images).unflatten(0, (-1, shots)).mean(1)
-        found = None
+        found, near = None, None
         if parts.matching:
             found = MatchingSupport.of(parts.matching(images), masks, shots=shots)
+        if parts.matching and self.options.closer:
+            cut = self.options.closer
+            near = CloserSupport.of(images, masks, parts.matching, shots=shots, options=cut)
         about = (support.name, cache, fg, bg, signature, mode, parts.fingerprint)
         axes: tuple[SupportAxis, ...] = ()
         if parts.matching and self.options.axis:
             axes = tuple(
                 SupportAxis.of(scan, parts.matching, slab=self.options.slab) for scan in support.scans
             )
-        return SupportContext(*about, flat=support.flat, compat=compat, matching=found, axes=axes)
+        return SupportContext(
+            *about, flat=support.flat, compat=compat, matching=found, closer=near, axes=axes
+        )
 
     def check(self, target: Support | SupportContext) -> None:
         """Refuse a saved support that these networks cannot use.
@@ -321,8 +299,17 @@ class FewShotSegmenter:
         for slab, own, prior in self._slabs(query, context, group):
             z_mask = self.mask_latents(slab, context, own, prior)
             out.append(self._probability(z_mask, prior).float().numpy())
-        found, refinement = np.concatenate(out), self.options.refinement
-        return refine(query.images[:, 0].numpy(), found, options=refinement) if refinement else found
+        chance, matching = np.concatenate(out), self.parts.matching
+        found = self._refined(query.images, chance)
+        if not (context.closer and matching and self.options.closer):
+            return found
+        chance = context.closer.look(query.images, chance, found, features=matching, group=group)
+        return self._refined(query.images, chance)
+
+    def _refined(self, images: Tensor, chance: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probability ``(S, H, W)`` with what the scan itself says."""
+        refinement = self.options.refinement
+        return refine(images[:, 0].numpy(), chance, options=refinement) if refinement else chance
 
     def _probability(self, z_mask: Tensor, prior: Tensor | None) -> Tensor:
         """Probability ``(B, H, W)`` of mask latents."""

@@ -40,7 +40,7 @@ class HostOptions(BaseModel):
     tissues: dict[str, str] = {}
     regions: dict[str, tuple[str, ...]] = {}
     named: float = 0.15
-    lung: float = 0.35
+    lung: float = 0.6
     anywhere: float = 0.35
     spreading: float = 0.4
 

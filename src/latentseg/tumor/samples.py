@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from latentseg.errors import UsageError
+from latentseg.fewshot.cutouts import CutOuts
 from latentseg.text.vocabulary import concept_named, vocabulary
 from latentseg.training.augment import SliceAugmentation, another_window, augmented
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
+from latentseg.tumor.field import BODY
 from latentseg.tumor.hosts import HostOptions, Hosts, findings_of, region_of
 from latentseg.tumor.lesions import add_lesion
 
@@ -37,6 +40,8 @@ class SampleOptions(SliceAugmentation):
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
         mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
         several: Chance of another lesion of the same place.
+        closer: Chance of a cut-out instead of a whole slice, as in the closer look.
+        cut: Smallest and largest edge of a cut-out, as a share of the slice's.
     """
 
     findings: dict[str, str] = Field(default_factory=dict)
@@ -49,6 +54,8 @@ class SampleOptions(SliceAugmentation):
     synthetic: float = 0.5
     mismatched: float = 0.05
     several: float = 0.25
+    closer: float = 0.35
+    cut: tuple[float, float] = (0.35, 0.7)
 
 
 class Sample(NamedTuple):
@@ -60,6 +67,7 @@ class Sample(NamedTuple):
         finding: What is asked for; its organ and synonyms are the vocabulary's.
         modality: "CT" or "MR".
         source: Data set of the slice.
+        whole: Whether it is a whole slice.
     """
 
     image: NDArray[np.float32]
@@ -67,6 +75,7 @@ class Sample(NamedTuple):
     finding: str
     modality: str
     source: str
+    whole: bool = True
 
 
 class Samples:
@@ -182,6 +191,8 @@ class Samples:
         return str(rng.choice(findings_of(organs)))
 
     def _augmented(self, rng: np.random.Generator, sample: Sample) -> Sample:
+        if rng.random() < self.options.closer:
+            sample = cut_out(sample, rng, share=self.options.cut)
         image, mask = augmented(sample.image, sample.mask, rng, self.options)
         return sample._replace(image=image, mask=mask > 0.5)
 
@@ -208,6 +219,27 @@ class Samples:
         if label_name in self.options.findings:
             return ""
         return self.options.organs.get(label_name, label_name.replace("_", " "))
+
+
+def cut_out(sample: Sample, rng: np.random.Generator, *, share: tuple[float, float]) -> Sample:
+    """A sample within a random square that holds a part of its lesion, or of the body, enlarged.
+
+    Args:
+        sample: A whole slice.
+        rng: Source of all draws.
+        share: Smallest and largest edge of the square relative to the slice's.
+    """
+    size = np.array(sample.image.shape)
+    edge = float(rng.uniform(*share)) * size.min()
+    points = np.argwhere(sample.mask if sample.mask.any() else sample.image > BODY)
+    at = points[rng.integers(len(points))] if len(points) else size / 2
+    middle = np.clip(at + edge * rng.uniform(-0.4, 0.4, 2), edge / 2, size - edge / 2)
+    square = CutOuts(torch.tensor(middle)[None].float(), torch.tensor([edge]))
+    image, mask = (
+        square.of(torch.tensor(a, dtype=torch.float32)[None, None])[0, 0].numpy()
+        for a in (sample.image, sample.mask)
+    )
+    return sample._replace(image=image, mask=mask > 0.5, whole=False)
 
 
 def is_kept(scan: PackedScan, patterns: Sequence[str]) -> bool:

@@ -120,6 +120,7 @@ class AttentionTask:
         self.masks = np.zeros((options.count, edge // 2, edge // 2), bool)
         self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
         self.sources = np.zeros(options.count, object)
+        self.whole = np.zeros(options.count, bool)
 
     def images(self, batch: AttentionBatch) -> int:
         """Samples."""
@@ -173,9 +174,10 @@ class AttentionTask:
 
     @torch.no_grad()
     def learn_views(self) -> None:
-        """Fit what tells the parts of the body apart, on samples of the training."""
+        """Fit what tells the parts of the body apart, on whole slices of the training."""
         rows = np.arange(min(self.options.count, VIEWED))
         self._encode(self.kept.missing(rows))
+        rows = rows[self.whole[rows]]
         parts = [self.options.views.get(self.sources[row], "") for row in rows]
         known = [row for row, part in zip(rows, parts, strict=True) if part]
         if known:
@@ -187,7 +189,7 @@ class AttentionTask:
             sample = self.sample(row)
             self.kept.fill(row, sample.image)
             self.masks[row] = halved(sample.mask)
-            self.sources[row] = sample.source
+            self.sources[row], self.whole[row] = sample.source, sample.whole
             self.texts[row] = self.queries(sample.finding, sample.modality).texts[0].numpy()
 
     def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 import latentseg as ls
 from latentseg.errors import InputError, ModelError
+from latentseg.fewshot.closer_look import CloserSupport
 from latentseg.fewshot.context import SupportContext
 from latentseg.fewshot.presence import SupportAxis
+from latentseg.fewshot.prior import MatchingSupport
 from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions
 from latentseg.imaging.phantom import Phantom
 
@@ -92,3 +94,14 @@ def test_a_context_is_written_whole_or_not_at_all(context: SupportContext, tmp_p
     with pytest.raises(InputError, match=r"cannot write"):
         context.save(tmp_path / "file" / "liver.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_seen_from_near_is_saved(context: SupportContext, tmp_path: Path) -> None:
+    matching = MatchingSupport(torch.rand(3, 4, 8), torch.rand(3, 8), torch.rand(8, 2))
+    closer = CloserSupport(torch.tensor([70.0]), matching)
+    loaded = SupportContext.load(replace(context, closer=closer).save(tmp_path / "liver.safetensors")).closer
+    assert loaded is not None
+    assert loaded.edge.equal(closer.edge)
+    assert loaded.matching.masks.equal(matching.masks)
+    assert loaded.matching.places.equal(matching.places)
+    torch.testing.assert_close(loaded.matching.features, matching.features, atol=1e-3, rtol=0)

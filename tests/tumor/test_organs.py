@@ -18,6 +18,7 @@ from latentseg.imaging.phantom import Phantom
 from latentseg.training.augment import another_window
 from latentseg.training.pack import Pack
 from latentseg.tumor import network
+from latentseg.tumor.closer_look import CloserOptions
 from latentseg.tumor.hosts import HostOptions, Hosts
 from latentseg.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.tumor.organ_samples import OrganSampleOptions, OrganSamples
@@ -132,7 +133,7 @@ class Everywhere(OrganMaps):
 
 @pytest.fixture
 def segmenter(tiny_tumor_model: Path) -> TumorSegmenter:
-    loaded = ls.load("tumor", backbone=tiny_tumor_model, options=PLAIN)
+    loaded = ls.load("tumor", backbone=tiny_tumor_model, options=replace(PLAIN, closer=None))
     assert isinstance(loaded, TumorSegmenter)
     return loaded
 
@@ -147,10 +148,20 @@ def test_a_tumor_is_looked_for_at_its_organ(segmenter: TumorSegmenter, searched:
         np.testing.assert_allclose(after[same].probability, before[same].probability, atol=1e-6)
     assert after["kidney tumor"].presence == 0
     assert not after["kidney tumor"].mask.any()
-    paper = TumorSegmenter(segmenter.parts, options=replace(PLAIN, organs=PAPER_LIKE.organs))
+    paper = TumorSegmenter(segmenter.parts, options=replace(PLAIN, organs=PAPER_LIKE.organs, closer=None))
     np.testing.assert_allclose(
         paper(scan, ["kidney tumor"])["kidney tumor"].probability, before["kidney tumor"].probability
     )
+
+
+def test_suspicious_slices_are_looked_at_again(segmenter: TumorSegmenter, searched: Phantom) -> None:
+    segmenter.parts.network.organs = Everywhere(2)
+    once = segmenter(searched.image, ["liver tumor"])["liver tumor"]
+    segmenter.options = replace(segmenter.options, closer=CloserOptions())
+    twice = segmenter(searched.image, ["liver tumor"])["liver tumor"]
+    assert twice.presence == once.presence
+    assert twice.probability.max() > 0
+    assert np.abs(twice.probability - once.probability).max() > 1e-4
 
 
 def test_organs_are_kept_in_the_file(segmenter: TumorSegmenter, tmp_path: Path) -> None:

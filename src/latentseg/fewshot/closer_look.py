@@ -98,7 +98,7 @@ class CloserSupport:
         own = None if group is None else group[at]
         prior = scan_prior(seen, self.matching, group=own, slab=SLAB)
         closer, inside = cuts.back(prior_logits(prior, images.shape[-1]))
-        share = WEIGHT * inside[:, 0]
         out = torch.from_numpy(chance.copy())
-        out[at] = ((1 - share) * out[at].logit(SURE) + share * closer[:, 0]).sigmoid()
+        mixed = (1 - WEIGHT) * out[at].logit(SURE) + WEIGHT * closer[:, 0]
+        out[at] = torch.where(inside[:, 0], mixed.sigmoid(), out[at])
         return out.numpy()

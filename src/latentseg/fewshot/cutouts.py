@@ -25,7 +25,8 @@ class CutOuts:
     @classmethod
     def around(cls, masks: Tensor, edges: Tensor) -> Self:
         """Squares of given edges ``(N,)`` around the boxes of masks ``(N, H, W)``."""
-        return cls(torch.stack([(box[:2] + box[2:]) / 2 for box in map(box_of, masks)]), edges)
+        boxes = torch.stack([box_of(mask) for mask in masks])
+        return cls((boxes[:, :2] + boxes[:, 2:]) / 2, edges)
 
     def of(self, images: Tensor) -> Tensor:
         """What the squares hold of images ``(N, C, H, W)``, enlarged to their size, linear.

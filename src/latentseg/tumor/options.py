@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from latentseg.backbones.inpainting import InpaintingOptions
 from latentseg.fewshot.refinement import RefinementOptions as AppearanceOptions
+from latentseg.tumor.closer_look import CloserOptions
 from latentseg.tumor.refinement import RefinementOptions
 
 
@@ -19,6 +20,7 @@ class TumorOptions:
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
+        closer: How slices that are suspected are looked at again, enlarged, where the organ is known.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
         extra_seeds: Seeds added for slices whose refined mask stays undecided.
@@ -34,6 +36,7 @@ class TumorOptions:
     level: float | None = 0.35
     appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
     organs: bool = True
+    closer: CloserOptions | None = field(default_factory=CloserOptions)
     min_presence: float = 0.5
     across_mm: float = 4.0
     extra_seeds: int = 1
@@ -49,6 +52,7 @@ PAPER_LIKE = TumorOptions(
     level=None,
     appearance=None,
     organs=False,
+    closer=None,
     across_mm=0.0,
     extra_seeds=0,
 )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -75,9 +76,13 @@ class OrganMaps(nn.Module):
             chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
             organ: One of ``names``.
         """
-        inside = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
-        away = np.stack([distance_from(one) for one in large_in_volume(inside, fraction=PART)])
+        away = np.stack([distance_from(one) for one in self.inside(chances, organ)])
         return torch.from_numpy(np.where(away < 1, (away - BESIDE).clip(min=0), away))[:, None]
+
+    def inside(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
+        """Where an organ is, ``(B, ...)``; arguments as for :meth:`distances`."""
+        chance = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
+        return large_in_volume(chance, fraction=PART)
 
 
 def normalized(stage: Tensor) -> Tensor:

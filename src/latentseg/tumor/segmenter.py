@@ -24,6 +24,7 @@ from latentseg.imaging.intensity import brightened, is_windowed
 from latentseg.results import Segmentations, check_names
 from latentseg.tumor.appearance import with_edges
 from latentseg.tumor.attention_maps import AttentionMaps, resized
+from latentseg.tumor.closer_look import look_closer
 from latentseg.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.tumor.features import FrozenStages
 from latentseg.tumor.field import body_field, calmed
@@ -38,6 +39,8 @@ from latentseg.tumor.refinement import (
     Refiner,
     leveled,
 )
+
+SURE = 1e-4  # probabilities nearer to 0 or 1 have the logit of this one
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +196,7 @@ class TumorSegmenter:
         seen = self._attention(prepared, query)
         scores = seen.scores * self._in_view(prepared, seen)
         flagged = np.flatnonzero((scores >= options.min_presence).numpy())
+        seen = self._closer(prepared, seen, flagged)
         drawn = seen._replace(attention=leveled(seen.attention, flagged, level=options.level))
         refined = self._refine(prepared, drawn, flagged)
         chance = refined.probability[:, 0].numpy()
@@ -230,15 +234,40 @@ class TumorSegmenter:
         for start in range(0, len(prepared.images), self.options.slab):
             at = slice(start, start + self.options.slab)
             stages = [level[at].float() for level in prepared.stages]
-            texts = query.texts.expand(len(stages[0]), -1, -1)
-            near = None if away is None else away[at]
-            maps = self.parts.network.attention(stages, texts, away=near)
+            maps = self._maps(stages, query, None if away is None else away[at])
             margins.append(maps.margin)
             scores.append(maps.score)
         sigma = self.options.across_mm / prepared.canonical.spacing_mm[0]
         margin = resized(smooth(torch.cat(margins), sigma), prepared.images.shape[2:])
         lowered = self.parts.network.views.lowered(torch.cat(scores), query.region)
         return Seen(query, margin.sigmoid(), smooth(lowered, sigma).sigmoid(), away)
+
+    def _closer(self, prepared: PreparedScan, seen: Seen, flagged: NDArray[np.intp]) -> Seen:
+        """The maps after a closer look at the organ, in slices that are flagged."""
+        options, slab = self.options.closer, self.options.slab
+        if options is None or prepared.organs is None or seen.away is None:
+            return seen
+        organ = self.parts.network.organs.inside(prepared.organs, seen.query.prompt.organ)
+        attention, grid = seen.attention.clone(), prepared.images.shape[2:]
+
+        def look(images: Tensor, away: Tensor) -> Tensor:
+            slabs = zip(images.split(slab), away.split(slab), strict=True)
+            maps = [self._maps(self.parts.stages(part), seen.query, near) for part, near in slabs]
+            return torch.cat([resized(one.margin, grid) for one in maps])
+
+        for rows in torch.from_numpy(flagged).split(slab):
+            images, away = prepared.images[rows], resized(seen.away[rows], grid)
+            first = attention[rows].logit(SURE)
+            found = look_closer(images, first, organ[rows.numpy()], away=away, look=look, options=options)
+            attention[rows] = found.sigmoid()
+        return seen._replace(attention=attention)
+
+    def _maps(self, stages: Sequence[Tensor], query: Query, away: Tensor | None) -> AttentionMaps:
+        """The maps of some slices, ``away`` on any grid."""
+        texts = query.texts.expand(len(stages[0]), -1, -1)
+        near = None if away is None else resized(away, stages[0].shape[2:])
+        maps: AttentionMaps = self.parts.network.attention(stages, texts, away=near)
+        return maps
 
     def _in_view(self, prepared: PreparedScan, seen: Seen) -> bool:
         """Whether the organ of a prompt may be in view.
@@ -294,10 +323,8 @@ class TumorSegmenter:
         parts = self.parts
 
         def attend(images: Tensor) -> Tensor:
-            texts = seen.query.texts.expand(len(images), -1, -1)
             near = None if seen.away is None else seen.away[rows]
-            maps: AttentionMaps = parts.network.attention(parts.stages(images), texts, away=near)
-            return maps.chance(images.shape[2:])
+            return self._maps(parts.stages(images), seen.query, near).chance(images.shape[2:])
 
         condition = parts.condition(seen.query.healthy)
         return Refiner(parts.backbone, parts.network.fusion, attend, condition, options)

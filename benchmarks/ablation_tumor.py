@@ -1,11 +1,13 @@
 """What each part of the tumor method is worth: one training per variant, all categories left out of each.
 
 Usage: ``python benchmarks/ablation_tumor.py --pack FOLDER --backbone FOLDER --runs FOLDER [--only NAME,...]
-[--category NAME,...] [--limit N] [--tiny] [--output FOLDER]``; data through ``LATENTSEG_DATA``.
+[--category NAME,...] [--count N --steps N] [--limit N] [--tiny] [--output FOLDER]``; data through
+``LATENTSEG_DATA``.
 
 Every training leaves out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so
 that one set of weights serves all categories. Trainings that are done are not repeated; one that was
-stopped goes on. Variants of the refinement share the weights of ``full``.
+stopped goes on. Variants of the refinement share the weights of ``full``. ``--count`` and ``--steps`` make
+every training smaller than the configuration says, the organs and the fusion in proportion.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "real lesions only": {"samples": {"real": 0.65, "synthetic": 0.0}},
     "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.65}},
 }
+LOOPS = ("loop", "organ_loop", "fusion_loop")
+COUNTS = ("count", "organ_count", "fusion_count")
 TINY: dict[str, Any] = {"steps": 2, "warmup": 1, "log_every": 1}
 
 
@@ -75,27 +79,32 @@ class PhantomCategory(Category):
 PHANTOM = PhantomCategory("phantom", "liver tumor", (), ())
 
 
-def options_of(changes: dict[str, dict[str, Any]], *, tiny: bool = False) -> TumorTrainingOptions:
-    """The options of ``configs/tumor.yaml`` with all categories left out, and some changes."""
+def options_of(changes: dict[str, dict[str, Any]], size: argparse.Namespace) -> TumorTrainingOptions:
+    """The options of ``configs/tumor.yaml`` with all categories left out, some changes, and a size."""
     options = read_config(Path("configs/tumor.yaml"), TumorTrainingOptions)
     without = {"samples": {"without": tuple(c.prompt_concept for c in CATEGORIES.values())}}
     for part in (without, changes):
         for field, values in part.items():
             changed = getattr(options, field).model_copy(update=values)
             options = options.model_copy(update={field: changed})
-    if not tiny:
-        return options
-    names = ("loop", "organ_loop", "fusion_loop")
-    loops = {name: getattr(options, name).model_copy(update=TINY) for name in names}
-    few = {"count": 4, "organ_count": 4, "fusion_count": 2, "batch": 2, "healthy_count": 2}
-    return options.model_copy(update={**loops, **few})
+    samples = (size.count or options.count) / options.count
+    steps = (size.steps or options.loop.steps) / options.loop.steps
+    few = {name: round(samples * getattr(options, name)) for name in COUNTS}
+    loops = {name: getattr(options, name) for name in LOOPS}
+    shorter = {
+        name: loop.model_copy(update={"steps": round(steps * loop.steps)}) for name, loop in loops.items()
+    }
+    if size.tiny:
+        shorter = {name: loop.model_copy(update=TINY) for name, loop in loops.items()}
+        few = {"count": 4, "organ_count": 4, "fusion_count": 2, "batch": 2, "healthy_count": 2}
+    return options.model_copy(update={**shorter, **few})
 
 
-def trained(name: str, folder: Path, packed: Pack, runs: Path, *, tiny: bool = False) -> TumorParts:
+def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorParts:
     """The parts of a variant, trained now if they are not there."""
-    run = runs / name.replace(" ", "-")
+    run, packed = asked.runs / name.replace(" ", "-"), Pack(asked.pack)
     if not (run / "tumor.safetensors").exists():
-        options = options_of(TRAININGS[name], tiny=tiny)
+        options = options_of(TRAININGS[name], asked)
         made_for = fingerprint(frozen_files(folder, options.network))
         facts = {"backbone": made_for, "without": ", ".join(options.samples.without)}
         stages = tumor_stages(folder, options.network)
@@ -113,6 +122,7 @@ def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[Tum
     variants: dict[str, tuple[TumorParts, TumorOptions]] = {
         "attention map alone (recommended)": (full, alone),
         "without organs": (full, replace(alone, organs=False)),
+        "without the closer look": (full, replace(alone, closer=None)),
         "borders of the map": (full, replace(alone, appearance=None)),
         "map cut at one half": (full, replace(alone, level=None)),
         "without organs, cut at one half": (full, replace(alone, organs=False, level=None)),
@@ -146,13 +156,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where trainings are kept")
     parser.add_argument("--only", default="", help="variants, comma-separated")
     parser.add_argument("--category", default="", help="comma-separated; all when left out")
+    parser.add_argument("--count", type=int, help="samples of the attention maps of each training")
+    parser.add_argument("--steps", type=int, help="steps of the attention maps of each training")
     parser.add_argument("--limit", type=int, help="scans and controls of each category, for a trial")
     parser.add_argument("--tiny", action="store_true", help="two training steps, phantoms: it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ablation_tumor"))
     options = parser.parse_args()
-    folder, packed = resolve(options.backbone), Pack(options.pack)
+    folder = resolve(options.backbone)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
-    chosen = list(methods(lambda name: trained(name, folder, packed, options.runs, tiny=options.tiny), only))
+    chosen = list(methods(lambda name: trained(name, folder, options), only))
     names = options.category.split(",") if options.category else list(CATEGORIES)
     rows = [
         row

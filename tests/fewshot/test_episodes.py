@@ -268,24 +268,3 @@ def test_the_easiest_episodes_ask_for_the_slice_that_is_shown(numbered: Pack) ->
     batch = source.draw(np.random.default_rng(0), ease=1.0)
     assert torch.equal(batch.query_images, batch.support_images.repeat_interleave(4, 0))
     assert torch.equal(batch.query_masks, batch.support_masks.repeat_interleave(4, 0))
-
-
-def test_scenes_are_cut_out_around_their_first_target(phantoms: Pack) -> None:
-    far, near = (
-        Episodes(phantoms, options(closer=share, painted=0, merge=0)).draw(np.random.default_rng(2))
-        for share in (0.0, 1.0)
-    )
-    assert near.query_masks.shape == far.query_masks.shape
-    assert near.support_masks.flatten(1).any(1).all()
-    assert near.support_masks[::2].mean() > far.support_masks[::2].mean()
-    rows, columns = (near.support_masks[0].amax(axis).nonzero()[:, 0].float().mean() for axis in (1, 0))
-    size = near.support_masks.shape[-1]
-    assert abs(float(rows) - size / 2) < size / 8
-    assert abs(float(columns) - size / 2) < size / 8
-
-
-def test_without_closer_scenes_nothing_else_changes(phantoms: Pack) -> None:
-    one, other = (
-        Episodes(phantoms, options(closer=share)).draw(np.random.default_rng(3)) for share in (0.0, 1e-9)
-    )
-    assert one.query_masks.equal(other.query_masks)

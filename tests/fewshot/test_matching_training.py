@@ -14,7 +14,7 @@ from latentseg.backbones.image_features import FeatureNetwork, save_feature_netw
 from latentseg.errors import ModelError
 from latentseg.fewshot import matching_features
 from latentseg.fewshot.episodes import EpisodeOptions
-from latentseg.fewshot.matching_features import MatchingAdapter, MatchingFeatures
+from latentseg.fewshot.matching_features import MatchingFeatures
 from latentseg.fewshot.matching_training import MatchingOptions, MatchingTask
 from latentseg.training.loop import LoopOptions
 
@@ -80,16 +80,3 @@ def test_an_adapter_of_another_network(task: MatchingTask, tmp_path: Path) -> No
     matching_features.save(MatchingFeatures(task.features.network, other), tmp_path / "odd.safetensors")
     with pytest.raises(ModelError, match="not matching features"):
         matching_features.load(tmp_path / "odd.safetensors")
-
-
-def test_an_adapter_that_sees_around_itself_is_read_as_such(tmp_path: Path, images: torch.Tensor) -> None:
-    network = FeatureNetwork(tiny_state())
-    adapter = MatchingAdapter(matching_features.width_of(network), 8, context=3)
-    torch.nn.init.normal_(adapter.out.weight, generator=torch.Generator().manual_seed(0))
-    known = MatchingFeatures(network, adapter, grid=8)
-    matching_features.save(known, tmp_path / "matching.safetensors")
-    loaded = matching_features.load(tmp_path / "matching.safetensors", grid=8)
-    assert loaded.adapter is not None
-    assert loaded.adapter.layers[2].weight.shape[-1] == 3
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(images), known(images), atol=2e-2, rtol=0)

@@ -16,16 +16,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from latentseg.errors import InputError
-from latentseg.fewshot.cutouts import CutOuts, box_of
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.painting import paint
 from latentseg.training.shares import slice_chances
 
 MAPS = ("supervoxels", "labels")
-CUT = 1.3, 2.2  # edge of a cut-out relative to the target's longest side
-CUT_EDGES = 48, 230  # smallest and largest, pixels
-ASIDE = 0.08  # of the edge, standard deviation of how far cut-outs of queries are moved
 
 
 class EpisodeOptions(BaseModel):
@@ -44,7 +40,6 @@ class EpisodeOptions(BaseModel):
             any slices of a scan of the data set for labels, far ones of the same scan for supervoxels.
         far_mm: Distance from which on a supervoxel is taken to be absent.
         min_area: Fewest pixels of a target in the support.
-        closer: Share of scenes that are cut out around their first target, as in the closer look.
         merge: Probability that a supervoxel is merged with others of its slice that look like it.
         shares: Share of scenes by data set; the others divide the rest by the root of their number of slices.
     """
@@ -62,7 +57,6 @@ class EpisodeOptions(BaseModel):
     elsewhere: float = 0.25
     far_mm: float = 80.0
     min_area: int = 80
-    closer: float = 0.0
     merge: float = 0.3
     shares: dict[str, float] = {}
     geometry: Geometry = Geometry()
@@ -149,14 +143,6 @@ class Episodes:
         images = recolor(warp(images, grid), rng, looks=looks.flatten())
         masks = self._masks(maps, scenes)
         masks = (warp(masks, grid) > 0.5).float()
-        near = torch.zeros(len(images), dtype=torch.bool)
-        if self.options.closer:
-            near = torch.tensor(rng.random(len(scenes)) < self.options.closer).repeat_interleave(slices)
-        if bool(near.any()):
-            cuts = _around_first_target(rng, masks[near], slices)
-            images[near], masks[near] = cuts.of(images[near]), (cuts.of(masks[near]) > 0.5).float()
-            lost = ~masks[::slices].flatten(2).any(2).repeat_interleave(slices, 0)
-            masks = torch.where(lost[:, :, None, None], masks[:, :1], masks)
         images, masks = images.unflatten(0, (-1, slices)), masks.unflatten(0, (-1, slices))
         return EpisodeBatch(
             images[:, 0],
@@ -234,22 +220,6 @@ class Episodes:
         index = np.arange(scan.first, scan.first + scan.count)
         far = np.abs(index - support) * scan.spacing_mm[0] >= self.options.far_mm
         return np.asarray(index[far])
-
-
-def _around_first_target(rng: np.random.Generator, masks: Tensor, slices: int) -> CutOuts:
-    """Squares around the first target of scenes ``(P * slices, T, S, S)``, of one size in a scene.
-
-    They are moved a little in the queries, and lie where the support's does in those that lack the target.
-    """
-    shown = masks[::slices, 0].repeat_interleave(slices, 0)
-    sides = torch.stack([box_of(mask)[2:] - box_of(mask)[:2] for mask in shown]).amax(1)
-    factor = torch.tensor(rng.uniform(*CUT, len(shown) // slices)).repeat_interleave(slices)
-    edges = (factor * sides).clamp(*CUT_EDGES).float()
-    held = masks[:, :1].flatten(1).any(1)
-    cuts = CutOuts.around(torch.where(held[:, None, None], masks[:, 0], shown), edges)
-    aside = torch.tensor(rng.normal(0, ASIDE, (len(shown), 2)), dtype=torch.float32) * edges[:, None]
-    aside[::slices] = 0
-    return CutOuts(cuts.centers + aside, edges)
 
 
 def _areas(maps: NDArray[np.integer], scans: list[PackedScan], min_area: int) -> list[dict[int, int]]:

@@ -22,22 +22,18 @@ PREFIX = "adapter."
 
 
 class MatchingAdapter(nn.Module):
-    """Unit vectors to unit vectors: ``f' = exp(g) f + MLP(f)``, normalized.
+    """Unit vectors to unit vectors, cell by cell: ``f' = exp(g) f + MLP(f)``, normalized.
 
     Args:
         features: Their number.
         width: Of the hidden layers.
-        context: Cells along the edge of what a cell sees around itself; 1 is itself alone.
     """
 
-    def __init__(self, features: int, width: int = 128, *, context: int = 1) -> None:
+    def __init__(self, features: int, width: int = 128) -> None:
         super().__init__()
         self.log_gain = nn.Parameter(torch.zeros(1, features, 1, 1))
         self.layers = nn.Sequential(
-            nn.Conv2d(features, width, 1),
-            nn.GELU(),
-            nn.Conv2d(width, width, context, padding=context // 2),
-            nn.GELU(),
+            nn.Conv2d(features, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
         )
         self.out = nn.Conv2d(width, features, 1)
         for parameter in self.out.parameters():
@@ -108,8 +104,7 @@ def load(path: Path, *, grid: int = 32) -> MatchingFeatures:
     if not state:
         return MatchingFeatures(network, grid=grid)
     try:
-        width, context = len(state["layers.0.bias"]), state["layers.2.weight"].shape[-1]
-        adapter = MatchingAdapter(width_of(network), width, context=context)
+        adapter = MatchingAdapter(width_of(network), len(state["layers.0.bias"]))
         adapter.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         fix = "train or pull the model again, or reinstall latentseg"

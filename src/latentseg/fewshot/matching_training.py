@@ -26,7 +26,6 @@ class MatchingOptions(BaseModel):
 
     Attributes:
         width: Of the adapter's hidden layers.
-        context: Cells along the edge of what the adapter sees around a cell.
         foreground: How much more cells of the target weigh than those beside it.
         dice: Weight of the Dice loss beside the cross-entropy.
     """
@@ -36,7 +35,6 @@ class MatchingOptions(BaseModel):
     loop: LoopOptions
     episodes: EpisodeOptions = EpisodeOptions()
     width: int = 128
-    context: int = 1
     foreground: float = 3.0
     dice: float = 0.3
 
@@ -49,9 +47,7 @@ class MatchingTask:
         self.options = options
         self.episodes = Episodes(packed, options.episodes)
         network = load_feature_network()
-        self.model = MatchingAdapter(
-            matching_features.width_of(network), options.width, context=options.context
-        )
+        self.model = MatchingAdapter(matching_features.width_of(network), options.width)
         self.features = MatchingFeatures(network, self.model, grid=packed.images.shape[1] // DOWNSCALE)
 
     def images(self, batch: EpisodeBatch) -> int:

@@ -1,8 +1,9 @@
-"""A closer look: the attention maps once more, on enlarged squares of the organ in suspicious slices.
+"""A closer look: the attention maps once more, on enlarged squares of suspicious slices.
 
 Ours, not the paper's. On the grid of the maps a small tumor is two cells wide; in squares of half a slice,
 enlarged to whole images, it is four, and its surroundings are seen as sharply. Squares cover the organ of the
-prompt. The first look keeps a share, as it knows what lies around::
+prompt or, where that is not known, what the first look found. That keeps a share, as it knows what lies
+around::
 
     logit = (1 - w) logit_first + w logit_closer
 """
@@ -20,16 +21,16 @@ from torch import Tensor
 
 from latentseg.fewshot.cutouts import CutOuts
 
-Look = Callable[[Tensor, Tensor], Tensor]
+Look = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
 class CloserOptions:
-    """How organs are looked at again.
+    """How slices are looked at again.
 
     Attributes:
         edge: Of the squares, as a share of the slice's.
-        margin: Around an organ, as a share of the slice's edge.
+        margin: Around what is covered, as a share of the slice's edge.
         weight: Of the closer look beside the first.
     """
 
@@ -43,38 +44,39 @@ def look_closer(
     margins: Tensor,
     inside: NDArray[np.bool_],
     *,
-    away: Tensor,
+    away: Tensor | None,
     look: Look,
     options: CloserOptions,
 ) -> Tensor:
-    """Log-odds ``(S, 1, H, W)`` after a closer look at an organ.
+    """Log-odds ``(S, 1, H, W)`` after a closer look.
 
     Args:
         images: Suspicious slices ``(S, 1, H, W)`` in [-1, 1].
         margins: Log-odds of the first look, likewise.
-        inside: ``(S, h, w)``, the organ.
-        away: ``(S, 1, H, W)``, distance from the organ.
+        inside: ``(S, h, w)``, what squares have to cover.
+        away: ``(S, 1, H, W)``, distance from the organ; None where it is not known.
         look: Log-odds ``(N, 1, H, W)`` of images and of what they are away.
         options: See there.
     """
     edge = images.shape[-1]
-    squares = [(row, place) for row, organ in enumerate(inside) for place in squares_over(organ, options)]
+    squares = [(row, place) for row, one in enumerate(inside) for place in squares_over(one, options)]
     if not squares:
         return margins
     rows = torch.tensor([row for row, _ in squares])
     centers = torch.tensor(np.array([place for _, place in squares]), dtype=torch.float32) * edge
     cuts = CutOuts(centers, torch.full((len(rows),), options.edge * edge))
-    closer, covered = cuts.back(look(cuts.of(images[rows]), cuts.of(away[rows])))
+    near = None if away is None else cuts.of(away[rows])
+    closer, covered = cuts.back(look(cuts.of(images[rows]), near))
     total = torch.zeros_like(margins).index_add(0, rows, closer * covered)
     count = torch.zeros_like(margins).index_add(0, rows, covered.float())
     mixed = (1 - options.weight) * margins + options.weight * total / count.clamp(min=1)
     return torch.where(count > 0, mixed, margins)
 
 
-def squares_over(organ: NDArray[np.bool_], options: CloserOptions) -> list[tuple[float, float]]:
-    """Centers of the squares that cover each piece of an organ ``(h, w)``, as shares of the edge."""
-    edge = organ.shape[-1]
-    pieces = ndimage.find_objects(ndimage.label(organ)[0])
+def squares_over(inside: NDArray[np.bool_], options: CloserOptions) -> list[tuple[float, float]]:
+    """Centers of the squares that cover each piece of a mask ``(h, w)``, as shares of the edge."""
+    edge = inside.shape[-1]
+    pieces = ndimage.find_objects(ndimage.label(inside)[0])
     places: list[tuple[float, float]] = []
     for box in pieces:
         rows, columns = (

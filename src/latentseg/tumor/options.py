@@ -20,7 +20,7 @@ class TumorOptions:
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
-        closer: How slices that are suspected are looked at again, enlarged, where the organ is known.
+        closer: How slices that are suspected are looked at again, enlarged.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
         extra_seeds: Seeds added for slices whose refined mask stays undecided.

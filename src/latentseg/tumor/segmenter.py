@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentseg.backbones.base import Backbone
 from latentseg.errors import caution
+from latentseg.fewshot.components import large_in_volume
 from latentseg.fewshot.segmenter import Progress
 from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
@@ -30,6 +31,7 @@ from latentseg.tumor.features import FrozenStages
 from latentseg.tumor.field import body_field, calmed
 from latentseg.tumor.network import TumorNetwork
 from latentseg.tumor.options import RECOMMENDED, TumorOptions
+from latentseg.tumor.organs import PART
 from latentseg.tumor.queries import Queries, Query
 from latentseg.tumor.refinement import (
     CUT,
@@ -243,24 +245,35 @@ class TumorSegmenter:
         return Seen(query, margin.sigmoid(), smooth(lowered, sigma).sigmoid(), away)
 
     def _closer(self, prepared: PreparedScan, seen: Seen, flagged: NDArray[np.intp]) -> Seen:
-        """The maps after a closer look at the organ, in slices that are flagged."""
+        """The maps after a closer look at the slices that are flagged."""
         options, slab = self.options.closer, self.options.slab
-        if options is None or prepared.organs is None or seen.away is None:
+        if options is None:
             return seen
-        organ = self.parts.network.organs.inside(prepared.organs, seen.query.prompt.organ)
-        attention, grid = seen.attention.clone(), prepared.images.shape[2:]
+        inside, attention = self._inside(prepared, seen, flagged), seen.attention.clone()
+        grid = prepared.images.shape[2:]
 
-        def look(images: Tensor, away: Tensor) -> Tensor:
-            slabs = zip(images.split(slab), away.split(slab), strict=True)
-            maps = [self._maps(self.parts.stages(part), seen.query, near) for part, near in slabs]
-            return torch.cat([resized(one.margin, grid) for one in maps])
+        def look(images: Tensor, away: Tensor | None) -> Tensor:
+            margins = []
+            for start in range(0, len(images), slab):
+                at = slice(start, start + slab)
+                near = None if away is None else away[at]
+                margins.append(self._maps(self.parts.stages(images[at]), seen.query, near).margin)
+            return resized(torch.cat(margins), grid)
 
         for rows in torch.from_numpy(flagged).split(slab):
-            images, away = prepared.images[rows], resized(seen.away[rows], grid)
-            first = attention[rows].logit(SURE)
-            found = look_closer(images, first, organ[rows.numpy()], away=away, look=look, options=options)
+            images, first = prepared.images[rows], attention[rows].logit(SURE)
+            away = None if seen.away is None else resized(seen.away[rows], grid)
+            found = look_closer(images, first, inside[rows.numpy()], away=away, look=look, options=options)
             attention[rows] = found.sigmoid()
         return seen._replace(attention=attention)
+
+    def _inside(self, prepared: PreparedScan, seen: Seen, flagged: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Where the organ is or, where that is not known, large pieces of what was found; ``(S, ...)``."""
+        if prepared.organs is not None and seen.away is not None:
+            return self.parts.network.organs.inside(prepared.organs, seen.query.prompt.organ)
+        found = (leveled(seen.attention, flagged, level=self.options.level)[:, 0] >= CUT).numpy()
+        suspicious = np.isin(np.arange(len(found)), flagged)[:, None, None]
+        return large_in_volume(found & suspicious, fraction=PART)
 
     def _maps(self, stages: Sequence[Tensor], query: Query, away: Tensor | None) -> AttentionMaps:
         """The maps of some slices, ``away`` on any grid."""

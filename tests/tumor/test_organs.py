@@ -154,11 +154,14 @@ def test_a_tumor_is_looked_for_at_its_organ(segmenter: TumorSegmenter, searched:
     )
 
 
-def test_suspicious_slices_are_looked_at_again(segmenter: TumorSegmenter, searched: Phantom) -> None:
+@pytest.mark.parametrize("prompt", ["liver tumor", "tumor"])
+def test_suspicious_slices_are_looked_at_again(
+    segmenter: TumorSegmenter, searched: Phantom, prompt: str
+) -> None:
     segmenter.parts.network.organs = Everywhere(2)
-    once = segmenter(searched.image, ["liver tumor"])["liver tumor"]
+    once = segmenter(searched.image, [prompt])[prompt]
     segmenter.options = replace(segmenter.options, closer=CloserOptions())
-    twice = segmenter(searched.image, ["liver tumor"])["liver tumor"]
+    twice = segmenter(searched.image, [prompt])[prompt]
     assert twice.presence == once.presence
     assert twice.probability.max() > 0
     assert np.abs(twice.probability - once.probability).max() > 1e-4

@@ -113,3 +113,13 @@ def test_features_are_unit_vectors_and_survive_the_disk(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"x")
     with pytest.raises(ModelError, match="cannot be read"):
         read_feature_network(tmp_path / "bad.safetensors")
+
+
+def test_the_margin_with_distance_may_be_asked_for_alone() -> None:
+    shown = [field((0, 0)), field((3, 1))]
+    support = MatchingSupport.of(*(torch.cat(parts) for parts in zip(*shown, strict=True)))
+    queries, group = torch.cat([one[0] for one in shown] * 2), torch.tensor([1, 0, 0, 1])
+    every = scan_prior(queries, support, group=group)
+    alone = scan_prior(queries, support, group=group, near_only=True)
+    assert alone.shape == (4, 1, *every.shape[2:])
+    torch.testing.assert_close(alone, every[:, 1:2])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.fewshot.cutouts import CutOuts, box_of
-from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
+from latentseg.fewshot.prior import MatchingSupport, margin_logits, scan_prior
 
 FEWEST = 8  # pixels found in a slice, without which there is no second look at it
 WEIGHT = 0.7  # of the closer look beside the first
@@ -96,8 +96,8 @@ class CloserSupport:
         cuts = CutOuts.around(masks[at].float(), self.edge.expand(len(at)))
         seen = torch.cat([features(slab) for slab in cuts.of(images[at]).split(SLAB)])
         own = None if group is None else group[at]
-        prior = scan_prior(seen, self.matching, group=own, slab=SLAB)
-        closer, inside = cuts.back(prior_logits(prior, images.shape[-1]))
+        margin = scan_prior(seen, self.matching, group=own, slab=SLAB, near_only=True)
+        closer, inside = cuts.back(margin_logits(margin, images.shape[-1]))
         out = torch.from_numpy(chance.copy())
         mixed = (1 - WEIGHT) * out[at].logit(SURE) + WEIGHT * closer[:, 0]
         out[at] = torch.where(inside[:, 0], mixed.sigmoid(), out[at])

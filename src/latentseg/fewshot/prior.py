@@ -14,6 +14,7 @@ each (:func:`scan_prior`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +58,12 @@ class MatchingSupport:
 
 @torch.no_grad()
 def scan_prior(
-    features: Tensor, support: MatchingSupport, *, group: Tensor | None = None, slab: int = 8
+    features: Tensor,
+    support: MatchingSupport,
+    *,
+    group: Tensor | None = None,
+    slab: int = 8,
+    near_only: bool = False,
 ) -> Tensor:
     """The prior of a whole scan: the mean of that by each slice's own support and that by all supports.
 
@@ -66,64 +72,90 @@ def scan_prior(
         support: Of ``G`` groups.
         group: ``(S,)`` long, the support of each slice; None for ``G == 1``.
         slab: Slices at a time.
+        near_only: Whether the margin with distance is enough.
 
     Returns:
-        ``(S, 3, h, w)``, see :func:`matching_prior`.
+        ``(S, 3, h, w)``, see :func:`matching_prior`, or ``(S, 1, h, w)``.
     """
 
     def compare(with_: MatchingSupport, group: Tensor | None = None) -> Tensor:
         parts = features.split(slab)
         groups = [None] * len(parts) if group is None else group.split(slab)
-        return torch.cat([matching_prior(p, with_, group=g) for p, g in zip(parts, groups, strict=True)])
+        pairs = zip(parts, groups, strict=True)
+        return torch.cat([matching_prior(p, with_, group=g, near_only=near_only) for p, g in pairs])
 
     shown = compare(support, group)
     return shown if len(support.masks) == 1 else (shown + compare(support.joined())) / 2
 
 
-def matching_prior(features: Tensor, support: MatchingSupport, *, group: Tensor | None = None) -> Tensor:
+def matching_prior(
+    features: Tensor, support: MatchingSupport, *, group: Tensor | None = None, near_only: bool = False
+) -> Tensor:
     """Compare queries with supports.
 
     Args:
         features: Of the queries, ``(B, D, h, w)``.
         support: Of ``G`` groups.
         group: ``(B,)`` long, the support of each query. Not needed for ``G == 1``, nor for ``B == G``.
+        near_only: Whether the margin with distance is enough.
 
     Returns:
         ``(B, 3, h, w)``: the margin of foreground over background without and with distance, and the
-        similarity to the foreground with distance.
+        similarity to the foreground with distance; or the second of them, ``(B, 1, h, w)``.
     """
     groups = len(support.masks)
     if group is None and groups not in (1, len(features)):
         raise ValueError(f"{len(features)} queries and {groups} supports need a group index")
+    compare = _near_margin if near_only else _compare
     if groups == 1:
-        return _compare(features, support, 0)
+        return compare(features, support, 0)
     index = torch.arange(groups, device=features.device) if group is None else group
-    prior = features.new_empty(len(features), CHANNELS, *features.shape[2:], dtype=torch.float32)
-    for number in index.unique().tolist():
-        of_group = index == number
-        prior[of_group] = _compare(features[of_group], support, number)
+    numbers = index.unique().tolist()
+    found = {number: compare(features[index == number], support, number) for number in numbers}
+    first = found[numbers[0]]
+    prior = first.new_empty(len(features), *first.shape[1:])
+    for number, one in found.items():
+        prior[index == number] = one
     return prior
 
 
 def _compare(features: Tensor, support: MatchingSupport, group: int) -> Tensor:
     """The prior ``(B, 3, h, w)`` of queries that share a support."""
-    grid = features.shape[2:]
+    (target, near), beside = _similar(features, support, group, DISTANCES)
+    margins = torch.stack([target - beside[0], near - beside[1], near - 0.8], 1)
+    prior: Tensor = SCALE * margins.unflatten(2, features.shape[2:])
+    return prior
+
+
+def _near_margin(features: Tensor, support: MatchingSupport, group: int) -> Tensor:
+    """The margin with distance ``(B, 1, h, w)`` alone."""
+    (near,), (beside,) = _similar(features, support, group, DISTANCES[1:])
+    margin: Tensor = SCALE * (near - beside)[:, None].unflatten(2, features.shape[2:])
+    return margin
+
+
+def _similar(
+    features: Tensor, support: MatchingSupport, group: int, distances: Sequence[float]
+) -> list[list[Tensor]]:
+    """Similarity ``(B, L)`` to the target, and to what lies beside it, with each weight of the distance."""
     queries, known = features.flatten(2).transpose(1, 2).float(), support.features[group].float()
-    masks, at = support.masks[group], places(*grid).to(features.device)
+    masks, at = support.masks[group], places(*features.shape[2:]).to(features.device)
     similar = []
     for cells in (masks >= 0.5 * masks.max(), masks < 0.2):
         cosine = queries @ known[:, cells]
         apart = torch.cdist(at, support.places[cells].float()).square()
-        similar.append([best(cosine - weight * apart) for weight in DISTANCES])
-    (near_to_target, near), beside = similar[0], similar[1]
-    margins = [near_to_target - beside[0], near - beside[1], near - 0.8]
-    prior: Tensor = SCALE * torch.stack(margins, 1).unflatten(2, grid)
-    return prior
+        similar.append([best(cosine - weight * apart if weight else cosine) for weight in distances])
+    return similar
 
 
 def prior_logits(prior: Tensor, size: int) -> Tensor:
     """The prior's own vote ``(B, 1, size, size)``, its margin with distance; the network's is added to it."""
-    return VOTE * F.interpolate(prior[:, 1:2], size=(size, size), mode="bilinear", align_corners=False)
+    return margin_logits(prior[:, 1:2], size)
+
+
+def margin_logits(margin: Tensor, size: int) -> Tensor:
+    """The vote ``(B, 1, size, size)`` of a margin ``(B, 1, h, w)``."""
+    return VOTE * F.interpolate(margin, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def best(similar: Tensor) -> Tensor:

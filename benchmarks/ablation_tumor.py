@@ -102,13 +102,14 @@ def options_of(changes: dict[str, dict[str, Any]], size: argparse.Namespace) -> 
 
 def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorParts:
     """The parts of a variant, trained now if they are not there."""
-    run, packed = asked.runs / name.replace(" ", "-"), Pack(asked.pack)
+    run = asked.runs / name.replace(" ", "-")
     if not (run / "tumor.safetensors").exists():
         options = options_of(TRAININGS[name], asked)
         made_for = fingerprint(frozen_files(folder, options.network))
         facts = {"backbone": made_for, "without": ", ".join(options.samples.without)}
         stages = tumor_stages(folder, options.network)
-        TumorTraining(options, packed, stages, Queries(embed), phrase_condition, facts).run(run, resume=True)
+        training = TumorTraining(options, Pack(asked.pack), stages, Queries(embed), phrase_condition, facts)
+        training.run(run, resume=True)
     return tumor_parts(folder, run / "tumor.safetensors")
 
 

@@ -23,7 +23,7 @@ from latentseg.tumor.hosts import HostOptions, Hosts
 from latentseg.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.tumor.organ_samples import OrganSampleOptions, OrganSamples
 from latentseg.tumor.organ_training import on_grid
-from latentseg.tumor.organs import BESIDE, OrganMaps, distance_from, organ_loss
+from latentseg.tumor.organs import BESIDE, OrganMaps, cavity, distance_from, organ_loss
 from latentseg.tumor.segmenter import TumorSegmenter
 
 packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
@@ -63,6 +63,30 @@ def test_a_speck_is_no_organ() -> None:
     assert (distance_from(inside) == 1).all()
     inside[40:50, 40:50] = True
     assert distance_from(inside)[5, 5] > 0.5
+
+
+def test_lungs_are_the_cavity_that_they_span() -> None:
+    lungs = np.zeros((32, 32), bool)
+    lungs[8:20, 4:12] = lungs[8:20, 20:28] = True
+    expected = np.zeros((32, 32), bool)
+    expected[8:20, 4:28] = True
+    assert (cavity(lungs) == expected).all()
+    filled = lungs.copy()
+    filled[8:20, 20:27] = False  # by a mass, but for a rim
+    assert (cavity(filled) == expected).all()
+    smaller = lungs.copy()
+    smaller[8:20, 24:28] = False
+    assert not cavity(smaller)[10, 26], "half a lung is a lung"
+    assert not cavity(np.zeros((4, 4), bool)).any()
+
+
+def test_a_tumor_of_the_lung_lies_within_the_cavity() -> None:
+    chances = torch.zeros(1, 2, 32, 32)
+    chances[0, 1, 8:20, 4:12] = 1
+    maps = OrganMaps(("lung",), ((5,),))
+    away = maps.distances(chances, "lung")[0, 0]
+    assert (away[8:20, 4:28] == 0).all()
+    assert float(away[10, 29]) == pytest.approx(2 / 32)
 
 
 def loss_of(label: int, favored: int, *, labelled: bool) -> float:

@@ -3,6 +3,9 @@
 Not of the paper, whose attention is known to see no further than the text; ours. A small head on the same
 frozen features, trained on labelled organs, says which organ a position belongs to, and the log-odds of a
 tumor fall with the distance from the organ that the prompt names.
+
+A mass that fills a lung is not seen as lung, and vessels and the muscles of the shoulders beside one are as
+suspicious as a tumor: lungs are the cavity that they span, and a tumor lies within.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.morphology import convex_hull_image
 from torch import Tensor, nn
 
 from latentseg.fewshot.components import large_in_volume
@@ -24,6 +28,8 @@ SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
 PART = 0.25  # of an organ's largest piece in a scan; a femoral head is as round as a kidney, and smaller
 TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
 BESIDE = 0.1  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
+CAVITY = "lung"  # the organ that is what its parts span, in which a tumor lies, not beside it
+ONE_SIDED = 0.35  # of one lung, below which the other is taken for filled by something
 FOREGROUND = 3.0  # weight of labelled pixels
 
 
@@ -70,24 +76,36 @@ class OrganMaps(nn.Module):
     def distances(self, chances: Tensor, organ: str) -> Tensor:
         """Distance ``(B, 1, ...)`` from what may be a tumor of an organ; 1 where there is no organ.
 
-        In shares of the image's edge, counted from a little beside the organ.
+        In shares of the image's edge, counted from a little beside the organ; of lungs, from their cavity.
 
         Args:
             chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
             organ: One of ``names``.
         """
         away = np.stack([distance_from(one) for one in self.inside(chances, organ)])
-        return torch.from_numpy(np.where(away < 1, (away - BESIDE).clip(min=0), away))[:, None]
+        beside = 0.0 if organ == CAVITY else BESIDE
+        return torch.from_numpy(np.where(away < 1, (away - beside).clip(min=0), away))[:, None]
 
     def inside(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
         """Where an organ is, ``(B, ...)``; arguments as for :meth:`distances`."""
         chance = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
-        return large_in_volume(chance, fraction=PART)
+        found = large_in_volume(chance, fraction=PART)
+        return np.stack([cavity(one) for one in found]) if organ == CAVITY else found
 
 
 def normalized(stage: Tensor) -> Tensor:
     """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
     return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
+
+
+def cavity(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What two lungs ``(..., columns)`` span; where one is missing, the mirror image stands in for it."""
+    if not lungs.any():
+        return lungs
+    middle = lungs.shape[-1] // 2
+    sides = sorted((lungs[..., :middle].sum(), lungs[..., middle:].sum()))
+    both = lungs | lungs[..., ::-1] if sides[0] < ONE_SIDED * sides[1] else lungs
+    return np.asarray(convex_hull_image(both))
 
 
 def distance_from(inside: np.ndarray) -> np.ndarray:

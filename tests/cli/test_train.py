@@ -97,9 +97,15 @@ def test_a_run_survives_sigkill(packed: Pack, configs: Path, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("_plots")
-def test_from_scans_to_weights(tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_from_scans_to_weights(
+    precision: str, tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("numba", reason="needs the extra `train`")
     packs.shrink_networks(monkeypatch)
+    for config, text in (("autoencoder", AUTOENCODER), ("denoiser", DENOISER), ("fewshot", FEWSHOT)):
+        shorter = text.replace("steps: 8", "steps: 2").replace("{steps", f"{{precision: {precision}, steps")
+        (configs / f"{config}.yaml").write_text(shorter, encoding="utf-8")
     monkeypatch.setattr("latentseg.training.loop.plot_log", lambda log: None)
     monkeypatch.setattr("latentseg.fewshot.supervoxels.SLICE_SIZE", 60)
     scans = tmp_path / "scans"
@@ -115,8 +121,6 @@ def test_from_scans_to_weights(tmp_path: Path, configs: Path, monkeypatch: pytes
     assert train("pack", configs / "pack.yaml", "--out", folder, "--data", scans) == 0
     assert train("supervoxels", folder) == 0
     assert set(np.unique(Pack(folder).labels)) == {0, 1}
-    steps = {"steps: 8": "steps: 2"}
-    (configs / "autoencoder.yaml").write_text(AUTOENCODER.replace(*steps.popitem()), encoding="utf-8")
     autoencoder = tmp_path / "autoencoder"
     assert train("autoencoder", configs / "autoencoder.yaml", "--pack", folder, "--out", autoencoder) == 0
     words = ("--pack", folder, "--backbone", autoencoder)
@@ -126,6 +130,8 @@ def test_from_scans_to_weights(tmp_path: Path, configs: Path, monkeypatch: pytes
         file.rename(autoencoder / file.name)
     assert train("fewshot", configs / "fewshot.yaml", *words, "--out", tmp_path / "fewshot") == 0
     assert (tmp_path / "fewshot" / "fewshot.safetensors").is_file()
+    for run in ("autoencoder", "denoiser", "fewshot"):
+        assert np.isfinite([row["gradient_norm"] for row in read_log(tmp_path / run / "log.jsonl")]).all()
 
 
 def test_mistakes_are_one_sentence(packed: Pack, configs: Path, capsys: Capture) -> None:

@@ -47,14 +47,16 @@ def test_it_starts_as_the_identity(task: MatchingTask, images: torch.Tensor) -> 
     assert plain.shape == (2, matching_features.width_of(task.features.network), 8, 8)
 
 
-def test_steps_improve_one_batch_and_leave_the_network_alone(task: MatchingTask) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_steps_improve_one_batch_and_leave_the_network_alone(task: MatchingTask, *, bf16: bool) -> None:
     before = {name: t.clone() for name, t in task.features.network.named_parameters()}
     batch = task.batch(np.random.default_rng(0), 0.0)
     assert task.images(batch) == 12
     optimizer = torch.optim.Adam(task.model.parameters(), lr=1e-2)
     losses = []
     for _ in range(8):
-        loss, figures = task.loss(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, figures = task.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -243,6 +243,14 @@ def test_a_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
     assert math.isnan(read_log(tmp_path / "log.jsonl")[4]["loss"])
 
 
+def test_a_run_that_learns_nothing_is_given_up(tmp_path: Path) -> None:
+    task = LineTask()
+    task.bad_steps = set(range(OPTIONS.steps))
+    with pytest.raises(ModelError, match="no numbers, nothing is learned"):
+        Loop(task, OPTIONS, tmp_path).run()
+    assert all(p.isfinite().all() for p in task.model.parameters())
+
+
 def test_frozen_parameters_stay(tmp_path: Path) -> None:
     task = LineTask()
     task.model[0].requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,10 +117,14 @@ def training(tiny_tumor_model: Path, packed: Pack) -> TumorTraining:
     return TumorTraining(options, packed, stages, Queries(embed), phrase_condition, {"backbone": "b"})
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_changes_its_own_parts_and_not_the_backbone(
-    training: TumorTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, training: TumorTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra `train`")
+    loop = LOOP.model_copy(update={"precision": precision})
+    loops = dict.fromkeys(("loop", "organ_loop", "fusion_loop"), loop)
+    training = replace(training, options=training.options.model_copy(update=loops))
     monkeypatch.setattr("latentseg.training.loop.plot_log", lambda log: None)
     backbone = training.stages.backbone
     assert isinstance(backbone, CompactBackbone)

@@ -92,7 +92,7 @@ class CompactAutoencoder(nn.Module):
 
     def track(self, latents: Tensor) -> None:
         """Follow the second moment of latents ``(B, C, h, w)``."""
-        self.latent_variance.lerp_(latents.square().mean(), 0.01)
+        self.latent_variance.lerp_(latents.float().square().mean(), 0.01)
 
 
 class CompactBackbone:

@@ -32,6 +32,7 @@ from latentseg.training.log import LOG_NAME, plot_log, write_row
 
 Model = TypeVar("Model", bound=nn.Module)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STUCK = 20  # steps in a row whose gradients are no numbers, after which a run is given up
 
 
 class LoopOptions(BaseModel):
@@ -128,6 +129,7 @@ class Loop(Generic[Model]):
         self.step = 0
         self.seconds = 0.0
         self.figures: list[dict[str, float]] = []
+        self.skipped = 0
 
     @property
     def checkpoint(self) -> Path:
@@ -210,13 +212,28 @@ class Loop(Generic[Model]):
         if self.processes.num_processes > 1:
             self._sum_over_processes()
         norm = nn.utils.clip_grad_norm_(self.trained, options.clip)
-        if bool(torch.isfinite(norm)):
+        self._check(norm)
+        if not self.skipped:
             self.optimizer.step()
         self.step += 1
         self._average()
         figures = self._mean_over_processes(rows)
         images_per_s = figures.pop("images") * options.pieces / (time.monotonic() - started)
         return figures | {"gradient_norm": float(norm), "images_per_s": images_per_s}
+
+    def _check(self, norm: Tensor) -> None:
+        """Count the steps in a row that are skipped, as their gradients are no numbers.
+
+        Raises:
+            ModelError: Nothing is being learned.
+        """
+        self.skipped = 0 if bool(torch.isfinite(norm)) else self.skipped + 1
+        if self.skipped >= min(STUCK, self.options.steps):
+            raise ModelError(
+                f"the gradients of the last {self.skipped} steps are no numbers, nothing is learned",
+                where=str(self.folder),
+                fix="lower loop.learning_rate, or set loop.precision to fp32",
+            )
 
     def _bf16(self) -> bool:
         fastest = fastest_dtype(str(self.processes.device)) == torch.bfloat16

@@ -53,14 +53,17 @@ def image_loss(maps: AttentionMaps, abnormal: Tensor) -> Tensor:
 def text_loss(maps: AttentionMaps, texts: Tensor) -> Tensor:
     """Symmetric contrastive loss: what an image shows to each text shall be that text and no other.
 
+    In single precision always: in bf16 the cosine of a text and itself is not 1.
+
     Args:
         maps: With class embeddings ``(B, 2, D)``.
         texts: ``(B, 2, D)``; equal texts of a batch count as right, all of them.
     """
-    seen = F.normalize(maps.class_embeddings.flatten(0, 1), dim=1)
-    said = F.normalize(texts.flatten(0, 1), dim=1)
-    logits = seen @ said.T / TEMPERATURE
-    same = (said @ said.T > 0.999).float()
+    seen = F.normalize(maps.class_embeddings.flatten(0, 1).float(), dim=1)
+    said = F.normalize(texts.flatten(0, 1).float(), dim=1)
+    with torch.autocast(said.device.type, enabled=False):
+        logits = seen @ said.T / TEMPERATURE
+        same = (said @ said.T > 0.999).float()
     target = same / same.sum(1, keepdim=True)
     rows = -(target * logits.log_softmax(1)).sum(1)
     columns = -(target * logits.T.log_softmax(1)).sum(1)

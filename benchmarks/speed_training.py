@@ -4,7 +4,7 @@ Usage: ``python benchmarks/speed_training.py --pack FOLDER --backbone FOLDER [--
 
 Each training of ``configs/`` takes a few steps; images per second are those of its own log (data included in
 neither), floating-point operations are counted by torch over one whole step, forward and backward. The peak
-is the best of several square float32 products on the same threads.
+is the best of several square products on the same threads, in the type that trainings take on this processor.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latentseg.backbones import autoencoder_training, denoiser_training
 from latentseg.backbones.compact import CompactBackbone
+from latentseg.backbones.diffusers_2d import fastest_dtype
 from latentseg.fewshot import training as fewshot_training
 from latentseg.text import embed
 from latentseg.training.config import read_config
@@ -35,9 +36,9 @@ from latentseg.training.pack import Pack
 Made = tuple[Task[Any], Any]
 
 
-def matmul_peak(*, edge: int = 2048, repeats: int = 5) -> float:
-    """Best rate of a float32 product of square matrices, in FLOP/s."""
-    a, b = torch.randn(edge, edge), torch.randn(edge, edge)
+def matmul_peak(dtype: torch.dtype, *, edge: int = 2048, repeats: int = 5) -> float:
+    """Best rate of a product of square matrices, in FLOP/s."""
+    a, b = (torch.randn(edge, edge).to(dtype) for _ in range(2))
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -95,13 +96,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_training.json"))
     options = parser.parse_args()
-    peak = matmul_peak()
+    dtype = fastest_dtype()
+    precision, peak = str(dtype).removeprefix("torch."), matmul_peak(dtype)
     results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "threads": torch.get_num_threads(),
+        "precision": precision,
         "matmul_gflops": round(peak / 1e9, 1),
     }
-    sys.stdout.write(f"matrix product: {peak / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads\n\n")
+    about = f"{peak / 1e9:.0f} GFLOP/s in {precision} on {torch.get_num_threads()} threads"
+    sys.stdout.write(f"matrix product: {about}\n\n")
     sys.stdout.write("| training | images/s | GFLOP per image | share of peak |\n|---|---:|---:|---:|\n")
     for name, build in trainings(Pack(options.pack), options.backbone).items():
         figures = measure(*build(), steps=options.steps, peak=peak)

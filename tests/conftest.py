@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 hypothesis.settings.register_profile("latentseg", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("latentseg")
+
+# A shell's background jobs ignore Ctrl-C, and so would everything that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

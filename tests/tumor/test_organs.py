@@ -78,6 +78,8 @@ def test_lungs_are_the_cavity_that_they_span() -> None:
     smaller[8:20, 24:28] = False
     assert not cavity(smaller)[10, 26], "half a lung is a lung"
     assert not cavity(np.zeros((4, 4), bool)).any()
+    volume = np.stack([lungs, np.zeros_like(lungs)])
+    assert (cavity(volume) == np.stack([expected, np.zeros_like(lungs)])).all()
 
 
 def test_a_tumor_of_the_lung_lies_within_the_cavity() -> None:

@@ -99,12 +99,17 @@ def normalized(stage: Tensor) -> Tensor:
 
 
 def cavity(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What two lungs ``(..., columns)`` span; where one is missing, the mirror image stands in for it."""
+    """What two lungs ``(rows, columns)`` span; where one is missing, the mirror image stands in for it.
+
+    Of volumes ``(slices, rows, columns)`` slice by slice.
+    """
+    if lungs.ndim == 3:
+        return np.stack([cavity(one) for one in lungs])
     if not lungs.any():
         return lungs
-    middle = lungs.shape[-1] // 2
-    sides = sorted((lungs[..., :middle].sum(), lungs[..., middle:].sum()))
-    both = lungs | lungs[..., ::-1] if sides[0] < ONE_SIDED * sides[1] else lungs
+    middle = lungs.shape[1] // 2
+    sides = sorted((lungs[:, :middle].sum(), lungs[:, middle:].sum()))
+    both = lungs | lungs[:, ::-1] if sides[0] < ONE_SIDED * sides[1] else lungs
     return np.asarray(convex_hull_image(both))
 
 

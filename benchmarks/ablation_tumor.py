@@ -1,20 +1,22 @@
-"""What each part of the tumor method is worth: one training per variant, all categories left out of each.
+"""What each part of the tumor method is worth, at inference and in training.
 
-Usage: ``python benchmarks/ablation_tumor.py --pack FOLDER --backbone FOLDER --runs FOLDER [--only NAME,...]
-[--category NAME,...] [--count N --steps N] [--limit N] [--tiny] [--output FOLDER]``; data through
-``LATENTSEG_DATA``.
+Usage: ``python benchmarks/ablation_tumor.py [--weights FILE] [--only NAME,...] [--category NAME,...]
+[--limit N] [--tiny] [--output FOLDER]`` takes parts away from trained weights, beside the two baselines.
 
-Every training leaves out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so
-that one set of weights serves all categories. Trainings that are done are not repeated; one that was
-stopped goes on. Variants of the refinement share the weights of ``full``. ``--count`` and ``--steps`` make
-every training smaller than the configuration says, the organs and the fusion in proportion.
+``python benchmarks/ablation_tumor.py --trainings --pack FOLDER --runs FOLDER [--count N --steps N] ...``
+trains the attention maps once per variant, smaller than ``configs/tumor.yaml`` says, and compares them alone,
+without organs, closer look and residuals, so that nothing but the variant differs. Trainings that are done
+are not repeated; one that was stopped goes on.
+
+All weights leave out liver, lung and kidney tumors, gliomas and sarcomas, masks and prompts alike, so that
+one set serves all categories. Data through ``LATENTSEG_DATA``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 
 import latentseg
-from latentseg.api import fingerprint, frozen_files, tumor_parts, tumor_stages
+from latentseg.api import looked_at, tumor_parts, tumor_stages
 from latentseg.backbones.compact import phrase_condition
 from latentseg.backbones.registry import resolve
 from latentseg.cli.zero_shot import write_tables
@@ -57,9 +59,10 @@ TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "real lesions only": {"samples": {"real": 0.65, "synthetic": 0.0}},
     "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.65}},
 }
-LOOPS = ("loop", "organ_loop", "fusion_loop")
-COUNTS = ("count", "organ_count", "fusion_count")
-TINY: dict[str, Any] = {"steps": 2, "warmup": 1, "log_every": 1}
+ZERO_SHOT = Path(__file__).parent / "weights" / "tumor-zero-shot.safetensors"
+ALONE = replace(RECOMMENDED, refinement=None)
+MAPS = replace(ALONE, organs=False, closer=None)
+SHORT: dict[str, Any] = {"warmup": 1, "log_every": 1}
 
 
 class PhantomCategory(Category):
@@ -79,25 +82,26 @@ class PhantomCategory(Category):
 PHANTOM = PhantomCategory("phantom", "liver tumor", (), ())
 
 
-def options_of(changes: dict[str, dict[str, Any]], size: argparse.Namespace) -> TumorTrainingOptions:
-    """The options of ``configs/tumor.yaml`` with all categories left out, some changes, and a size."""
+def options_of(changes: dict[str, dict[str, Any]], asked: argparse.Namespace) -> TumorTrainingOptions:
+    """The options of ``configs/tumor.yaml`` with all categories left out, some changes, and a size.
+
+    Organs are not learned, and the fusion, which maps alone do not use, takes one step.
+    """
     options = read_config(Path("configs/tumor.yaml"), TumorTrainingOptions)
     without = {"samples": {"without": tuple(c.prompt_concept for c in CATEGORIES.values())}}
-    for part in (without, changes):
+    sizes: dict[str, dict[str, Any]] = {
+        "loop": {"steps": asked.steps, "threads": 0},
+        "fusion_loop": {"steps": 1, "threads": 0, **SHORT},
+        "organs": {"names": {}},
+    }
+    if asked.tiny:
+        sizes["loop"] |= {"steps": 2, **SHORT}
+    for part in (without, changes, sizes):
         for field, values in part.items():
             changed = getattr(options, field).model_copy(update=values)
             options = options.model_copy(update={field: changed})
-    samples = (size.count or options.count) / options.count
-    steps = (size.steps or options.loop.steps) / options.loop.steps
-    few = {name: round(samples * getattr(options, name)) for name in COUNTS}
-    loops = {name: getattr(options, name) for name in LOOPS}
-    shorter = {
-        name: loop.model_copy(update={"steps": round(steps * loop.steps)}) for name, loop in loops.items()
-    }
-    if size.tiny:
-        shorter = {name: loop.model_copy(update=TINY) for name, loop in loops.items()}
-        few = {"count": 4, "organ_count": 4, "fusion_count": 2, "batch": 2, "healthy_count": 2}
-    return options.model_copy(update={**shorter, **few})
+    few = {"count": 4, "batch": 2, "healthy_count": 2} if asked.tiny else {"count": asked.count}
+    return options.model_copy(update={**few, "fusion_count": 1})
 
 
 def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorParts:
@@ -105,7 +109,7 @@ def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorParts:
     run = asked.runs / name.replace(" ", "-")
     if not (run / "tumor.safetensors").exists():
         options = options_of(TRAININGS[name], asked)
-        made_for = fingerprint(frozen_files(folder, options.network))
+        made_for = looked_at(folder, options.network)
         facts = {"backbone": made_for, "without": ", ".join(options.samples.without)}
         stages = tumor_stages(folder, options.network)
         training = TumorTraining(options, Pack(asked.pack), stages, Queries(embed), phrase_condition, facts)
@@ -113,20 +117,26 @@ def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorParts:
     return tumor_parts(folder, run / "tumor.safetensors")
 
 
-def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[TumorMethod]:
-    """All variants, and the two baselines."""
-    full = parts("full")
+def trainings(folder: Path, asked: argparse.Namespace, only: list[str]) -> Iterator[TumorMethod]:
+    """The attention maps of every training."""
+    for name in TRAININGS:
+        if not only or name in only:
+            yield DiffuGTS(TumorSegmenter(trained(name, folder, asked), options=MAPS), name)
+
+
+def inference(full: TumorParts, only: list[str]) -> Iterator[TumorMethod]:
+    """Trained weights with parts taken away, and the two baselines."""
     otsu = RefinementOptions(fusion="otsu", inpainting=_refinement().inpainting)
-    alone = replace(RECOMMENDED, refinement=None)
     learned = replace(RECOMMENDED, refinement=replace(_refinement(), fusion="learned"))
     silent = replace(full, condition=lambda _: torch.zeros(1, 1, full.backbone.condition_dim))
     variants: dict[str, tuple[TumorParts, TumorOptions]] = {
-        "attention map alone (recommended)": (full, alone),
-        "without organs": (full, replace(alone, organs=False)),
-        "without the closer look": (full, replace(alone, closer=None)),
-        "borders of the map": (full, replace(alone, appearance=None)),
-        "map cut at one half": (full, replace(alone, level=None)),
-        "without organs, cut at one half": (full, replace(alone, organs=False, level=None)),
+        "attention map alone (recommended)": (full, ALONE),
+        "without organs": (full, replace(ALONE, organs=False)),
+        "without the closer look": (full, replace(ALONE, closer=None)),
+        "without organs and closer look": (full, MAPS),
+        "borders of the map": (full, replace(ALONE, appearance=None)),
+        "map cut at one half": (full, replace(ALONE, level=None)),
+        "without organs, cut at one half": (full, replace(ALONE, organs=False, level=None)),
         "+ pixel residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(1.0, 0.0)))),
         "+ feature residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(0.0, 1.0)))),
         "+ both residuals": (full, replace(RECOMMENDED, refinement=otsu)),
@@ -136,11 +146,9 @@ def methods(parts: Callable[[str], TumorParts], only: list[str]) -> Iterator[Tum
     for name, (own, options) in variants.items():
         if not only or name in only:
             yield DiffuGTS(TumorSegmenter(own, options=options), name)
-    for name in list(TRAININGS)[1:]:
-        if not only or name in only:
-            yield DiffuGTS(TumorSegmenter(parts(name), options=RECOMMENDED), name)
-    yield IntensityOutlier()
-    yield NoiseAndRestore(full.backbone)
+    for baseline in (IntensityOutlier(), NoiseAndRestore(full.backbone)):
+        if not only or baseline.name in only:
+            yield baseline
 
 
 def _refinement() -> RefinementOptions:
@@ -152,20 +160,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--trainings", action="store_true", help="compare trainings, not parts at inference")
+    parser.add_argument("--weights", type=Path, default=ZERO_SHOT, help="of what parts are taken away")
     parser.add_argument("--backbone", default="compact")
-    parser.add_argument("--runs", type=Path, required=True, help="where trainings are kept")
-    parser.add_argument("--only", default="", help="variants, comma-separated")
+    parser.add_argument("--pack", type=Path, default=Path("runs/pack-tumor"), help="of the trainings")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation-tumor"), help="where they are kept")
+    parser.add_argument("--count", type=int, default=1000, help="samples of each training")
+    parser.add_argument("--steps", type=int, default=700, help="steps of each training")
+    parser.add_argument("--only", default="", help="variants and baselines, comma-separated")
     parser.add_argument("--category", default="", help="comma-separated; all when left out")
-    parser.add_argument("--count", type=int, help="samples of the attention maps of each training")
-    parser.add_argument("--steps", type=int, help="steps of the attention maps of each training")
     parser.add_argument("--limit", type=int, help="scans and controls of each category, for a trial")
     parser.add_argument("--tiny", action="store_true", help="two training steps, phantoms: it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/ablation_tumor"))
     options = parser.parse_args()
     folder = resolve(options.backbone)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
-    chosen = list(methods(lambda name: trained(name, folder, options), only))
+    if options.trainings:
+        chosen = list(trainings(folder, options, only))
+    else:
+        chosen = list(inference(tumor_parts(folder, options.weights), only))
     names = options.category.split(",") if options.category else list(CATEGORIES)
     rows = [
         row

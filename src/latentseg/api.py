@@ -116,7 +116,7 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
     trained, facts = network.load(path)
     stages = tumor_stages(folder, trained.config)
     made_for = facts.get("backbone", "")
-    if made_for and made_for != fingerprint(frozen_files(folder, trained.config)):
+    if made_for and made_for != looked_at(folder, trained.config):
         what = f"these tumor weights were made for another backbone ({made_for})"
         raise ModelError(what, where=str(path), fix="train them again, or take the backbone they came with")
     files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
@@ -139,10 +139,21 @@ def tumor_stages(folder: Path, config: TumorConfig) -> FrozenStages:
     return FrozenStages(CompactBackbone.from_folder(folder), config, photographs)
 
 
-def frozen_files(folder: Path, config: TumorConfig) -> list[Path]:
-    """The files on which the attention maps depend."""
-    names = ["autoencoder", *(["denoiser"] if config.timestep is not None else [])]
-    return [folder / f"{name}.safetensors" for name in names]
+def looked_at(folder: Path, config: TumorConfig) -> str:
+    """Twelve hexadecimal digits of what the attention maps look at: the encoder, the denoiser if asked for.
+
+    Raises:
+        ModelError: The autoencoder is missing or damaged.
+    """
+    from latentseg.backbones.weights import read_weights
+
+    tensors = read_weights(folder / "autoencoder.safetensors")
+    digest = hashlib.sha256()
+    for name in sorted(name for name in tensors if name.startswith(("vae.encoder.", "vae.quant_conv."))):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    if config.timestep is not None:
+        digest.update(fingerprint([folder / "denoiser.safetensors"]).encode())
+    return digest.hexdigest()[:12]
 
 
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from latentseg.backbones.compact import TEXT_DIM, TOKENS, CompactBackbone, new_denoiser, save_denoiser
+from latentseg.backbones.weights import read_weights, start_from
 from latentseg.training.augment import Geometry, sampling_grid, warp
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
@@ -172,7 +173,28 @@ def describe(packed: Pack, options: DenoiserOptions) -> list[Description]:
     return out
 
 
-def build(options: DenoiserOptions, packed: Pack, backbone: CompactBackbone, *, embed: Embed) -> DenoiserTask:
-    """The task of a configuration; the seed of the loop also seeds the initial weights."""
+def build(
+    options: DenoiserOptions,
+    packed: Pack,
+    backbone: CompactBackbone,
+    *,
+    embed: Embed,
+    weights: Path | None = None,
+) -> DenoiserTask:
+    """The task of a configuration; the seed of the loop also seeds the initial weights.
+
+    Args:
+        options: See there.
+        packed: Slices with labels.
+        backbone: Whose latents are learned.
+        embed: Embeddings of phrases.
+        weights: A ``denoiser.safetensors`` to start from instead.
+
+    Raises:
+        ModelError: The weights are missing, damaged or do not fit.
+    """
     torch.manual_seed(options.loop.seed)
-    return DenoiserTask(options, packed, backbone, embed=embed)
+    task = DenoiserTask(options, packed, backbone, embed=embed)
+    if weights:
+        start_from(task.model, read_weights(weights), where=weights)
+    return task

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole
@@ -35,6 +35,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             where=str(path),
             fix="train or pull the model again, or reinstall latentseg",
         ) from error
+
+
+def start_from(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) -> None:
+    """Copy trained weights into a module that is trained further.
+
+    Raises:
+        ModelError: They do not fit.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        fix = "start from weights of this configuration"
+        raise ModelError(f"weights do not fit ({reason(error)})", where=str(where), fix=fix) from error
 
 
 def reason(error: BaseException) -> str:

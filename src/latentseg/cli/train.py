@@ -52,16 +52,26 @@ def supervoxels(
 
 
 @app.command()
-def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
+def autoencoder(
+    config: Config,
+    pack: Packed,
+    out: Out,
+    start: Annotated[
+        str | None, typer.Option(help="`compact`, or the folder of an autoencoder to start from.")
+    ] = None,
+    resume: Resume = False,
+) -> None:
     """Train the compact autoencoder and its mask head."""
     from latentseg.backbones.autoencoder_training import AutoencoderOptions, build
+    from latentseg.backbones.registry import resolve
     from latentseg.training.config import read_config
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
     _log_to_terminal()
     options = read_config(config, AutoencoderOptions)
-    Loop(build(options, Pack(pack)), options.loop, out).run(resume=resume)
+    task = build(options, Pack(pack), start=resolve(start) if start else None)
+    Loop(task, options.loop, out).run(resume=resume)
 
 
 @app.command()
@@ -70,6 +80,9 @@ def denoiser(
     pack: Packed,
     backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")],
     out: Out,
+    weights: Annotated[
+        Path | None, typer.Option(help="A denoiser.safetensors to start from instead of random weights.")
+    ] = None,
     resume: Resume = False,
 ) -> None:
     """Train the text-conditioned denoiser on the latents of a frozen compact autoencoder."""
@@ -83,7 +96,8 @@ def denoiser(
 
     _log_to_terminal()
     options = read_config(config, DenoiserOptions)
-    task = build(options, Pack(pack), CompactBackbone.from_folder(resolve(backbone)), embed=embed)
+    frozen = CompactBackbone.from_folder(resolve(backbone))
+    task = build(options, Pack(pack), frozen, embed=embed, weights=weights)
     Loop(task, options.loop, out).run(resume=resume)
 
 
@@ -143,7 +157,7 @@ def tumor(
     resume: Resume = False,
 ) -> None:
     """Train the tumor networks (attention maps, then fusion) on a frozen compact backbone."""
-    from latentseg.api import fingerprint, frozen_files, tumor_stages
+    from latentseg.api import looked_at, tumor_stages
     from latentseg.backbones.compact import phrase_condition
     from latentseg.backbones.registry import resolve
     from latentseg.text import embed
@@ -158,7 +172,7 @@ def tumor(
         left_out = options.samples.model_copy(update={"without": tuple(without)})
         options = options.model_copy(update={"samples": left_out})
     folder = resolve(backbone)
-    made_for = fingerprint(frozen_files(folder, options.network))
+    made_for = looked_at(folder, options.network)
     metadata = {"backbone": made_for, "without": ", ".join(options.samples.without)}
     stages = tumor_stages(folder, options.network)
     training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata)

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
 from latentseg.backbones.image_features import load_feature_network
-from latentseg.backbones.weights import reason
-from latentseg.errors import ModelError
+from latentseg.backbones.weights import start_from
 from latentseg.fewshot import checkpoint, matching_features, prior
 from latentseg.fewshot.condition import ConditionTranslator, masked_features
 from latentseg.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
@@ -269,8 +268,4 @@ def go_on_from(model: FewShotModel, path: Path) -> None:
         model.mask_head: trained.mask_head,
     }
     for module, tensors in parts.items():
-        try:
-            module.load_state_dict(tensors)
-        except RuntimeError as error:
-            fix = "start from weights of this configuration"
-            raise ModelError(f"weights do not fit ({reason(error)})", where=str(path), fix=fix) from error
+        start_from(module, tensors, where=path)

@@ -166,3 +166,16 @@ def test_bad_denoisers_are_named(task: DenoiserTask, folder: Path, damage: str) 
         (folder / "denoiser.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match=r"denoiser|cannot be read"):
         _ = CompactBackbone.from_folder(folder).unet
+
+
+def test_it_goes_on_from_trained_weights(task: DenoiserTask, folder: Path, packed: Pack) -> None:
+    task.export(task.model, folder)
+    file = folder / "denoiser.safetensors"
+    other = OPTIONS.model_copy(update={"loop": OPTIONS.loop.model_copy(update={"seed": 7})})
+    again = build(other, packed, CompactBackbone.from_folder(folder), embed=fake_embed, weights=file)
+    for name, tensor in task.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+    assert all(p.requires_grad for p in again.model.parameters())
+    for path, what in ((folder / "autoencoder.safetensors", "do not fit"), (folder / "no", "cannot be read")):
+        with pytest.raises(ModelError, match=what):
+            build(other, packed, task.backbone, embed=fake_embed, weights=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ import pytest
 from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.datasets import tumors
-from latentseg.evaluation.datasets.tumors import CATEGORIES, Category, TumorCase, TumorFiles, get_category
+from latentseg.evaluation.datasets.tumors import (
+    CATEGORIES,
+    Category,
+    TumorArchive,
+    TumorCase,
+    TumorFiles,
+    get_category,
+)
 from latentseg.evaluation.tumor_methods import IntensityOutlier, top_mean
 from latentseg.evaluation.zero_shot import (
     Found,
@@ -22,8 +30,11 @@ from latentseg.evaluation.zero_shot import (
     evaluate_category,
     summarize_categories,
 )
-from latentseg.imaging import Volume, write_like
+from latentseg.imaging import Volume, read, write_like
+from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
+from latentseg.imaging.dicom_seg import Segment, write_seg
 from latentseg.imaging.phantom import abdomen
+from latentseg.text.codes import segment_code
 
 Capture = pytest.CaptureFixture[str]
 FILES = TumorFiles("tumour_3d/*/CT_image.nii.gz", ("_image", "_mask"), (1,), "CT")
@@ -47,6 +58,30 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LATENTSEG_DATA", str(tmp_path))
     monkeypatch.setitem(tumors.CONTROLS, "CT", lambda: iter([control]))
     return tmp_path
+
+
+def test_an_archive_holds_a_scan_and_its_tumor(tmp_path: Path) -> None:
+    phantom = abdomen(seed=1, shape=(64, 64, 4)).image
+    mask = np.zeros(phantom.shape, bool)
+    mask[30:38, 20:24, 1:3] = True
+    save_slices(slice_datasets(phantom), tmp_path / "P1" / "image")
+    scan = read(tmp_path / "P1" / "image")
+    aligned = mask if np.array_equal(scan.array, phantom.array) else mask[:, :, ::-1]
+    (tmp_path / "P1" / "mask").mkdir()
+    write_seg(
+        [Segment("GTV Mass", aligned, segment_code("tumor"))],
+        like=scan,
+        path=tmp_path / "P1" / "mask" / "1.dcm",
+    )
+    with tarfile.open(tmp_path / "P1.tar.xz", "w:xz") as packed:
+        packed.add(tmp_path / "P1", "P1")
+    archive = TumorArchive("P1.tar.xz", "P1/image", "P1/mask", "gtv mass")
+    (case,) = archive.cases(tmp_path)
+    assert (case.name, case.patient, case.image.modality) == ("P1.tar.xz", "P1", "CT")
+    assert case.mask is not None
+    np.testing.assert_array_equal(case.mask, aligned)
+    np.testing.assert_array_equal(case.image.array, scan.array)
+    assert not list(archive.cases(tmp_path / "nowhere"))
 
 
 class Halves:

@@ -91,6 +91,18 @@ def test_a_tumor_of_the_lung_lies_within_the_cavity() -> None:
     assert float(away[10, 29]) == pytest.approx(2 / 32)
 
 
+def test_organs_below_the_lungs_are_not_in_their_cavity() -> None:
+    chances = torch.zeros(1, 3, 32, 32)
+    chances[0, 1, 8:20, 4:12] = chances[0, 1, 8:20, 20:28] = 1
+    chances[0, 2, 10:18, 13:19] = 1
+    maps = OrganMaps(("lung", "spleen"), ((5,),))
+    away = maps.distances(chances, "lung")[0, 0]
+    assert float(away[14, 16]) == pytest.approx(3 / 32), "in the middle of the spleen"
+    assert float(away[8, 16]) == 0
+    maps.quality[1] = 0.1
+    assert float(maps.distances(chances, "lung")[0, 0, 14, 16]) == 0, "an organ that is not relied on"
+
+
 def loss_of(label: int, favored: int, *, labelled: bool) -> float:
     """Loss of a position with a label, in favor of a class, where the second organ is labelled or not."""
     logits = torch.full((1, 3, 1, 1), -4.0)

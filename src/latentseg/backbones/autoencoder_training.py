@@ -12,13 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from latentseg.backbones.compact import CompactAutoencoder, load_autoencoder, save_autoencoder
+from latentseg.backbones.compact import CompactAutoencoder, save_autoencoder
 from latentseg.backbones.discriminator import PatchDiscriminator, adaptive_weight
-from latentseg.backbones.weights import start_from
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
@@ -41,8 +39,6 @@ class AutoencoderOptions(BaseModel):
         adversarial: Share of the decoder's gradient that the discriminator's opinion gets, against the
             reconstruction's, for texture in place of blur.
         adversarial_from: Share of the steps after which the discriminator takes part.
-        decoder_alone: Train the decoder and nothing else. Latents stay what they are, and so do networks that
-            were trained on them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +52,6 @@ class AutoencoderOptions(BaseModel):
     kl: float = 1e-4
     adversarial: float = 0.1
     adversarial_from: float = 0.6
-    decoder_alone: bool = False
 
 
 class Batch(NamedTuple):
@@ -86,18 +81,10 @@ class AutoencoderTask:
     def __init__(self, options: AutoencoderOptions, packed: Pack) -> None:
         self.options, self.packed = options, packed
         self.model = TrainedAutoencoder()
-        if options.decoder_alone:
-            for part in (self.vae.encoder, self.vae.quant_conv, self.model.autoencoder.mask_head):
-                part.requires_grad_(False)
         # every scan counts by the root of its slices, so that long scans do not drown short ones
         counts = np.array([scan.count for scan in packed.scans])
         self.chance = np.repeat(1 / np.sqrt(counts), counts)
         self.chance /= self.chance.sum()
-
-    @property
-    def vae(self) -> AutoencoderKL:
-        """Encoder and decoder."""
-        return self.model.autoencoder.vae
 
     def images(self, batch: Batch) -> int:
         """Crops, or whole slices in the last part."""
@@ -146,42 +133,31 @@ class AutoencoderTask:
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """L1, gradient L1, KL and hinge losses, and cross-entropy of the mask head for the masks."""
-        latents, total, figures = self._coded(batch)
-        output = self.vae.decode(latents).sample
-        figures["l1"] = F.l1_loss(output, batch.images)
-        figures["edges"] = gradient_difference(output, batch.images)
-        reconstruction = figures["l1"] + self.options.edges * figures["edges"]
-        total = total + reconstruction
-        if batch.adversarial:
-            real, decoded = batch.images[: -batch.masks], output[: -batch.masks]
-            judge = self.model.discriminator
-            figures["realism"] = judge.realism(decoded)
-            figures["discriminator"] = judge.loss(real, decoded)
-            last_layer = self.vae.decoder.conv_out.weight
-            weight = adaptive_weight(reconstruction, figures["realism"], last_layer)
-            total = total - self.options.adversarial * weight * figures["realism"]
-            total = total + QUIET * figures["discriminator"]
-        return total, {name: float(value.detach()) for name, value in figures.items()}
-
-    def _coded(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents to decode, the losses of everything but the decoder, and their parts.
-
-        The decoder alone learns from means, which is what it is given in use.
-        """
-        if self.options.decoder_alone:
-            with torch.no_grad():
-                mean = self.vae.encode(batch.images).latent_dist.mean
-            return mean, mean.new_zeros(()), {}
         model = self.model.autoencoder
-        posterior = self.vae.encode(batch.images).latent_dist
+        posterior = model.vae.encode(batch.images).latent_dist
         latents = posterior.sample()
+        output = model.vae.decode(latents).sample
+        pixel = F.l1_loss(output, batch.images)
+        edges = gradient_difference(output, batch.images)
         kl = posterior.kl().mean() / latents[0].numel()
         logits = model.mask_head(latents[-batch.masks :].detach() * model.scaling)
         truth = (batch.images[-batch.masks :] > 0).float()
         head = F.binary_cross_entropy_with_logits(logits, truth)
         with torch.no_grad():
             model.track(posterior.mean)
-        return latents, self.options.kl * kl + head, {"kl": kl, "mask_head": head}
+        reconstruction = pixel + self.options.edges * edges
+        figures = {"l1": pixel, "edges": edges, "kl": kl, "mask_head": head}
+        total = reconstruction + self.options.kl * kl + head
+        if batch.adversarial:
+            real, decoded = batch.images[: -batch.masks], output[: -batch.masks]
+            judge = self.model.discriminator
+            figures["realism"] = judge.realism(decoded)
+            figures["discriminator"] = judge.loss(real, decoded)
+            last_layer = model.vae.decoder.conv_out.weight
+            weight = adaptive_weight(reconstruction, figures["realism"], last_layer)
+            total = total - self.options.adversarial * weight * figures["realism"]
+            total = total + QUIET * figures["discriminator"]
+        return total, {name: float(value.detach()) for name, value in figures.items()}
 
     def export(self, model: TrainedAutoencoder, folder: Path) -> None:
         """Write ``autoencoder.safetensors`` and ``autoencoder.json``."""
@@ -208,23 +184,7 @@ def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     return total / 2
 
 
-def build(options: AutoencoderOptions, packed: Pack, *, start: Path | None = None) -> AutoencoderTask:
-    """The task of a configuration; the seed of the loop also seeds the initial weights.
-
-    Args:
-        options: See there.
-        packed: Slices with supervoxels.
-        start: Folder of a trained autoencoder to start from instead; the discriminator starts anew.
-
-    Raises:
-        ModelError: The autoencoder is missing, damaged or does not fit.
-    """
+def build(options: AutoencoderOptions, packed: Pack) -> AutoencoderTask:
+    """The task of a configuration; the seed of the loop also seeds the initial weights."""
     torch.manual_seed(options.loop.seed)
-    task = AutoencoderTask(options, packed)
-    if start:
-        vae, head = load_autoencoder(start)
-        model = task.model.autoencoder
-        start_from(model.vae, vae.state_dict(), where=start)
-        start_from(model.mask_head, head.state_dict(), where=start)
-        model.latent_variance.fill_(vae.config["scaling_factor"] ** -2)
-    return task
+    return AutoencoderTask(options, packed)

@@ -52,26 +52,16 @@ def supervoxels(
 
 
 @app.command()
-def autoencoder(
-    config: Config,
-    pack: Packed,
-    out: Out,
-    start: Annotated[
-        str | None, typer.Option(help="`compact`, or the folder of an autoencoder to start from.")
-    ] = None,
-    resume: Resume = False,
-) -> None:
+def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
     """Train the compact autoencoder and its mask head."""
     from latentseg.backbones.autoencoder_training import AutoencoderOptions, build
-    from latentseg.backbones.registry import resolve
     from latentseg.training.config import read_config
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
     _log_to_terminal()
     options = read_config(config, AutoencoderOptions)
-    task = build(options, Pack(pack), start=resolve(start) if start else None)
-    Loop(task, options.loop, out).run(resume=resume)
+    Loop(build(options, Pack(pack)), options.loop, out).run(resume=resume)
 
 
 @app.command()

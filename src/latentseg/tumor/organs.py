@@ -5,7 +5,7 @@ frozen features, trained on labelled organs, says which organ a position belongs
 tumor fall with the distance from the organ that the prompt names.
 
 A mass that fills a lung is not seen as lung, and vessels and the muscles of the shoulders beside one are as
-suspicious as a tumor: lungs are the cavity that they span, and a tumor lies within.
+suspicious as a tumor: lungs are the cavity that they span without the organs below, and a tumor lies within.
 """
 
 from __future__ import annotations
@@ -88,9 +88,17 @@ class OrganMaps(nn.Module):
 
     def inside(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
         """Where an organ is, ``(B, ...)``; arguments as for :meth:`distances`."""
+        found = self._found(chances, organ)
+        if organ != CAVITY:
+            return found
+        others = [self._found(chances, other) for other in self.trusted if other != organ]
+        below = np.any(others, axis=0) if others else np.zeros_like(found)
+        return np.stack([cavity(one) for one in found]) & ~below
+
+    def _found(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
+        """The large pieces of an organ, ``(B, ...)``."""
         chance = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
-        found = large_in_volume(chance, fraction=PART)
-        return np.stack([cavity(one) for one in found]) if organ == CAVITY else found
+        return large_in_volume(chance, fraction=PART)
 
 
 def normalized(stage: Tensor) -> Tensor:

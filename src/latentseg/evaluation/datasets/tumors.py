@@ -1,15 +1,17 @@
 """Tumor categories of the zero-shot protocol, and the healthy controls that belong to each.
 
 Slices of MSD (Antonelli et al. 2022) and KiTS19 (Heller et al. 2019) are pictures without a scale; sarcomas
-(Vallieres et al. 2015) and gliomas (TCGA-LGG, TCGA-GBM) are volumes. Controls are slices of SABS fold 0 and
-of CHAOS, and every second IXI volunteer for the brain.
+(Vallieres et al. 2015), gliomas (TCGA-LGG, TCGA-GBM) and a chest (NSCLC-Radiomics, Aerts et al. 2014) are
+volumes. Controls are slices of SABS fold 0 and of CHAOS, and every second IXI volunteer for the brain.
 """
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +55,42 @@ class TumorFiles:
     modality: Modality
     orientation: str | None = None
 
+    def cases(self, root: Path) -> Iterator[TumorCase]:
+        """Scans below the data folder, with their masks."""
+        for path in sorted(root.glob(self.images)):
+            name = str(path.relative_to(root))
+            image = read(path, modality=self.modality, orientation=self.orientation)
+            labels = read_labels(root / name.replace(*self.labels), like=image)
+            yield TumorCase(name, patient_of(path), image, np.isin(labels.array, self.ids))
+
+
+@dataclass(frozen=True)
+class TumorArchive:
+    """A DICOM series with its structure set, packed together.
+
+    Attributes:
+        archive: A tar file below the data folder.
+        image: Folder of the series in it.
+        structures: Folder of the structure set in it.
+        structure: Name of the tumor.
+    """
+
+    archive: str
+    image: str
+    structures: str
+    structure: str
+
+    def cases(self, root: Path) -> Iterator[TumorCase]:
+        """The scan with its mask; nothing where the archive is not there."""
+        path = root / self.archive
+        if not path.exists():
+            return
+        with TemporaryDirectory() as folder, tarfile.open(path) as packed:
+            packed.extractall(folder, filter="data")
+            image = read(Path(folder) / self.image)
+            labels = read_labels(Path(folder) / self.structures, like=image, name=self.structure)
+        yield TumorCase(self.archive, Path(self.image).parts[0], image, labels.array > 0)
+
 
 @dataclass(frozen=True)
 class Category:
@@ -67,7 +105,7 @@ class Category:
 
     name: str
     prompt: str
-    files: tuple[TumorFiles, ...]
+    files: tuple[TumorFiles | TumorArchive, ...]
     controls: tuple[str, ...]
 
     @property
@@ -83,12 +121,9 @@ class Category:
         """
         root, found = data_root(), False
         for files in self.files:
-            for path in sorted(root.glob(files.images)):
+            for case in files.cases(root):
                 found = True
-                name = str(path.relative_to(root))
-                image = read(path, modality=files.modality, orientation=files.orientation)
-                labels = read_labels(root / name.replace(*files.labels), like=image)
-                yield TumorCase(name, patient_of(path), image, np.isin(labels.array, files.ids))
+                yield case
         if not found:
             fix = "set LATENTSEG_DATA to the folder with tumour_2d/ and tumour_3d/"
             raise InputError(f"no scans of the category '{self.name}'", where=str(root), fix=fix)
@@ -149,7 +184,10 @@ CATEGORIES = {
         Category(
             "lung",
             "lung tumor",
-            (TumorFiles("tumour_2d/lung/*[0-9].png", _PICTURES, (2,), "CT", "ARS"),),
+            (
+                TumorFiles("tumour_2d/lung/*[0-9].png", _PICTURES, (2,), "CT", "ARS"),
+                TumorArchive("dicom/LUNG1-001.tar.xz", "LUNG1-001/image", "LUNG1-001/mask_rtstruct", "GTV-1"),
+            ),
             ("CT",),
         ),
         Category(
@@ -174,6 +212,9 @@ CATEGORIES = {
             (
                 TumorFiles("tumour_3d/STS_*/CT_image.nii.gz", _SARCOMA, (1,), "CT"),
                 TumorFiles("tumour_3d/STS_*/MR_T1_image.nii.gz", _SARCOMA, (1,), "MR"),
+                TumorArchive(
+                    "dicom/STS_001_MR_T2.tar.xz", "STS_001/MR_T2/image", "STS_001/MR_T2/mask", "GTV Mass"
+                ),
             ),
             ("CT", "MR"),
         ),

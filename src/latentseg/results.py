@@ -261,7 +261,7 @@ def check_names(targets: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for target in targets:
         if not target.strip():
-            raise UsageError("a target has no name", fix="give every support a name")
+            raise UsageError("a prompt or the name of a target is empty", fix="name each one")
         key = file_name(target).casefold()
         if key in seen:
             what = f"the targets {seen[key]!r} and {target!r} would share one file name"

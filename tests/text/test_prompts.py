@@ -25,11 +25,22 @@ from latentseg.text.vocabulary import by_term, concept_named, is_abbreviation, n
         ("kidneys", "kidney", "kidney", None),
         ("metastasis", "metastasis", "", None),
         ("soft-tissue sarcoma", "sarcoma", "soft tissue", None),
+        ("liver tumour", "liver tumor", "liver", None),
+        ("brain oedema", "edema", "brain", None),
+        ("Liver Haemangiomas", "hepatic hemangioma", "liver", None),
+        ("liver mets", "liver metastasis", "liver", None),
+        ("a tumour of the left lung lobe", "a tumour of the left lung lobe", "", None),
+        ("tumor of the kidney on CT", "kidney tumor", "kidney", "CT"),
+        ("metastases in the brain", "brain metastasis", "brain", None),
+        ("stomach lesion", "gastric tumor", "stomach", None),
+        ("mass in the brain", "brain tumor", "brain", None),
+        ("oesophageal tumours", "esophageal tumor", "esophagus", None),
+        ("thyroid mass", "thyroid nodule", "thyroid gland", None),
     ],
 )
 def test_known_prompts(text: str, name: str, organ: str, modality: str | None) -> None:
     prompt = read_prompt(text)
-    assert (prompt.name, prompt.organ, prompt.modality, prompt.similar) == (name, organ, modality, ())
+    assert (prompt.name, prompt.organ, prompt.modality) == (name, organ, modality)
 
 
 def test_unknown_prompts_are_kept_and_get_suggestions() -> None:
@@ -39,6 +50,19 @@ def test_unknown_prompts_are_kept_and_get_suggestions() -> None:
     assert prompt.similar[0] == "liver tumor"
     assert read_prompt("xyzzy").similar == ()
     assert prompt.abnormal_phrases("CT") == ("an abnormal CT with livr tumour",)
+
+
+@pytest.mark.parametrize(
+    "text", ["liver tumor, kidney cancer", "HCC and kidney cancer", "kidney cancer/liver tumour", "HCC; RCC"]
+)
+def test_several_findings_are_several_prompts(text: str) -> None:
+    with pytest.raises(UsageError, match="names 2 findings"):
+        read_prompt(text)
+
+
+def test_lists_of_one_finding_are_one_prompt() -> None:
+    assert read_prompt("liver and its tumor").concept is None
+    assert read_prompt("liver tumor, liver tumour").concept is None
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_prompts_that_cannot_be_looked_for(tiny_tumor_model: Path, scan: Volume)
     segmenter = ls.load("tumor", backbone=tiny_tumor_model)
     for prompts, text in (
         (["liver"], "names an organ"),
-        ([""], "no name"),
+        ([""], "is empty"),
         (["  ?"], "holds no word"),
         (["x" * 300], "300 characters"),
         (["healthy"], "names a state"),
@@ -147,6 +147,15 @@ def test_prompts_that_cannot_be_looked_for(tiny_tumor_model: Path, scan: Volume)
 def test_another_modality_is_said(tiny_tumor_model: Path, scan: Volume) -> None:
     with pytest.warns(LatentsegWarning, match="says MR, and the scan is CT"):
         run(tiny_tumor_model, replace(scan, modality="CT"), prompt="MRI liver tumor")
+
+
+def test_what_the_vocabulary_does_not_know_is_said(
+    tiny_tumor_model: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentseg.text.embed", lambda phrases: np.ones((len(phrases), 384), np.float32))
+    segmenter = ls.load("tumor", backbone=tiny_tumor_model)
+    with pytest.warns(LatentsegWarning, match=r"does not know 'livr tumour'.*did you mean 'liver tumor'"):
+        segmenter(scan, ["livr tumour"])
 
 
 def test_weights_that_are_missing_or_of_another_backbone(

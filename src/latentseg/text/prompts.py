@@ -7,15 +7,19 @@ abnormal {modality} of {tumor}"; the mean over the synonyms of a concept stands 
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentseg.errors import UsageError
-from latentseg.text.vocabulary import Concept, by_term, concept_named, normal_form
+from latentseg.text.vocabulary import Concept, by_term, concept_named, normal_form, vocabulary
 
 NORMAL = "a normal {modality} of the {organ}"
 ABNORMAL = "an abnormal {modality} of the {organ} with {finding}"
 ANYWHERE = "an abnormal {modality} with {finding}"
 MODALITIES = ("CT", "MR")
+GENERIC = {"tumor", "cancer", "lesion", "mass", "carcinoma", "neoplasm", "malignancy"}
+SEPARATORS = re.compile(r"[,;/&+|]|\b(?:and|or)\b", re.IGNORECASE)
 LONGEST = 200  # characters of a prompt
 FILLER = {"a", "an", "the", "of", "in", "on", "with", "find", "segment", "show", "please", "all", "any"}
 
@@ -63,20 +67,25 @@ def read_prompt(text: str) -> Prompt:
     """Read a prompt.
 
     Raises:
-        UsageError: It is empty, too long, holds no word, or names nothing but a modality, region or state.
+        UsageError: It is empty, too long, holds no word, names nothing but a modality, region or state, or
+            several findings.
     """
     text = " ".join(text.split())
     check(text)
-    words = [word for word in normal_form(text).split() if word not in FILLER]
+    words = _words(text)
     modality, words = _split_modality(words)
     spoken = " ".join(words)
     if not spoken:
         fix = 'name an organ or a finding too, such as "liver tumor"'
         raise UsageError(f"the prompt {text!r} names no structure", fix=fix)
-    concept = by_term().get(normal_form(spoken))
+    concept = concept_of(words)
     if concept and concept.kind not in ("organ", "finding"):
         fix = 'name an organ or a finding, such as "liver tumor"'
         raise UsageError(f"the prompt {text!r} names a {concept.kind}, not something to segment", fix=fix)
+    named = () if concept else findings_in(text)
+    if len(named) > 1:
+        what = f"the prompt {text!r} names {len(named)} findings"
+        raise UsageError(what, fix="give one prompt for each: " + ", ".join(map(repr, named)))
     similar = () if concept else did_you_mean(spoken)
     return Prompt(text, concept, modality, similar)
 
@@ -94,6 +103,34 @@ def check(text: str) -> None:
         raise UsageError(what, fix="name one structure in a few words, and give several prompts for several")
     if sum(letter.isalpha() for letter in text) < 2:
         raise UsageError(f"the prompt {text!r} holds no word", fix='name what to find, such as "liver tumor"')
+
+
+def concept_of(words: Sequence[str]) -> Concept | None:
+    """What words name, also turned ("tumor of the liver") and in parts ("stomach" and "cancer")."""
+    turned = [" ".join([*words[at:], *words[:at]]) for at in range(len(words))]
+    exact = (by_term().get(normal_form(spoken)) for spoken in turned)
+    in_parts = (tumor_of(*spoken.rsplit(" ", 1)) for spoken in turned if " " in spoken)
+    return next((concept for concept in (*exact, *in_parts) if concept), None)
+
+
+def tumor_of(organ: str, generic: str) -> Concept | None:
+    """The finding that any word for a tumor stands for in an organ."""
+    place = by_term().get(normal_form(organ))
+    if place is None or place.kind != "organ" or normal_form(generic) not in GENERIC:
+        return None
+    found = (concept for concept in vocabulary() if concept.kind == "finding" and concept.organ == place.name)
+    return next((one for one in found if any(term.split()[-1] in GENERIC for term in one.terms)), None)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a prompt that say something."""
+    return [word for word in normal_form(text).split() if word not in FILLER]
+
+
+def findings_in(text: str) -> tuple[str, ...]:
+    """The findings of the vocabulary that a text lists, between commas and the like."""
+    parts = (concept_of(_words(part)) for part in SEPARATORS.split(text))
+    return tuple(dict.fromkeys(part.name for part in parts if part and part.kind == "finding"))
 
 
 def normal_phrases(organ: str, modality: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 Kind = Literal["modality", "region", "state", "organ", "finding"]
+SPELLINGS = (("tumour", "tumor"), ("^oe(?=dema|soph)", "e"), ("(?<=h|k)aem", "em"))
 KINDS: tuple[Kind, ...] = ("modality", "region", "state", "organ", "finding")
 
 
@@ -80,8 +81,19 @@ def concept_named(name: str) -> Concept:
 
 
 def normal_form(text: str) -> str:
-    """Lower case, single spaces, underscores and hyphens as spaces, the plural s of the last word dropped."""
-    words = text.lower().replace("_", " ").replace("-", " ").split()
+    """Lower case, single spaces, American spelling, the plural s of the last word dropped.
+
+    Underscores and hyphens count as spaces, and "mets" as metastases.
+    """
+    words = [_american(word) for word in text.lower().replace("_", " ").replace("-", " ").split()]
     if words and re.fullmatch(r"\w{3,}[^siu]s", words[-1]):
         words[-1] = words[-1][:-1]
     return " ".join(words)
+
+
+def _american(word: str) -> str:
+    if word in ("met", "mets"):
+        return "metastases"
+    for british, american in SPELLINGS:
+        word = re.sub(british, american, word)
+    return word

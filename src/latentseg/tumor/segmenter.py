@@ -195,6 +195,7 @@ class TumorSegmenter:
         scan, options = prepared.scan, self.options
         query = self.parts.queries(target, scan.modality)
         warn_of_modality(query, scan)
+        warn_of_free_text(query)
         seen = self._attention(prepared, query)
         scores = seen.scores * self._in_view(prepared, seen)
         flagged = np.flatnonzero((scores >= options.min_presence).numpy())
@@ -366,6 +367,18 @@ def smooth(values: Tensor, sigma: float) -> Tensor:
     weight = torch.where(offsets.abs() <= radius, kernel[(offsets + radius).clamp(0, 2 * radius)], 0.0)
     out: Tensor = torch.tensordot(weight / weight.sum(1, keepdim=True), values, dims=1)
     return out
+
+
+def warn_of_free_text(query: Query) -> None:
+    """Say when the vocabulary does not know a prompt.
+
+    Warns:
+        LatentsegWarning: It is looked for by its words alone.
+    """
+    prompt = query.prompt
+    if prompt.concept is None:
+        hint = f"; did you mean {' or '.join(map(repr, prompt.similar))}?" if prompt.similar else ""
+        caution(f"the vocabulary does not know {prompt.text!r}: its words are looked for everywhere{hint}")
 
 
 def warn_of_modality(query: Query, scan: Volume) -> None:

@@ -149,13 +149,15 @@ def test_another_modality_is_said(tiny_tumor_model: Path, scan: Volume) -> None:
         run(tiny_tumor_model, replace(scan, modality="CT"), prompt="MRI liver tumor")
 
 
-def test_what_the_vocabulary_does_not_know_is_said(
+def test_prompts_that_are_looked_for_everywhere_are_said(
     tiny_tumor_model: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentseg.text.embed", lambda phrases: np.ones((len(phrases), 384), np.float32))
     segmenter = ls.load("tumor", backbone=tiny_tumor_model)
     with pytest.warns(LatentsegWarning, match=r"does not know 'livr tumour'.*did you mean 'liver tumor'"):
         segmenter(scan, ["livr tumour"])
+    with pytest.warns(LatentsegWarning, match="'cancer' names no organ.*'liver tumor'"):
+        segmenter(scan, ["cancer"])
 
 
 def test_weights_that_are_missing_or_of_another_backbone(

@@ -195,7 +195,7 @@ class TumorSegmenter:
         scan, options = prepared.scan, self.options
         query = self.parts.queries(target, scan.modality)
         warn_of_modality(query, scan)
-        warn_of_free_text(query)
+        warn_of_place(query)
         seen = self._attention(prepared, query)
         scores = seen.scores * self._in_view(prepared, seen)
         flagged = np.flatnonzero((scores >= options.min_presence).numpy())
@@ -369,16 +369,21 @@ def smooth(values: Tensor, sigma: float) -> Tensor:
     return out
 
 
-def warn_of_free_text(query: Query) -> None:
-    """Say when the vocabulary does not know a prompt.
+def warn_of_place(query: Query) -> None:
+    """Say when a prompt names no organ.
 
     Warns:
-        LatentsegWarning: It is looked for by its words alone.
+        LatentsegWarning: It is looked for everywhere.
     """
     prompt = query.prompt
     if prompt.concept is None:
         hint = f"; did you mean {' or '.join(map(repr, prompt.similar))}?" if prompt.similar else ""
         caution(f"the vocabulary does not know {prompt.text!r}: its words are looked for everywhere{hint}")
+    elif not prompt.organ:
+        caution(
+            f"{prompt.text!r} names no organ and is looked for everywhere, where much that is healthy is "
+            f"suspected: name one, such as 'liver {prompt.name}'"
+        )
 
 
 def warn_of_modality(query: Query, scan: Volume) -> None:

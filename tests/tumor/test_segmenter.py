@@ -14,10 +14,11 @@ from latentseg.backbones.inpainting import InpaintingOptions
 from latentseg.errors import LatentsegWarning, ModelError, UsageError
 from latentseg.imaging import Volume
 from latentseg.imaging.phantom import Phantom
+from latentseg.tumor.along_slices import bridged, smooth
 from latentseg.tumor.evidence import TumorSegmentation
 from latentseg.tumor.options import PAPER_LIKE, PRESETS, TumorOptions
 from latentseg.tumor.refinement import RefinementOptions, Refiner, leveled
-from latentseg.tumor.segmenter import TumorSegmenter, smooth, undecided
+from latentseg.tumor.segmenter import TumorSegmenter, undecided
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2))
 ALL = TumorOptions(refinement=QUICK, min_presence=0.0, extra_seeds=0)
@@ -198,6 +199,14 @@ def test_what_lies_outside_of_the_body_is_air(tiny_tumor_model: Path, scan: Volu
     assert found.pseudo_healthy.max() <= 1.2
     corner = found.pseudo_healthy[0, 0]
     assert np.abs(corner + 1).max() < 0.3
+
+
+def test_gaps_between_suspicious_slices() -> None:
+    suspicious = np.array([1, 0, 0, 1, 0, 0, 0, 1, 0], bool)
+    assert bridged(suspicious, 3.4).tolist() == [True, True, True, True, False, False, False, True, False]
+    assert bridged(suspicious, 4.0).tolist() == [True] * 8 + [False]
+    assert bridged(suspicious, 0.0).tolist() == suspicious.tolist()
+    assert not bridged(np.zeros(3, bool), 9.0).any()
 
 
 def test_smoothing_keeps_constants_and_single_slices() -> None:

@@ -22,6 +22,7 @@ class TumorOptions:
         organs: Whether a tumor of an organ that is known is looked for at that organ.
         closer: How slices that are suspected are looked at again, enlarged.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
+        gap_mm: Slices between two that are suspected, and no farther apart than this, are suspected too.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
         extra_seeds: Seeds added for slices whose refined mask stays undecided.
         undecided: Share of a slice's suspicion between 0.25 and 0.75 from which it is undecided.
@@ -38,6 +39,7 @@ class TumorOptions:
     organs: bool = True
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     min_presence: float = 0.5
+    gap_mm: float = 25.0
     across_mm: float = 4.0
     extra_seeds: int = 1
     undecided: float = 0.3
@@ -53,6 +55,7 @@ PAPER_LIKE = TumorOptions(
     appearance=None,
     organs=False,
     closer=None,
+    gap_mm=0.0,
     across_mm=0.0,
     extra_seeds=0,
 )

@@ -23,6 +23,7 @@ from latentseg.fewshot.support import check_slices
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
 from latentseg.imaging.intensity import brightened, is_windowed
 from latentseg.results import Segmentations, check_names
+from latentseg.tumor.along_slices import bridged, smooth
 from latentseg.tumor.appearance import with_edges
 from latentseg.tumor.attention_maps import AttentionMaps, resized
 from latentseg.tumor.closer_look import look_closer
@@ -198,7 +199,8 @@ class TumorSegmenter:
         warn_of_place(query)
         seen = self._attention(prepared, query)
         scores = seen.scores * self._in_view(prepared, seen)
-        flagged = np.flatnonzero((scores >= options.min_presence).numpy())
+        suspicious = (scores >= options.min_presence).numpy()
+        flagged = np.flatnonzero(bridged(suspicious, options.gap_mm / prepared.canonical.spacing_mm[0]))
         seen = self._closer(prepared, seen, flagged)
         drawn = seen._replace(attention=leveled(seen.attention, flagged, level=options.level))
         refined = self._refine(prepared, drawn, flagged)
@@ -355,18 +357,6 @@ def undecided(probability: Tensor) -> Tensor:
     flat = probability.flatten(1)
     above = (flat > 0.25).sum(1)
     return ((flat > 0.25) & (flat < 0.75)).sum(1) / above.clamp(min=1)
-
-
-def smooth(values: Tensor, sigma: float) -> Tensor:
-    """Values ``(S, ...)`` smoothed across slices by a Gaussian of ``sigma`` slices, cut off at the ends."""
-    radius = int(2 * sigma)
-    if radius == 0 or len(values) == 1:
-        return values
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    offsets = torch.arange(len(values))[:, None] - torch.arange(len(values))[None]
-    weight = torch.where(offsets.abs() <= radius, kernel[(offsets + radius).clamp(0, 2 * radius)], 0.0)
-    out: Tensor = torch.tensordot(weight / weight.sum(1, keepdim=True), values, dims=1)
-    return out
 
 
 def warn_of_place(query: Query) -> None:

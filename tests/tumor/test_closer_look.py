@@ -50,6 +50,24 @@ def test_both_looks_are_mixed_where_squares_lie() -> None:
     assert seen[0].shape == (1, 1, 128, 128)
 
 
+def test_looks_are_mixed_without_seams() -> None:
+    organ = np.zeros((1, 64, 64), bool)
+    organ[0, 20:30, 4:60] = True  # two squares wide
+    images, margins = torch.rand(1, 1, 128, 128), torch.zeros(1, 1, 128, 128)
+
+    def look(cut: Tensor, away: Tensor) -> Tensor:
+        number = torch.arange(len(cut), dtype=torch.float32)
+        return (10 + number)[:, None, None, None].expand_as(cut)
+
+    found = look_closer(images, margins, organ, away=torch.zeros_like(margins), look=look, options=OPTIONS)[
+        0, 0
+    ]
+    steps = torch.maximum(found.diff(dim=0).abs().max(), found.diff(dim=1).abs().max())
+    assert float(steps) < 1
+    assert float(found[50].max()) == pytest.approx(5.5, abs=0.1)
+    assert float(found[50, 64]) > 4.9, "where squares meet within the organ, the closer look keeps its share"
+
+
 def test_without_an_organ_the_first_look_stands() -> None:
     def look(cut: Tensor, away: Tensor) -> Tensor:
         raise AssertionError("nothing to look at")

@@ -6,6 +6,8 @@ prompt or, where that is not known, what the first look found. That keeps a shar
 around::
 
     logit = (1 - w) logit_first + w logit_closer
+
+The weight w falls to 0 towards the border of what squares cover, so that masks have no seams there.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from latentseg.fewshot.cutouts import CutOuts
+
+FADED = 0.1  # of a square's edge
 
 Look = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -67,10 +72,23 @@ def look_closer(
     cuts = CutOuts(centers, torch.full((len(rows),), options.edge * edge))
     near = None if away is None else cuts.of(away[rows])
     closer, covered = cuts.back(look(cuts.of(images[rows]), near))
-    total = torch.zeros_like(margins).index_add(0, rows, closer * covered)
-    count = torch.zeros_like(margins).index_add(0, rows, covered.float())
-    mixed = (1 - options.weight) * margins + options.weight * total / count.clamp(min=1)
-    return torch.where(count > 0, mixed, margins)
+    middle = cuts.back(pyramid(images.shape[2:]).expand(len(rows), -1, -1, -1))[0] * covered
+    total = torch.zeros_like(margins).index_add(0, rows, closer * middle)
+    count = torch.zeros_like(margins).index_add(0, rows, middle)
+    own = options.weight * faded(count > 0, round(FADED * options.edge * edge))
+    return torch.where(count > 0, (1 - own) * margins + own * total / count.clamp(min=1e-6), margins)
+
+
+def pyramid(size: Sequence[int]) -> Tensor:
+    """Weights ``(1, 1, H, W)``, 1 in the middle and near 0 at the borders, by which squares give way."""
+    sides = [1 - (2 * (torch.arange(edge) + 0.5) / edge - 1).abs() for edge in size]
+    return (sides[0][:, None] * sides[1])[None, None]
+
+
+def faded(covered: Tensor, width: int) -> Tensor:
+    """1 inside of what is covered ``(S, 1, H, W)``, falling to 0 over ``width`` pixels towards its border."""
+    inside = F.avg_pool2d(covered.float(), 2 * width + 1, stride=1, padding=width, count_include_pad=False)
+    return (2 * inside - 1).clamp(min=0)
 
 
 def squares_over(inside: NDArray[np.bool_], options: CloserOptions) -> list[tuple[float, float]]:

@@ -141,7 +141,7 @@ def inference(full: TumorParts, only: list[str]) -> Iterator[TumorMethod]:
         "+ feature residual": (full, replace(RECOMMENDED, refinement=replace(otsu, weights=(0.0, 1.0)))),
         "+ both residuals": (full, replace(RECOMMENDED, refinement=otsu)),
         "+ learned fusion": (full, learned),
-        "+ learned fusion, inpainting not guided": (silent, learned),
+        "+ learned fusion without guidance": (silent, learned),
     }
     for name, (own, options) in variants.items():
         if not only or name in only:

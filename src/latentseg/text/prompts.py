@@ -109,11 +109,11 @@ def concept_of(words: Sequence[str]) -> Concept | None:
     """What words name, also turned ("tumor of the liver") and in parts ("stomach" and "cancer")."""
     turned = [" ".join([*words[at:], *words[:at]]) for at in range(len(words))]
     exact = (by_term().get(normal_form(spoken)) for spoken in turned)
-    in_parts = (tumor_of(*spoken.rsplit(" ", 1)) for spoken in turned if " " in spoken)
+    in_parts = (any_tumor_of(*spoken.rsplit(" ", 1)) for spoken in turned if " " in spoken)
     return next((concept for concept in (*exact, *in_parts) if concept), None)
 
 
-def tumor_of(organ: str, generic: str) -> Concept | None:
+def any_tumor_of(organ: str, generic: str) -> Concept | None:
     """The finding that any word for a tumor stands for in an organ."""
     place = by_term().get(normal_form(organ))
     if place is None or place.kind != "organ" or normal_form(generic) not in GENERIC:

@@ -39,13 +39,13 @@ from latentseg.evaluation.datasets import get_dataset
 from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.protocols import EP1, EP2, FewShotProtocol
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
-from latentseg.fewshot.cache import SupportCache
-from latentseg.fewshot.context import SupportContext
-from latentseg.fewshot.encoded import Encoded
-from latentseg.fewshot.segmenter import FewShotSegmenter, SegmentOptions
-from latentseg.fewshot.support import Support
-from latentseg.fewshot.training import FewShotOptions, build
+from latentseg.methods.fewshot.context import SupportContext
+from latentseg.methods.fewshot.encoded import Encoded
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions
+from latentseg.methods.fewshot.support import Support
+from latentseg.methods.sdfsmis.cache import SupportCache
 from latentseg.training.config import read_config
+from latentseg.training.fewshot.sdfsmis import FewShotOptions, build
 from latentseg.training.loop import Loop
 from latentseg.training.pack import Pack
 

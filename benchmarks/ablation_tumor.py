@@ -39,15 +39,15 @@ from latentseg.evaluation.zero_shot import (
     evaluate_category,
     summarize_categories,
 )
-from latentseg.imaging.phantom import abdomen
+from latentseg.methods.diffugts.refinement import RefinementOptions
+from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
+from latentseg.methods.tumor.queries import Queries
+from latentseg.methods.tumor.segmenter import TumorParts, TumorSegmenter
+from latentseg.phantom.bodies import abdomen
 from latentseg.text import embed
 from latentseg.training.config import read_config
 from latentseg.training.pack import Pack
-from latentseg.tumor.options import RECOMMENDED, TumorOptions
-from latentseg.tumor.queries import Queries
-from latentseg.tumor.refinement import RefinementOptions
-from latentseg.tumor.segmenter import TumorParts, TumorSegmenter
-from latentseg.tumor.training import TumorTraining, TumorTrainingOptions
+from latentseg.training.tumor.diffugts import TumorTraining, TumorTrainingOptions
 
 TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "full": {},

@@ -19,9 +19,9 @@ import numpy as np
 
 import latentseg as ls
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
-from latentseg.evaluation.metrics import dice
-from latentseg.fewshot.segmenter import FewShotSegmenter
 from latentseg.imaging import to_canonical
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+from latentseg.metrics.overlap import dice
 
 
 def measure(segmenter: FewShotSegmenter, queries: Dataset, supports: Dataset) -> dict[str, float]:

@@ -40,8 +40,9 @@ from latentseg.batch.cases import Case, find_cases
 from latentseg.batch.runner import BatchOptions, Silence, run_batch
 from latentseg.batch.store import PARTIAL, OutputFolder, Record
 from latentseg.batch.work import Loaded, Task, Work, read_case, segment_case
-from latentseg.imaging import Volume, abdomen, write_like
-from latentseg.results import Segmentation
+from latentseg.imaging import Volume, write_like
+from latentseg.methods.results import Segmentation
+from latentseg.phantom import abdomen
 
 ROUNDS = 3
 WARM = 5  # cases after which memory must not grow

@@ -27,15 +27,15 @@ from torch import Tensor
 from latentseg.api import fingerprint
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.compact import condition_tokens
-from latentseg.backbones.denoiser_training import DenoiserOptions, describe
 from latentseg.backbones.sampling import SamplingOptions, sample
 from latentseg.evaluation.datasets import SABS
 from latentseg.evaluation.features import FeatureNetwork, Subspace, frechet_distance, load_feature_network
 from latentseg.evaluation.protocols import prepare
 from latentseg.imaging import fit_square, normalize, to_canonical
-from latentseg.imaging.phantom import abdomen
+from latentseg.phantom.bodies import abdomen
 from latentseg.text import embed
 from latentseg.training.config import read_config
+from latentseg.training.denoiser import DenoiserOptions, describe
 from latentseg.training.pack import Pack
 
 ROWS = (

@@ -27,8 +27,8 @@ from dicom_series import NOTED, REFUSED, TRAITS, Draft, draft_of, write
 
 from latentseg.errors import LatentsegError, noted
 from latentseg.imaging import Volume, read
-from latentseg.imaging.dicom_masks import read_masks
-from latentseg.imaging.dicom_seg import Segment, write_seg
+from latentseg.imaging.dicom.masks import read_masks
+from latentseg.imaging.dicom.seg import Segment, write_seg
 from latentseg.text.codes import segment_code
 
 

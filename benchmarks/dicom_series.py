@@ -13,8 +13,8 @@ import pydicom
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from latentseg.imaging import Volume
-from latentseg.imaging.dicom import DicomOptions
-from latentseg.imaging.dicom_phantom import (
+from latentseg.imaging.dicom.series import DicomOptions
+from latentseg.phantom.dicom import (
     BIG_ENDIAN,
     DEFLATED,
     EXPLICIT,

@@ -15,13 +15,13 @@ import numpy as np
 from latentseg.batch.cases import find_cases
 from latentseg.batch.store import OutputFolder
 from latentseg.evaluation.label_maps import parse_labels
-from latentseg.fewshot.support import Support, SupportFolder
 from latentseg.imaging import Volume, read, read_labels, write_like
-from latentseg.imaging.dicom import DicomOptions
-from latentseg.imaging.dicom_files import quiet_pydicom
-from latentseg.imaging.dicom_masks import read_masks
-from latentseg.imaging.dicom_phantom import multi_frame, recode, save_slices, slice_datasets
-from latentseg.imaging.dicom_seg import SEG_KINDS, Segment, write_seg
+from latentseg.imaging.dicom.files import quiet_pydicom
+from latentseg.imaging.dicom.masks import read_masks
+from latentseg.imaging.dicom.seg import SEG_KINDS, Segment, write_seg
+from latentseg.imaging.dicom.series import DicomOptions
+from latentseg.methods.fewshot.support import Support, SupportFolder
+from latentseg.phantom.dicom import multi_frame, recode, save_slices, slice_datasets
 from latentseg.report.cohort import read_run
 from latentseg.text.codes import segment_code
 
@@ -186,7 +186,7 @@ def supports(folder: Path) -> Iterator[Target]:
     import torch
     from safetensors.torch import save_file
 
-    from latentseg.fewshot.context import FORMAT, SupportContext
+    from latentseg.methods.fewshot.context import FORMAT, SupportContext
 
     image = write_like(phantom().array, like=phantom(), path=folder / "in/a.nii", kind="image")
     drawn = write_like(mask(), like=phantom(), path=folder / "in/a_mask.nii")

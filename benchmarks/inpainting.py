@@ -33,10 +33,10 @@ from skimage.restoration import inpaint_biharmonic
 from latentseg.api import fingerprint
 from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone, condition_tokens
-from latentseg.backbones.inpainting import InpaintingOptions, inpaint, paste, pool_mask, smooth_fill
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
 from latentseg.evaluation.features import FeatureNetwork, load_feature_network, perceptual_distance
 from latentseg.evaluation.protocols import prepare
+from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, paste, pool_mask, smooth_fill
 from latentseg.text import embed
 
 Slice = NDArray[np.float32]

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 import latentseg as ls
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.datasets.base import Case
-from latentseg.evaluation.metrics import dice
-from latentseg.tumor.segmenter import TumorSegmenter
+from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.metrics.overlap import dice
 
 PARTS = {
     "kidney": ("right_kidney", "left_kidney"),

@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Config
 
-from latentseg.backbones.diffusers_2d import Diffusers2D, RunOptions
-from latentseg.fewshot.checkpoint import build_network, build_translator, part
-from latentseg.fewshot.components import largest_per_slice
-from latentseg.fewshot.condition import DinoFeatures, masked_features
-from latentseg.fewshot.mask_decoding import decoded_0_255, decoded_uint8, mask_images, official_masks
-from latentseg.fewshot.query_enhancement import enhance, prototypes
+from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions
+from latentseg.imaging.components import largest_per_slice
+from latentseg.methods.sdfsmis.checkpoint import build_network, build_translator, part
+from latentseg.methods.sdfsmis.condition import DinoFeatures, masked_features
+from latentseg.methods.sdfsmis.mask_decoding import decoded_0_255, decoded_uint8, mask_images, official_masks
+from latentseg.methods.sdfsmis.query_enhancement import enhance, prototypes
 
 
 def models(tensors: dict[str, Tensor], configs: dict[str, dict[str, object]]) -> tuple[object, ...]:

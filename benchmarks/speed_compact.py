@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import LABELS, abdomen
+from latentseg.phantom.bodies import LABELS, abdomen
 
 TARGETS = ("liver", "spleen", "kidney_left", "kidney_right")
 PROMPTS = ("liver tumor", "kidney tumor")

@@ -63,7 +63,7 @@ def networks(options: argparse.Namespace, **changes: Any) -> tuple[Any, Any]:
     """An autoencoder and the denoiser of a variant, random weights."""
     import torch
 
-    from latentseg.backbones.maisi_networks import AUTOENCODER, VARIANTS, new_autoencoder, new_unet
+    from latentseg.backbones.maisi.networks import AUTOENCODER, VARIANTS, new_autoencoder, new_unet
 
     torch.manual_seed(0)
     small = (TINY_AUTOENCODER, TINY_UNET) if options.tiny else ({}, {})
@@ -75,10 +75,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     """Encode, inpaint, decode through `MaisiBackbone`."""
     import torch
 
-    from latentseg.backbones.diffusers_2d import fastest_dtype
-    from latentseg.backbones.inpainting import InpaintingOptions, inpaint, pool_mask
-    from latentseg.backbones.maisi import MaisiBackbone, MaisiOptions
-    from latentseg.backbones.maisi_conditions import MaisiCondition
+    from latentseg.backbones.maisi.conditions import MaisiCondition
+    from latentseg.backbones.maisi.model import MaisiBackbone, MaisiOptions
+    from latentseg.backbones.stable_diffusion import fastest_dtype
+    from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask
 
     dtypes = {"auto": fastest_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}
     run = MaisiOptions(dtype=dtypes[options.dtype])
@@ -183,7 +183,7 @@ def print_estimates(options: argparse.Namespace) -> None:
     """A table of memory estimates, from networks without weights."""
     import torch
 
-    from latentseg.backbones.maisi import MaisiBackbone, MaisiOptions
+    from latentseg.backbones.maisi.model import MaisiBackbone, MaisiOptions
 
     sys.stdout.write("|volume|dtype|encode GB|features GB|denoise GB|decode GB|\n|---|---|---|---|---|---|\n")
     for dtype in (torch.bfloat16, torch.float32):

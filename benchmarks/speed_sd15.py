@@ -36,12 +36,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from latentseg.backbones.diffusers_2d import Diffusers2D, RunOptions, fastest_dtype
-from latentseg.fewshot.cache import SupportCache
-from latentseg.fewshot.condition import ConditionTranslator, DinoFeatures, masked_features
-from latentseg.fewshot.mask_decoding import mask_images, probabilities
-from latentseg.fewshot.network import FewShotUNet
-from latentseg.fewshot.query_enhancement import Prototypes, enhance, prototypes
+from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions, fastest_dtype
+from latentseg.methods.sdfsmis.cache import SupportCache
+from latentseg.methods.sdfsmis.condition import ConditionTranslator, DinoFeatures, masked_features
+from latentseg.methods.sdfsmis.mask_decoding import mask_images, probabilities
+from latentseg.methods.sdfsmis.network import FewShotUNet
+from latentseg.methods.sdfsmis.query_enhancement import Prototypes, enhance, prototypes
 
 SHOTS, CHUNKS, SIZE = 3, 3, 256
 Figures = dict[str, Any]

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentseg.backbones import autoencoder_training, denoiser_training
 from latentseg.backbones.compact import CompactBackbone
-from latentseg.backbones.diffusers_2d import fastest_dtype
-from latentseg.fewshot import training as fewshot_training
+from latentseg.backbones.stable_diffusion import fastest_dtype
 from latentseg.text import embed
+from latentseg.training import autoencoder as autoencoder_training
+from latentseg.training import denoiser as denoiser_training
 from latentseg.training.config import read_config
+from latentseg.training.fewshot import sdfsmis as fewshot_training
 from latentseg.training.log import read_log
 from latentseg.training.loop import Loop, Task
 from latentseg.training.pack import Pack

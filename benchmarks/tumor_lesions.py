@@ -17,8 +17,8 @@ from PIL import Image
 
 from latentseg.imaging import fit_square, normalize, to_canonical
 from latentseg.imaging.files import written_whole
-from latentseg.imaging.phantom import abdomen
-from latentseg.tumor.lesions import Lesion, LesionOptions, add_lesion
+from latentseg.phantom.bodies import abdomen
+from latentseg.training.tumor.lesions import Lesion, LesionOptions, add_lesion
 
 SIZE = 160  # pixels of an example
 ORGANS = ("liver", "spleen", "kidney_right", "kidney_left", "liver", "liver")

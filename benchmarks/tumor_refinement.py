@@ -25,13 +25,13 @@ import torch
 
 import latentseg as ls
 from latentseg.evaluation.datasets.tumors import TumorCase, get_category
-from latentseg.evaluation.metrics import overlap
 from latentseg.evaluation.tables import markdown_table
 from latentseg.imaging.files import written_whole
-from latentseg.imaging.phantom import abdomen
-from latentseg.tumor.options import RECOMMENDED
-from latentseg.tumor.refinement import RefinementOptions, Refiner
-from latentseg.tumor.segmenter import TumorParts, TumorSegmenter
+from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner
+from latentseg.methods.tumor.options import RECOMMENDED
+from latentseg.methods.tumor.segmenter import TumorParts, TumorSegmenter
+from latentseg.metrics.overlap import overlap
+from latentseg.phantom.bodies import abdomen
 
 KEPT = 0.95
 BATCHES = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (1, 4))  # slices, seeds

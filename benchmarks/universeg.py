@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from latentseg.api import fingerprint
 from latentseg.backbones.weights import read_weights, write_weights
 from latentseg.evaluation.slices import SupportSlices
-from latentseg.fewshot.episodes import EpisodeBatch, Episodes
-from latentseg.fewshot.losses import entropy, soft_dice
-from latentseg.fewshot.training import FewShotOptions
 from latentseg.training.config import read_config
+from latentseg.training.fewshot.episodes import EpisodeBatch, Episodes
+from latentseg.training.fewshot.losses import entropy, soft_dice
+from latentseg.training.fewshot.sdfsmis import FewShotOptions
 from latentseg.training.loop import Loop
 from latentseg.training.pack import Pack
 

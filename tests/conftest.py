@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
-    from latentseg.imaging.phantom import Phantom
+    from latentseg.phantom.bodies import Phantom
 
 hypothesis.settings.register_profile("latentseg", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("latentseg")
@@ -34,7 +34,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def phantom_files(tmp_path: Path) -> Path:
     """A folder with what the README reads: `ct.nii.gz`, `support.nii.gz`, `support_mask.nii.gz` (liver)."""
     from latentseg.imaging import write_like
-    from latentseg.imaging.phantom import abdomen
+    from latentseg.phantom.bodies import abdomen
 
     for name, seed in (("ct", 1), ("support", 2)):
         phantom = abdomen(seed=seed, modality="CT", shape=(96, 96, 12))
@@ -82,9 +82,9 @@ def save_tiny_model(folder: Path, *, seed: int) -> Path:
     from safetensors.torch import save_file
 
     from latentseg.backbones.compact import MaskHead
-    from latentseg.fewshot import checkpoint
-    from latentseg.fewshot.condition import ConditionTranslator
-    from latentseg.fewshot.network import FewShotUNet
+    from latentseg.methods.sdfsmis import checkpoint
+    from latentseg.methods.sdfsmis.condition import ConditionTranslator
+    from latentseg.methods.sdfsmis.network import FewShotUNet
 
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
@@ -118,7 +118,7 @@ def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shown() -> Phantom:
     """A small CT phantom to take supports from: label 1 is the liver, 4 the spleen."""
-    from latentseg.imaging.phantom import abdomen
+    from latentseg.phantom.bodies import abdomen
 
     return abdomen(seed=0, shape=(64, 64, 8))
 
@@ -126,7 +126,7 @@ def shown() -> Phantom:
 @pytest.fixture(scope="session")
 def searched() -> Phantom:
     """Another small CT phantom, to be segmented."""
-    from latentseg.imaging.phantom import abdomen
+    from latentseg.phantom.bodies import abdomen
 
     return abdomen(seed=1, shape=(60, 64, 6))
 
@@ -140,8 +140,8 @@ def tiny_tumor_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory)
     from diffusers import UNet2DConditionModel
 
     from latentseg.backbones.compact import TEXT_CONFIG, CompactBackbone, save_denoiser
-    from latentseg.tumor import network
-    from latentseg.tumor.features import FrozenStages
+    from latentseg.methods.tumor import network
+    from latentseg.methods.tumor.features import FrozenStages
 
     folder = tmp_path_factory.mktemp("tiny_tumor_model")
     for file in tiny_model.iterdir():

@@ -22,17 +22,17 @@ from latentseg.errors import (
 
 if TYPE_CHECKING:
     from latentseg.api import load
-    from latentseg.fewshot.context import SupportContext
-    from latentseg.fewshot.support import Support
     from latentseg.imaging import Volume, read, read_labels
-    from latentseg.results import Segmentation
+    from latentseg.methods.fewshot.context import SupportContext
+    from latentseg.methods.fewshot.support import Support
+    from latentseg.methods.results import Segmentation
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Segmentation": "latentseg.results",
-    "Support": "latentseg.fewshot.support",
-    "SupportContext": "latentseg.fewshot.context",
+    "Segmentation": "latentseg.methods.results",
+    "Support": "latentseg.methods.fewshot.support",
+    "SupportContext": "latentseg.methods.fewshot.context",
     "Volume": "latentseg.imaging",
     "load": "latentseg.api",
     "read": "latentseg.imaging",

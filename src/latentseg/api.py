@@ -11,10 +11,10 @@ from latentseg.errors import ModelError, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from latentseg.fewshot.segmenter import FewShotParts, FewShotSegmenter, SegmentOptions
-    from latentseg.tumor.features import FrozenStages, TumorConfig
-    from latentseg.tumor.options import TumorOptions
-    from latentseg.tumor.segmenter import TumorParts, TumorSegmenter
+    from latentseg.methods.fewshot.segmenter import FewShotParts, FewShotSegmenter, SegmentOptions
+    from latentseg.methods.tumor.features import FrozenStages, TumorConfig
+    from latentseg.methods.tumor.options import TumorOptions
+    from latentseg.methods.tumor.segmenter import TumorParts, TumorSegmenter
 
 Precision = Literal["auto", "fp32", "bf16"]
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -64,8 +64,8 @@ def load(
         weights: Trained weights of the method where the backbone brings none: for SD-FSMIS on Stable
             Diffusion a checkpoint folder in the released layout (``unet/`` and ``image_projector/``), else a
             file that ``latentseg train`` wrote.
-        options: See :class:`latentseg.fewshot.segmenter.SegmentOptions` and
-            :class:`latentseg.tumor.options.TumorOptions`.
+        options: See :class:`latentseg.methods.fewshot.segmenter.SegmentOptions` and
+            :class:`latentseg.methods.tumor.options.TumorOptions`.
         precision: Of Stable Diffusion: ``auto`` takes bf16 where the processor computes it in hardware.
         offline: Only changes the advice of the error when weights are missing.
 
@@ -78,8 +78,8 @@ def load(
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}", fix=f"choose from {', '.join(PRECISIONS)}")
     from latentseg.backbones import registry
-    from latentseg.fewshot.segmenter import FewShotSegmenter
-    from latentseg.tumor.segmenter import TumorSegmenter
+    from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+    from latentseg.methods.tumor.segmenter import TumorSegmenter
 
     folder = registry.resolve(backbone, offline=offline)
     if method == "tumor":
@@ -101,10 +101,10 @@ def tumor_parts(folder: Path, weights: str | Path | None = None) -> TumorParts:
         ModelError: The folder is no compact backbone, or weights are missing, damaged, or made for another.
     """
     from latentseg.backbones.compact import phrase_condition
+    from latentseg.methods.tumor import network
+    from latentseg.methods.tumor.queries import Queries
+    from latentseg.methods.tumor.segmenter import TumorParts
     from latentseg.text import embed
-    from latentseg.tumor import network
-    from latentseg.tumor.queries import Queries
-    from latentseg.tumor.segmenter import TumorParts
 
     if not (folder / "autoencoder.json").exists():
         fix = "choose compact, or a folder with autoencoder.json"
@@ -133,7 +133,7 @@ def tumor_stages(folder: Path, config: TumorConfig) -> FrozenStages:
     """
     from latentseg.backbones.compact import CompactBackbone
     from latentseg.backbones.image_features import read_feature_network
-    from latentseg.tumor.features import FrozenStages
+    from latentseg.methods.tumor.features import FrozenStages
 
     photographs = read_feature_network(folder / "matching.safetensors") if config.photographs else None
     return FrozenStages(CompactBackbone.from_folder(folder), config, photographs)
@@ -159,9 +159,10 @@ def looked_at(folder: Path, config: TumorConfig) -> str:
 def compact_parts(folder: Path, weights: str | Path | None = None) -> FewShotParts:
     """The networks of the embedded default, from a folder of its files."""
     from latentseg.backbones.compact import CompactBackbone, MaskHead
-    from latentseg.fewshot import checkpoint, matching_features
-    from latentseg.fewshot.condition import BackboneFeatures
-    from latentseg.fewshot.segmenter import FewShotParts
+    from latentseg.methods.fewshot import matching_features
+    from latentseg.methods.fewshot.segmenter import FewShotParts
+    from latentseg.methods.sdfsmis import checkpoint
+    from latentseg.methods.sdfsmis.condition import BackboneFeatures
 
     backbone = CompactBackbone.from_folder(folder)
     path = Path(weights) if weights else folder / "fewshot.safetensors"
@@ -190,10 +191,10 @@ def diffusers_parts(
 ) -> FewShotParts:
     """The networks as published, on Stable Diffusion's autoencoder and DINOv2."""
     from latentseg.backbones import registry
-    from latentseg.backbones.diffusers_2d import Diffusers2D, RunOptions, place
-    from latentseg.fewshot import checkpoint
-    from latentseg.fewshot.condition import DinoFeatures
-    from latentseg.fewshot.segmenter import FewShotParts
+    from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions, place
+    from latentseg.methods.fewshot.segmenter import FewShotParts
+    from latentseg.methods.sdfsmis import checkpoint
+    from latentseg.methods.sdfsmis.condition import DinoFeatures
 
     if weights is None:
         raise ModelError(
@@ -216,7 +217,7 @@ def pick_dtype(precision: Precision) -> torch.dtype:
     """The type to compute in; ``auto`` asks the processor, as emulated bf16 is slower than fp32."""
     import torch
 
-    from latentseg.backbones.diffusers_2d import fastest_dtype
+    from latentseg.backbones.stable_diffusion import fastest_dtype
 
     return (
         fastest_dtype() if precision == "auto" else {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

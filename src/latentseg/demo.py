@@ -15,16 +15,16 @@ import latentseg
 from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
 from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.evaluation.methods import FewShotMethod
-from latentseg.evaluation.metrics import dice
 from latentseg.evaluation.protocols import EP1, Outcome, SliceMethod, run_protocol
 from latentseg.evaluation.tables import Row, summarize, table_cells
-from latentseg.fewshot.segmenter import FewShotSegmenter
-from latentseg.fewshot.support import Support
 from latentseg.imaging import normalize, to_canonical
-from latentseg.imaging.phantom import Phantom, abdomen
+from latentseg.imaging.previews import PREDICTION, SUPPORT, TRUTH, Canvas, Layer, heatmap, key_slices, overlay
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+from latentseg.methods.fewshot.support import Support
+from latentseg.methods.results import Segmentation
+from latentseg.metrics.overlap import dice
+from latentseg.phantom.bodies import Phantom, abdomen
 from latentseg.report.page import Case, Page, Panel, Section, Table, write_page
-from latentseg.report.previews import PREDICTION, SUPPORT, TRUTH, Canvas, Layer, heatmap, key_slices, overlay
-from latentseg.results import Segmentation
 
 PHANTOM_TARGETS = ("liver", "spleen", "kidney_left")
 PHANTOM_SHAPE = (256, 256, 32)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from latentseg.backbones.base import Backbone
-from latentseg.backbones.diffusers_2d import Diffusers2D
+from latentseg.backbones.stable_diffusion import Diffusers2D
 
-from .test_diffusers_2d import tiny_unet, tiny_vae
+from .test_stable_diffusion import tiny_unet, tiny_vae
 
 
 def test_diffusers_2d_is_a_backbone() -> None:

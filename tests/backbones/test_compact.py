@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from helpers import packs
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.compact import (
     AUTOENCODER_CONFIG,
@@ -22,8 +21,6 @@ from latentseg.backbones.compact import (
 )
 from latentseg.backbones.weights import read_weights, reason, write_weights
 from latentseg.errors import ModelError
-
-packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "packs.py")))
 
 
 @pytest.fixture

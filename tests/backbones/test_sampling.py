@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from helpers import toys
 from latentseg.backbones.sampling import SamplingOptions, intervals, noise, sample
 from latentseg.errors import UsageError
 
-toys = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toys.py"))))
 KEYS = [f"item {i}" for i in range(40)]
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from latentseg.backbones.diffusers_2d import read_schedule
 from latentseg.backbones.schedules import RectifiedFlow, Schedule, VariancePreserving
+from latentseg.backbones.stable_diffusion import read_schedule
 from latentseg.errors import ModelError
 
 BOTH = pytest.mark.parametrize("schedule", [RectifiedFlow(), VariancePreserving()])

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import helpers.cohorts
 from latentseg.batch.work import Task
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def cohorts() -> SimpleNamespace:
     """What `cohorts.py` defines."""
-    return SimpleNamespace(**runpy.run_path(str(HERE / "cohorts.py")))
+    return SimpleNamespace(**vars(helpers.cohorts))
 
 
 @pytest.fixture

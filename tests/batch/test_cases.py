@@ -12,7 +12,7 @@ import pytest
 from latentseg.batch.cases import Case, find_cases, take_shard
 from latentseg.errors import InputError, UsageError, noted
 from latentseg.imaging import read
-from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
+from latentseg.phantom.dicom import save_slices, slice_datasets
 
 
 def touch(folder: Path, *names: str) -> Path:

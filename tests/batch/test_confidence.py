@@ -10,7 +10,7 @@ from latentseg.batch.confidence import Confidence, confidence, entropy_bits
 from latentseg.batch.manifest import cases_csv, failures_csv, review_list
 from latentseg.batch.store import Record
 from latentseg.imaging import Volume
-from latentseg.results import Segmentation
+from latentseg.methods.results import Segmentation
 
 SURE = Confidence(presence=1.0, uncertainty=0.1, worst_slice=3, slice_axis="K", touches_border=False)
 

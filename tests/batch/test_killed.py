@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import helpers.cohorts
 from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.store import PARTIAL, OutputFolder
@@ -21,7 +22,7 @@ from latentseg.batch.work import Task
 from latentseg.errors import InputError, noted
 
 QUICK = BatchOptions(save=("mask", "prob"))
-PROGRAM = Path(__file__).with_name("cohorts.py")
+PROGRAM = Path(helpers.cohorts.__file__)
 
 
 def start(source: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -20,7 +20,7 @@ from latentseg.batch.ray_engine import RayEngine, start_ray
 from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.work import Task
 from latentseg.errors import UsageError
-from latentseg.imaging.phantom import Phantom
+from latentseg.phantom.bodies import Phantom
 
 QUICK = BatchOptions(save=("mask", "prob"))
 

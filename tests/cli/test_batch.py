@@ -15,9 +15,9 @@ import pytest
 from latentseg.batch.store import Record
 from latentseg.cli import main
 from latentseg.cli.batch import Progress, human_time
-from latentseg.fewshot import segmenter as module
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import Phantom, abdomen
+from latentseg.methods.fewshot import segmenter as module
+from latentseg.phantom.bodies import Phantom, abdomen
 
 Capture = pytest.CaptureFixture[str]
 

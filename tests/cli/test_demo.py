@@ -17,8 +17,8 @@ from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.protocols import SupportSlices
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import Phantom, abdomen
-from latentseg.report.previews import overlay
+from latentseg.imaging.previews import overlay
+from latentseg.phantom.bodies import Phantom, abdomen
 
 Capture = pytest.CaptureFixture[str]
 ORGANS = {"liver": "liver", "kidney_right": "right_kidney", "kidney_left": "left_kidney", "spleen": "spleen"}

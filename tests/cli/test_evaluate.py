@@ -14,7 +14,7 @@ from latentseg.evaluation import protocols
 from latentseg.evaluation.datasets import SABS
 from latentseg.evaluation.registration import Registration
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import abdomen
+from latentseg.phantom.bodies import abdomen
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ["--queries", "1", "--organs", "liver,spleen", "--methods", "copy"]

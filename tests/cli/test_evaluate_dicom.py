@@ -11,8 +11,8 @@ import pytest
 
 from latentseg.cli import main
 from latentseg.imaging import Volume, read, write_like
-from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
-from latentseg.imaging.dicom_seg import Segment, write_seg
+from latentseg.imaging.dicom.seg import Segment, write_seg
+from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 pytest.importorskip("highdicom")

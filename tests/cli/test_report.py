@@ -8,7 +8,7 @@ import pytest
 
 from latentseg.cli import main
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import Phantom, abdomen
+from latentseg.phantom.bodies import Phantom, abdomen
 
 Capture = pytest.CaptureFixture[str]
 

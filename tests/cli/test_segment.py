@@ -19,9 +19,9 @@ from latentseg.backbones import registry
 from latentseg.cli import main
 from latentseg.cli.segment import read_targets, split_pair
 from latentseg.errors import UsageError
-from latentseg.fewshot import segmenter as module
 from latentseg.imaging import Volume, write_like
-from latentseg.imaging.phantom import Phantom
+from latentseg.methods.fewshot import segmenter as module
+from latentseg.phantom.bodies import Phantom
 
 Capture = pytest.CaptureFixture[str]
 
@@ -388,7 +388,7 @@ def test_a_failure_leaves_no_half_file(
 
 def test_lesions_are_searched_anywhere() -> None:
     from latentseg.cli.segment import search_options
-    from latentseg.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.segmenter import SegmentOptions
 
     assert search_options("nearest", anywhere=True).axis is None
     assert search_options("joint", anywhere=False) == SegmentOptions(support_mode="joint")

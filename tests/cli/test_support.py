@@ -12,7 +12,7 @@ import pytest
 import latentseg as ls
 from latentseg.cli import main
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import Phantom
+from latentseg.phantom.bodies import Phantom
 
 Capture = pytest.CaptureFixture[str]
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from helpers import packs
 from latentseg.cli import main
 from latentseg.training.log import read_log
 from latentseg.training.pack import Pack
 
-PACKS = Path(__file__).parents[1] / "training" / "packs.py"
-packs = SimpleNamespace(**runpy.run_path(str(PACKS)))
+PACKS = Path(packs.__file__)
 Capture = pytest.CaptureFixture[str]
 
 AUTOENCODER = """
@@ -107,7 +105,7 @@ def test_from_scans_to_weights(
         shorter = text.replace("steps: 8", "steps: 2").replace("{steps", f"{{precision: {precision}, steps")
         (configs / f"{config}.yaml").write_text(shorter, encoding="utf-8")
     monkeypatch.setattr("latentseg.training.loop.plot_log", lambda log: None)
-    monkeypatch.setattr("latentseg.fewshot.supervoxels.SLICE_SIZE", 60)
+    monkeypatch.setattr("latentseg.training.fewshot.supervoxels.SLICE_SIZE", 60)
     scans = tmp_path / "scans"
     scans.mkdir()
     packs.write_phantoms(scans)

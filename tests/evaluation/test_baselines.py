@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -12,7 +9,7 @@ from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.evaluation.baselines import MaskCopy, PriorAlone, PrototypeMatching, layouts
 from latentseg.evaluation.registration import Registration
 from latentseg.evaluation.slices import SupportSlices
-from latentseg.fewshot.matching_features import MatchingFeatures
+from latentseg.methods.fewshot.matching_features import MatchingFeatures
 
 
 class Brightness:
@@ -108,7 +105,8 @@ def test_a_vanishing_mask_gives_a_finite_answer() -> None:
 
 
 def test_the_prior_alone_finds_what_it_is_shown() -> None:
-    tiny = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
+    from helpers.tiny_features import tiny_state as tiny
+
     method = PriorAlone(MatchingFeatures(FeatureNetwork(tiny()), grid=8))
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, -0.5, (2, 64, 64)).astype(np.float32)

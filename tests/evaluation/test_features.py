@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tiny_features import tiny_state
 from latentseg.backbones import image_features
 from latentseg.errors import ModelError
 from latentseg.evaluation.features import (
@@ -20,8 +20,6 @@ from latentseg.evaluation.features import (
     load_feature_network,
     perceptual_distance,
 )
-
-tiny_state = runpy.run_path(str(Path(__file__).parents[1] / "backbones" / "tiny_features.py"))["tiny_state"]
 
 
 def images(n: int = 3, *, seed: int = 0) -> Tensor:

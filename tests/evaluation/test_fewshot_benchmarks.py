@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import latentseg as ls
+from helpers import packs
 from latentseg.evaluation.datasets import CHAOS
 from latentseg.evaluation.protocols import EP2, run_protocol
 from latentseg.evaluation.slices import SupportSlices
-from latentseg.fewshot.support import Support
 from latentseg.imaging import write_like
-from latentseg.imaging.phantom import Phantom, abdomen
+from latentseg.methods.fewshot.support import Support
+from latentseg.phantom.bodies import Phantom, abdomen
 
 ROOT = Path(__file__).parents[2]
-packs = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "training" / "packs.py")))
 CONFIG = """
 loop: {steps: 2, learning_rate: 1.0e-3, warmup: 1, log_every: 1, threads: 1}
 episodes: {scenes: 1, targets: 2, queries: 1, min_area: 12}

@@ -31,9 +31,9 @@ from latentseg.evaluation.zero_shot import (
     summarize_categories,
 )
 from latentseg.imaging import Volume, read, write_like
-from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
-from latentseg.imaging.dicom_seg import Segment, write_seg
-from latentseg.imaging.phantom import abdomen
+from latentseg.imaging.dicom.seg import Segment, write_seg
+from latentseg.phantom.bodies import abdomen
+from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 Capture = pytest.CaptureFixture[str]

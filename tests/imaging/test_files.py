@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import runpy
 import tempfile
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -18,11 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers import grids
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, default_suffix, read, read_labels, to_canonical, write_like
 from latentseg.imaging.nifti import GEOMETRY_FIELDS
-
-grids = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("grids.py"))))
 
 
 def _nifti(path: Path, array: Any, affine: Any, kind: Any = nib.Nifti1Image, **codes: int) -> Path:

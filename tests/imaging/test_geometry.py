@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 from itertools import permutations, product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import grids
 from latentseg.errors import GeometryError
 from latentseg.imaging import Volume, check_same_grid, fit_square, same_grid, to_canonical
 from latentseg.imaging.geometry import axis_codes_of, orientation_of
-
-grids = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("grids.py"))))
 
 
 @given(grids.affines(), grids.SHAPES, st.sampled_from([np.uint8, np.int16, np.float32, bool]))

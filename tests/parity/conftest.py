@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Config
 
-from latentseg.backbones.diffusers_2d import Diffusers2D, RunOptions
-from latentseg.fewshot.checkpoint import FewShotWeights, build_network, build_translator, part
-from latentseg.fewshot.condition import DinoFeatures
+from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions
+from latentseg.methods.sdfsmis.checkpoint import FewShotWeights, build_network, build_translator, part
+from latentseg.methods.sdfsmis.condition import DinoFeatures
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "parity"
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentseg.backbones.diffusers_2d import Diffusers2D
-from latentseg.fewshot.cache import SupportCache
-from latentseg.fewshot.checkpoint import FewShotWeights
-from latentseg.fewshot.components import largest_per_slice
-from latentseg.fewshot.condition import DinoFeatures, masked_features
-from latentseg.fewshot.mask_decoding import decoded_0_255, decoded_uint8, mask_images, official_masks
-from latentseg.fewshot.query_enhancement import enhance, prototypes
+from latentseg.backbones.stable_diffusion import Diffusers2D
+from latentseg.imaging.components import largest_per_slice
+from latentseg.methods.sdfsmis.cache import SupportCache
+from latentseg.methods.sdfsmis.checkpoint import FewShotWeights
+from latentseg.methods.sdfsmis.condition import DinoFeatures, masked_features
+from latentseg.methods.sdfsmis.mask_decoding import decoded_0_255, decoded_uint8, mask_images, official_masks
+from latentseg.methods.sdfsmis.query_enhancement import enhance, prototypes
 
 from .conftest import Reference
 

@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+import helpers.pages
 from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.work import Task
 from latentseg.imaging import Volume, read_labels, write_like
-from latentseg.imaging.phantom import abdomen
-from latentseg.results import SAVED, Segmentation
+from latentseg.methods.results import SAVED, Segmentation
+from latentseg.phantom.bodies import abdomen
 
 LIVER, SPLEEN = 1, 4
 SHAPE = (40, 36, 6)
@@ -116,6 +117,4 @@ def rich_cohort(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def pages() -> SimpleNamespace:
     """Helpers to look into a page."""
-    import runpy
-
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "pages.py")))
+    return SimpleNamespace(**vars(helpers.pages))

@@ -21,14 +21,14 @@ from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.label_maps import MetricOptions
 from latentseg.imaging import Volume, read
-from latentseg.imaging.dicom_phantom import save_slices, slice_datasets
-from latentseg.imaging.phantom import abdomen
+from latentseg.methods.results import Segmentation
+from latentseg.phantom.bodies import abdomen
+from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.report.cohort import read_run
 from latentseg.report.cohort_cases import findings
 from latentseg.report.cohort_page import cohort_page
 from latentseg.report.cohort_truth import find_truth
 from latentseg.report.page import render
-from latentseg.results import Segmentation
 
 
 class Fixed:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from latentseg.errors import InputError
+from latentseg.imaging.previews import SUPPORT, overlay
 from latentseg.report.page import RESEARCH_USE, Case, Page, Panel, Section, Table, render, write_page
-from latentseg.report.previews import SUPPORT, overlay
 
 PNG = overlay(np.zeros((16, 16)))
 PAGE = Page(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from latentseg.backbones.autoencoder_training import AutoencoderOptions
 from latentseg.errors import UsageError
-from latentseg.fewshot.training import FewShotOptions
+from latentseg.training.autoencoder import AutoencoderOptions
 from latentseg.training.config import read_config
+from latentseg.training.fewshot.sdfsmis import FewShotOptions
 from latentseg.training.pack import PackOptions
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers import packs
 from latentseg.errors import InputError
-from latentseg.imaging.phantom import abdomen
+from latentseg.phantom.bodies import abdomen
 from latentseg.training.pack import Pack, PackOptions, pack, save_array
-
-packs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("packs.py"))))
 
 
 def packed_from(data: Path, **changes: object) -> Pack:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from latentseg.backbones.diffusers_2d import captured
 from latentseg.backbones.schedules import RectifiedFlow, Schedule
+from latentseg.backbones.stable_diffusion import captured
 from latentseg.backbones.weights import read_weights, reason, write_weights
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole

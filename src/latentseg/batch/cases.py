@@ -15,7 +15,7 @@ from latentseg.errors import InputError, UsageError
 from latentseg.imaging.files import case_name, natural_key, suffix_of
 
 if TYPE_CHECKING:
-    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.imaging.dicom.series import DicomOptions
     from latentseg.imaging.intensity import Modality
 
 COLUMNS = ("image", "case", "modality", "orientation", "series")
@@ -150,7 +150,7 @@ def _path(row: Mapping[str, str | None], number: int, table: Path) -> Path:
 
 
 def _of_row(row: Mapping[str, str | None], case: Case) -> Case:
-    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.imaging.dicom.series import DicomOptions
 
     cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
     modality = cells["modality"].upper()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from latentseg.imaging import to_canonical
 
 if TYPE_CHECKING:
-    from latentseg.results import Segmentation
+    from latentseg.methods.results import Segmentation
 
 CONSIDERED = 0.1  # probability from which a voxel counts as possibly in the target
 BORDER_WEIGHT = 0.5  # of a cut-off target in the order of review; 1 is a result without any certainty

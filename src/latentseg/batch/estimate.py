@@ -16,8 +16,9 @@ from latentseg.batch.cases import Case
 from latentseg.batch.store import OutputFolder
 from latentseg.batch.work import Loaded, Task, Work, segment_case
 from latentseg.errors import LatentsegError, explained
-from latentseg.imaging import Volume, abdomen, read, to_canonical
+from latentseg.imaging import Volume, read, to_canonical
 from latentseg.imaging.files import suffix_of
+from latentseg.phantom import abdomen
 
 PROBED = ((64, 64, 8), (192, 192, 8))
 """Shapes of the phantoms: as many slices, so that the difference is what voxels cost."""

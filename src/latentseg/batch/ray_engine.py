@@ -193,6 +193,6 @@ def _on_disk(target: Any, path: Path) -> str | Path:
 def _from_disk(target: str | Path) -> Any:
     if isinstance(target, str):
         return target
-    from latentseg.fewshot.context import SupportContext
+    from latentseg.methods.fewshot.context import SupportContext
 
     return SupportContext.load(target)

@@ -16,7 +16,7 @@ from latentseg.batch.manifest import Manifest, cases_csv, failures_csv
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.batch.work import Loaded, Task, Work, read_case, recipe_of, segment_case
 from latentseg.errors import Interrupted, UsageError, caution
-from latentseg.results import SAVED, check_names, check_priority
+from latentseg.methods.results import SAVED, check_names, check_priority
 
 Engine = Callable[[Sequence[Case], Work, OutputFolder], Iterator[Record]]
 
@@ -26,7 +26,7 @@ class BatchOptions:
     """How a cohort is run.
 
     Attributes:
-        save: What to write of each target, see :meth:`latentseg.results.Segmentation.save`.
+        save: What to write of each target, see :meth:`latentseg.methods.results.Segmentation.save`.
         resume: Leave out the cases that are finished; without it, finished cases are an error.
         shard: Only a part of the cases, ``i/n``; None is all of them.
         combined: Also one label map of each case: all targets, in order of priority. Empty for none.

@@ -12,8 +12,8 @@ from latentseg.errors import InputError, caution
 from latentseg.imaging.files import suffix_of
 
 if TYPE_CHECKING:
-    from latentseg.imaging.dicom import DicomOptions
-    from latentseg.imaging.dicom_files import Scan, Series
+    from latentseg.imaging.dicom.files import Scan, Series
+    from latentseg.imaging.dicom.series import DicomOptions
 
 
 class Place(NamedTuple):
@@ -47,7 +47,7 @@ def find_series(folder: Path, visible: Callable[[Path], bool]) -> list[Place]:
 
 
 def _of_archive(path: Path) -> list[Place]:
-    from latentseg.imaging.dicom_files import scan
+    from latentseg.imaging.dicom.files import scan
 
     try:
         scanned = scan(path)
@@ -60,7 +60,7 @@ def _of_archive(path: Path) -> list[Place]:
 
 
 def _of_tree(folder: Path, wanted: set[Path]) -> Iterator[Place]:
-    from latentseg.imaging.dicom_files import scan
+    from latentseg.imaging.dicom.files import scan
 
     scanned = scan(folder)
     found = []
@@ -75,7 +75,7 @@ def _of_tree(folder: Path, wanted: set[Path]) -> Iterator[Place]:
 
 
 def _place(series: Series, image: Path, *, alone: bool) -> Place:
-    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.imaging.dicom.series import DicomOptions
 
     name = image.stem if image.is_file() else image.name
     label = name if alone else f"{name}_series-{series.number or series.uid}"
@@ -84,7 +84,7 @@ def _place(series: Series, image: Path, *, alone: bool) -> Place:
 
 def _images(scanned: Scan) -> list[Series]:
     """The series of slices; the others are named in a warning."""
-    from latentseg.imaging.dicom_files import listing
+    from latentseg.imaging.dicom.files import listing
 
     others = [series for series in scanned.series if series.kind != "image"]
     if others:

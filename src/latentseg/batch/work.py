@@ -16,12 +16,12 @@ from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.errors import LatentsegError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
-from latentseg.results import Segmentations, write_bytes
+from latentseg.methods.results import Segmentations, write_bytes
 
 if TYPE_CHECKING:
-    from latentseg.fewshot.context import SupportContext
-    from latentseg.fewshot.support import Support
-    from latentseg.results import Segmentation
+    from latentseg.methods.fewshot.context import SupportContext
+    from latentseg.methods.fewshot.support import Support
+    from latentseg.methods.results import Segmentation
 
     Target = str | Support | SupportContext
 

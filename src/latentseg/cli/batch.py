@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from latentseg.batch.runner import BatchOptions, Engine, Outcome
     from latentseg.batch.store import Record
     from latentseg.batch.work import Task
-    from latentseg.tumor.options import TumorOptions
+    from latentseg.methods.tumor.options import TumorOptions
 
 app = typer.Typer()
 
@@ -101,8 +101,8 @@ def batch(
     from latentseg.batch.manifest import weights_facts
     from latentseg.batch.runner import BatchOptions
     from latentseg.batch.work import Task
-    from latentseg.imaging.dicom import DicomOptions
-    from latentseg.results import check_writable
+    from latentseg.imaging.dicom.series import DicomOptions
+    from latentseg.methods.results import check_writable
 
     if bool(support) == bool(prompt):
         what = "examples and prompts in one call" if support else "neither examples nor a prompt"

@@ -23,7 +23,7 @@ def demo(
     """Segment phantoms, and real scans where they are; print Dice and write one HTML page."""
     import latentseg as ls
     from latentseg.demo import DemoOptions, run
-    from latentseg.results import check_writable
+    from latentseg.methods.results import check_writable
 
     check_writable(out)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from latentseg.evaluation.protocols import FewShotProtocol
     from latentseg.evaluation.rows import Row
     from latentseg.evaluation.slices import SliceMethod
-    from latentseg.fewshot.segmenter import FewShotSegmenter
+    from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 
 METHODS = ("fewshot", "unrefined", "prior", "prior-refined", "prototype", "copy", "registration")
 OF_A_MODEL = {"fewshot", "unrefined", "prior", "prior-refined", "prototype"}
@@ -88,7 +88,7 @@ def masks(
 ) -> None:
     """Dice, IoU, NSD, HD95, ASSD, volume, lesion F1, panoptic quality and false positives, per label."""
     from latentseg.evaluation import label_maps, mask_files
-    from latentseg.results import check_writable
+    from latentseg.methods.results import check_writable
 
     if not (tolerance_mm >= 0 and 0 < lesion_iou <= 1):
         raise UsageError("a tolerance below 0 or an IoU outside 0 to 1", fix="give --tolerance-mm 2 or so")
@@ -148,7 +148,7 @@ def fewshot(
     from latentseg.evaluation.protocols import EP1, EP2
     from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
     from latentseg.evaluation.settings import read_setting
-    from latentseg.results import check_writable
+    from latentseg.methods.results import check_writable
 
     check_writable(out)
     queried = get_dataset(dataset)
@@ -189,7 +189,7 @@ def merge(
 ) -> None:
     """Put runs together, such as folds or organs that were evaluated apart, into one table."""
     from latentseg.evaluation.runs import merge_runs
-    from latentseg.results import check_writable
+    from latentseg.methods.results import check_writable
 
     check_writable(out)
     rows, about = merge_runs(runs)
@@ -208,7 +208,7 @@ def prepare(
     """Make the few-shot field's files from a data set as it is downloaded; what is there is kept."""
     from latentseg.evaluation.datasets import get_dataset
     from latentseg.evaluation.datasets.originals import prepare_originals
-    from latentseg.results import check_writable
+    from latentseg.methods.results import check_writable
 
     wanted = get_dataset(dataset)
     folder = out or wanted.path
@@ -238,7 +238,7 @@ def split(
 def load(backbone: str, weights: Path | None, support_mode: str) -> FewShotSegmenter:
     """The segmenter to be evaluated."""
     import latentseg as ls
-    from latentseg.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.segmenter import SegmentOptions
 
     options = SegmentOptions(support_mode=read_mode(support_mode))
     return ls.load(backbone=backbone, weights=weights, options=options)
@@ -253,7 +253,7 @@ def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[
     if segmenter:
         from latentseg.evaluation.baselines import PriorAlone
         from latentseg.evaluation.methods import FewShotMethod
-        from latentseg.fewshot.segmenter import FewShotSegmenter
+        from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 
         parts, weights = segmenter.parts, segmenter.parts.fingerprint
         bare = FewShotSegmenter(parts, options=replace(segmenter.options, refinement=None, closer=None))

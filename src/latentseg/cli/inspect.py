@@ -34,7 +34,7 @@ def inspect(
     Of a DICOM folder or zip archive, show its series; where there is one, or one is chosen, show that too.
     """
     from latentseg.imaging import read
-    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.imaging.dicom.series import DicomOptions
 
     known, options = _modality(modality), DicomOptions(series, allow_gaps, resample_tilt)
     found = series_of(image)
@@ -64,7 +64,7 @@ def series_of(path: Path) -> dict[str, Any]:
     Raises:
         InputError: Nothing there, or nothing that is known.
     """
-    from latentseg.imaging.dicom_files import scan
+    from latentseg.imaging.dicom.files import scan
     from latentseg.imaging.volume import kind_of
 
     if kind_of(path) != "DICOM":

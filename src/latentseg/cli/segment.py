@@ -17,12 +17,12 @@ from latentseg.imaging.files import case_name
 
 if TYPE_CHECKING:
     from latentseg.api import Precision
-    from latentseg.fewshot.context import SupportContext, SupportMode
-    from latentseg.fewshot.segmenter import SegmentOptions
-    from latentseg.fewshot.support import Support
     from latentseg.imaging.intensity import Modality
-    from latentseg.results import Segmentations
-    from latentseg.tumor.options import TumorOptions
+    from latentseg.methods.fewshot.context import SupportContext, SupportMode
+    from latentseg.methods.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.support import Support
+    from latentseg.methods.results import Segmentations
+    from latentseg.methods.tumor.options import TumorOptions
 
 EVIDENCE = ("evidence", "attention", "healthy", "residual", "uncertainty")
 
@@ -109,8 +109,8 @@ def segment(
 ) -> None:
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
-    from latentseg.imaging.dicom import DicomOptions
-    from latentseg.results import check_priority, check_writable
+    from latentseg.imaging.dicom.series import DicomOptions
+    from latentseg.methods.results import check_priority, check_writable
 
     if bool(support) == bool(prompt):
         what = "examples and prompts in one call" if support else "neither examples nor a prompt"
@@ -168,7 +168,7 @@ def read_targets(
         UsageError: A target that no support knows, or one shown twice of which one is encoded.
         InputError: A support that cannot be used.
     """
-    from latentseg.fewshot.support import Support
+    from latentseg.methods.fewshot.support import Support
 
     found: dict[str, list[Support | SupportContext]] = {}
     known: list[str] = []
@@ -200,8 +200,8 @@ def offers(
         InputError: No such folder.
         ModelError: A damaged context.
     """
-    from latentseg.fewshot.context import SupportContext
-    from latentseg.fewshot.support import Support, SupportFolder
+    from latentseg.methods.fewshot.context import SupportContext
+    from latentseg.methods.fewshot.support import Support, SupportFolder
 
     only = names[0] if names and len(names) == 1 else ""
     if path.suffix == ".safetensors":
@@ -256,7 +256,7 @@ def read_preset(text: str) -> TumorOptions:
     Raises:
         UsageError: There is no such preset.
     """
-    from latentseg.tumor.options import PRESETS
+    from latentseg.methods.tumor.options import PRESETS
 
     if text not in PRESETS:
         raise UsageError(f"unknown preset {text!r}", where="--preset", fix=f"give {' or '.join(PRESETS)}")
@@ -269,7 +269,7 @@ def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
     Raises:
         UsageError: Something that is not known, or not made from examples.
     """
-    from latentseg.results import SAVED, check_outputs
+    from latentseg.methods.results import SAVED, check_outputs
 
     known = (*SAVED, *EVIDENCE) if prompts else SAVED
     asked = split_names(text)
@@ -280,8 +280,8 @@ def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
 
 def search_options(mode: SupportMode, *, anywhere: bool) -> SegmentOptions:
     """Options of the few-shot segmenter."""
-    from latentseg.fewshot.presence import AxisOptions
-    from latentseg.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.along_body import AxisOptions
+    from latentseg.methods.fewshot.segmenter import SegmentOptions
 
     return SegmentOptions(support_mode=mode, axis=None if anywhere else AxisOptions())
 

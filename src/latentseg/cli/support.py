@@ -33,7 +33,7 @@ def check(
 ) -> None:
     """Audit grids and labels, and segment each example from the others (leave-one-out Dice)."""
     import latentseg as ls
-    from latentseg.fewshot.audit import audit
+    from latentseg.methods.fewshot.audit import audit
 
     rows = audit(
         folder, ls.load(backbone=backbone), modality=read_modality(modality), orientation=orientation
@@ -68,8 +68,8 @@ def encode(
 ) -> None:
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls
-    from latentseg.fewshot.segmenter import SegmentOptions
-    from latentseg.results import check_writable
+    from latentseg.methods.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.results import check_writable
 
     if out.suffix != ".safetensors":
         raise UsageError(

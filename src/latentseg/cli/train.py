@@ -44,7 +44,7 @@ def supervoxels(
     folder: Annotated[Path, typer.Argument(help="Folder made by `latentseg train pack`.")],
 ) -> None:
     """Compute the pseudo-labels of a pack (3-D graph segmentation)."""
-    from latentseg.fewshot.supervoxels import add_supervoxels
+    from latentseg.training.fewshot.supervoxels import add_supervoxels
     from latentseg.training.pack import Pack
 
     _log_to_terminal()
@@ -54,7 +54,7 @@ def supervoxels(
 @app.command()
 def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
     """Train the compact autoencoder and its mask head."""
-    from latentseg.backbones.autoencoder_training import AutoencoderOptions, build
+    from latentseg.training.autoencoder import AutoencoderOptions, build
     from latentseg.training.config import read_config
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
@@ -77,10 +77,10 @@ def denoiser(
 ) -> None:
     """Train the text-conditioned denoiser on the latents of a frozen compact autoencoder."""
     from latentseg.backbones.compact import CompactBackbone
-    from latentseg.backbones.denoiser_training import DenoiserOptions, build
     from latentseg.backbones.registry import resolve
     from latentseg.text import embed
     from latentseg.training.config import read_config
+    from latentseg.training.denoiser import DenoiserOptions, build
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
@@ -94,8 +94,8 @@ def denoiser(
 @app.command()
 def matching(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
     """Train the adapter of the features that the few-shot network's matching prior compares."""
-    from latentseg.fewshot.matching_training import MatchingOptions, MatchingTask
     from latentseg.training.config import read_config
+    from latentseg.training.fewshot.matching import MatchingOptions, MatchingTask
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
@@ -122,8 +122,8 @@ def fewshot(
     """Train the few-shot network on a frozen compact backbone."""
     from latentseg.backbones.compact import CompactBackbone
     from latentseg.backbones.registry import resolve
-    from latentseg.fewshot.training import FewShotOptions, build
     from latentseg.training.config import read_config
+    from latentseg.training.fewshot.sdfsmis import FewShotOptions, build
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
@@ -150,11 +150,11 @@ def tumor(
     from latentseg.api import looked_at, tumor_stages
     from latentseg.backbones.compact import phrase_condition
     from latentseg.backbones.registry import resolve
+    from latentseg.methods.tumor.queries import Queries
     from latentseg.text import embed
     from latentseg.training.config import read_config
     from latentseg.training.pack import Pack
-    from latentseg.tumor.queries import Queries
-    from latentseg.tumor.training import TumorTraining, TumorTrainingOptions
+    from latentseg.training.tumor.diffugts import TumorTraining, TumorTrainingOptions
 
     _log_to_terminal()
     options = read_config(config, TumorTrainingOptions)

@@ -16,7 +16,7 @@ from latentseg.errors import UsageError
 
 if TYPE_CHECKING:
     from latentseg.evaluation.zero_shot import CategorySummary, SliceRow, TumorMethod
-    from latentseg.tumor.segmenter import TumorSegmenter
+    from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 METHODS = ("tumor", "learned", "outlier", "restore")
 NOTE = (
@@ -50,7 +50,7 @@ def tumor(
     import latentseg as ls
     from latentseg.evaluation.datasets.tumors import CATEGORIES, get_category
     from latentseg.evaluation.zero_shot import category_cells, evaluate_category, summarize_categories
-    from latentseg.results import check_writable
+    from latentseg.methods.results import check_writable
 
     check_writable(out)
     names = list(CATEGORIES) if category == "all" else split_names(category) or []
@@ -89,8 +89,8 @@ def tumor(
 def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorMethod]:
     """Methods by name; where the map draws the mask, no pseudo-healthy image is made for it."""
     from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
-    from latentseg.tumor.refinement import RefinementOptions
-    from latentseg.tumor.segmenter import TumorSegmenter
+    from latentseg.methods.diffugts.refinement import RefinementOptions
+    from latentseg.methods.tumor.segmenter import TumorSegmenter
 
     options, refinement = segmenter.options, segmenter.options.refinement or RefinementOptions()
     learned = replace(options, refinement=replace(refinement, fusion="learned"))
@@ -124,7 +124,7 @@ def write_tables(
 
     from latentseg.evaluation.tables import markdown_table
     from latentseg.evaluation.zero_shot import category_cells
-    from latentseg.results import write_bytes
+    from latentseg.methods.results import write_bytes
 
     stream = io.StringIO()
     records = [asdict(row) for row in rows]

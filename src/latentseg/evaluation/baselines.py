@@ -18,7 +18,7 @@ from latentseg.evaluation.slices import SupportSlices
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from latentseg.fewshot.matching_features import MatchingFeatures
+    from latentseg.methods.fewshot.matching_features import MatchingFeatures
 
 
 class FeatureBackbone(Protocol):
@@ -162,7 +162,7 @@ class PriorAlone:
         """Compare each of `(S, H, W)` with the most similar support slice."""
         import torch
 
-        from latentseg.fewshot.prior import MatchingSupport, prior_logits, scan_prior
+        from latentseg.methods.fewshot.matching import MatchingSupport, prior_logits, scan_prior
 
         shown = torch.from_numpy(np.ascontiguousarray(support.images, np.float32))[:, None]
         masks = torch.from_numpy(support.masks.astype(np.float32))
@@ -180,8 +180,8 @@ class PriorAlone:
         self, shown: Tensor, masks: Tensor, images: Tensor, chance: NDArray[np.float32], groups: Tensor
     ) -> NDArray[np.float32]:
         """Refined, looked at again, refined again."""
-        from latentseg.fewshot.closer_look import CloserOptions, CloserSupport
-        from latentseg.fewshot.refinement import refine
+        from latentseg.methods.fewshot.closer_look import CloserOptions, CloserSupport
+        from latentseg.methods.refinement import refine
 
         near = CloserSupport.of(shown, masks, self.features, shots=1, options=CloserOptions())
         found = refine(images[:, 0].numpy(), chance)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentseg.errors import InputError, UsageError
-from latentseg.evaluation.statistics import Interval, bootstrap_mean
+from latentseg.metrics.statistics import Interval, bootstrap_mean
 
 CASE = ("dataset", "fold", "case", "organ", "label")
 CONDITION = (

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from latentseg.errors import GeometryError, InputError, UsageError
-from latentseg.evaluation.lesions import FOUND_IOU, match_lesions
 from latentseg.evaluation.mask_files import Pair, read_pair
-from latentseg.evaluation.metrics import overlap
-from latentseg.evaluation.statistics import Interval, bootstrap_mean
-from latentseg.evaluation.surface import TOLERANCE_MM, surface_distances
 from latentseg.evaluation.tables import markdown_table, percent
 from latentseg.imaging import Volume, same_grid
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.geometry import describe_grid
+from latentseg.metrics.lesions import FOUND_IOU, match_lesions
+from latentseg.metrics.overlap import overlap
+from latentseg.metrics.statistics import Interval, bootstrap_mean
+from latentseg.metrics.surface import TOLERANCE_MM, surface_distances
 
 
 @dataclass(frozen=True)

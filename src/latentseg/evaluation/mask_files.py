@@ -125,7 +125,7 @@ def check_names(pairs: Sequence[Pair], label_of: Mapping[str, int]) -> None:
         UsageError: A name that no structure has; the message says which there are.
         InputError: A file cannot be read.
     """
-    from latentseg.imaging.dicom_masks import find_name
+    from latentseg.imaging.dicom.masks import find_name
 
     for paths in zip(*((pair.prediction, pair.truth) for pair in pairs), strict=True):
         if not all(map(is_dicom, paths)):
@@ -182,7 +182,7 @@ def label_ids(labels: Volume) -> set[int]:
 
 def _structures(path: Path, grid: Volume, label_of: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
     """Structures by the label they are asked for as; a single one is a single label, however it is called."""
-    from latentseg.imaging.dicom_masks import find_name, read_masks
+    from latentseg.imaging.dicom.masks import find_name, read_masks
 
     names = _names(path)
     found = {label: find_name(label, names) for label in label_of}
@@ -194,7 +194,7 @@ def _structures(path: Path, grid: Volume, label_of: Mapping[str, int]) -> dict[s
 
 
 def _names(path: Path) -> list[str]:
-    from latentseg.imaging.dicom_masks import holds_masks, structure_names
+    from latentseg.imaging.dicom.masks import holds_masks, structure_names
 
     if not holds_masks(path):
         raise InputError("this DICOM file holds no masks", where=str(path), fix="give a SEG or an RTSTRUCT")
@@ -225,7 +225,7 @@ def _case(path: Path) -> str:
 
 def _distinct(names: Iterable[str]) -> list[str]:
     """Names without those that differ from an earlier one in case and separators alone."""
-    from latentseg.imaging.dicom_masks import find_name
+    from latentseg.imaging.dicom.masks import find_name
 
     found: list[str] = []
     for name in names:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.evaluation.presence import presence_scores
 from latentseg.evaluation.slices import ScanAnswer, SupportSlices
-from latentseg.fewshot.support import Support
+from latentseg.methods.fewshot.support import Support
+from latentseg.metrics.presence import presence_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from latentseg.fewshot.context import SupportContext
-    from latentseg.fewshot.encoded import Encoded
-    from latentseg.fewshot.segmenter import FewShotSegmenter
+    from latentseg.methods.fewshot.context import SupportContext
+    from latentseg.methods.fewshot.encoded import Encoded
+    from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 
 KEPT = 4  # encoded chunks and supports: a protocol asks for the same slices once per organ
 
@@ -40,7 +40,7 @@ class FewShotMethod:
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability ``(S, H, W)`` for slices ``(S, H, W)``."""
-        from latentseg.fewshot.groups import nearest
+        from latentseg.methods.fewshot.groups import nearest
 
         encoded, context, signature = self._asked(support, query_slices)
         return self.segmenter.probability_slices(encoded, context, nearest(signature, context))
@@ -55,7 +55,7 @@ class FewShotMethod:
 
     def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Mask of a whole scan by the segmenter's own rules for presence and for components."""
-        from latentseg.fewshot.components import large_in_volume
+        from latentseg.imaging.components import large_in_volume
 
         options = self.segmenter.options
         if answer.scores.max() < options.min_presence:
@@ -66,7 +66,7 @@ class FewShotMethod:
         self, support: SupportSlices, query_slices: NDArray[np.float32]
     ) -> tuple[Encoded, SupportContext, Tensor]:
         """Encoded slices, the encoded support, and what each slice looks like as a whole."""
-        from latentseg.fewshot.groups import signatures
+        from latentseg.methods.fewshot.groups import signatures
 
         context, images = self._context(support), _tensor(query_slices)
         return self._encoded(images), context, signatures(images)
@@ -81,7 +81,7 @@ class FewShotMethod:
 
     def _encoded(self, images: Tensor) -> Encoded:
         """Slices as the networks take them, each encoded once: chunks of different organs overlap."""
-        from latentseg.fewshot.encoded import Encoded
+        from latentseg.methods.fewshot.encoded import Encoded
 
         keys = [_key(image.numpy()) for image in images]
         new = [i for i, key in enumerate(keys) if key not in self._slices]

@@ -33,8 +33,6 @@ from numpy.typing import NDArray
 
 from latentseg.errors import UsageError
 from latentseg.evaluation.datasets.base import Dataset
-from latentseg.evaluation.metrics import overlap
-from latentseg.evaluation.presence import auroc
 from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.settings import Setting
 from latentseg.evaluation.slices import (
@@ -49,7 +47,9 @@ from latentseg.evaluation.slices import (
     segment_by_chunks,
     support_slices,
 )
-from latentseg.evaluation.surface import surface_distances
+from latentseg.metrics.overlap import overlap
+from latentseg.metrics.presence import auroc
+from latentseg.metrics.surface import surface_distances
 
 __all__ = [
     "EP1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from latentseg.evaluation.metrics import Overlap
+from latentseg.metrics.overlap import Overlap
 
 RowKey = tuple[str | int, ...]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.evaluation.datasets.base import Case
-from latentseg.evaluation.presence import presence_scores
-from latentseg.fewshot.support_scan import SupportScan
 from latentseg.imaging import Canonical, fit_square, normalize, to_canonical
+from latentseg.methods.fewshot.support_scan import SupportScan
+from latentseg.metrics.presence import presence_scores
 
 THIRDS = 3
 

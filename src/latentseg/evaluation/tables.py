@@ -12,11 +12,11 @@ from statistics import median
 from typing import TypeVar
 
 from latentseg.errors import InputError
-from latentseg.evaluation.metrics import pooled_dice
-from latentseg.evaluation.presence import auroc
 from latentseg.evaluation.rows import Row
-from latentseg.evaluation.statistics import Interval, bootstrap_mean, spread
 from latentseg.imaging.files import written_whole
+from latentseg.metrics.overlap import pooled_dice
+from latentseg.metrics.presence import auroc
+from latentseg.metrics.statistics import Interval, bootstrap_mean, spread
 
 __all__ = ["Row", "Summary", "csv_text", "markdown", "summarize", "table_cells", "write_tables"]
 

@@ -14,7 +14,7 @@ from latentseg.imaging import Volume, fit_square, normalize, to_canonical
 
 if TYPE_CHECKING:
     from latentseg.backbones.base import Backbone
-    from latentseg.tumor.segmenter import TumorSegmenter
+    from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 BODY = -0.9  # in [-1, 1], above which a pixel belongs to the body
 SHARE = 0.01  # of a slice's pixels, whose mean is its score
@@ -85,7 +85,7 @@ class NoiseAndRestore:
         """Smoothed residual inside the body, cut."""
         import torch
 
-        from latentseg.backbones.inpainting import InpaintingOptions, inpaint
+        from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint
 
         del prompt
         canonical = to_canonical(scan)

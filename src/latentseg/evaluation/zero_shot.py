@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError
 from latentseg.evaluation.datasets.tumors import Category, TumorCase
-from latentseg.evaluation.lesions import match_lesions
-from latentseg.evaluation.metrics import overlap
-from latentseg.evaluation.presence import auroc
-from latentseg.evaluation.statistics import Interval, bootstrap_mean
-from latentseg.evaluation.surface import surface_distances
 from latentseg.imaging import Volume, to_canonical
+from latentseg.metrics.lesions import match_lesions
+from latentseg.metrics.overlap import overlap
+from latentseg.metrics.presence import auroc
+from latentseg.metrics.statistics import Interval, bootstrap_mean
+from latentseg.metrics.surface import surface_distances
 
 
 class Found(NamedTuple):

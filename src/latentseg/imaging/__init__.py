@@ -1,18 +1,15 @@
-"""Volumes with geometry: reading, writing, canonical slices, intensities and a procedural phantom.
+"""Volumes with geometry: reading, writing, canonical slices and intensities.
 
 Nothing here imports torch, and the file libraries are imported when a file of their kind is met.
 """
 
 from latentseg.imaging.geometry import Canonical, check_same_grid, fit_square, same_grid, to_canonical
 from latentseg.imaging.intensity import guess_modality, normalize
-from latentseg.imaging.phantom import Phantom, abdomen
 from latentseg.imaging.volume import Volume, default_suffix, read, read_labels, write_like
 
 __all__ = [
     "Canonical",
-    "Phantom",
     "Volume",
-    "abdomen",
     "check_same_grid",
     "default_suffix",
     "fit_square",

@@ -14,7 +14,7 @@ from latentseg.imaging import files, geometry
 from latentseg.imaging.intensity import Modality, check_finite, guess_modality
 
 if TYPE_CHECKING:
-    from latentseg.imaging.dicom import DicomOptions
+    from latentseg.imaging.dicom.series import DicomOptions
 
 OutputKind = Literal["mask", "probability", "image"]
 
@@ -210,7 +210,7 @@ def kind_of(path: Path) -> str:
     """
     if not path.is_dir():
         return files.format_of(path)
-    from latentseg.imaging.dicom_files import holds_dicom
+    from latentseg.imaging.dicom.files import holds_dicom
 
     return "DICOM" if holds_dicom(path) else "folder"
 
@@ -239,7 +239,7 @@ def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | ND
 def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> files.Loaded:
     kind = kind_of(path)
     if kind == "DICOM":
-        from latentseg.imaging.dicom import read_dicom
+        from latentseg.imaging.dicom.series import read_dicom
 
         return read_dicom(path, dicom)
     if kind == "folder":
@@ -263,7 +263,7 @@ def _load_masks(path: Path, like: Volume | None, name: str | None) -> files.Load
     """DICOM contours or segments; ``None`` for everything else."""
     if kind_of(path) != "DICOM":
         return None
-    from latentseg.imaging.dicom_masks import holds_masks, read_label_map
+    from latentseg.imaging.dicom.masks import holds_masks, read_label_map
 
     return read_label_map(path, like=like, name=name) if holds_masks(path) else None
 

@@ -14,7 +14,7 @@ from latentseg.batch.manifest import review_list
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.errors import InputError
 from latentseg.imaging.files import natural_key, suffix_of
-from latentseg.results import file_name
+from latentseg.methods.results import file_name
 
 NOT_A_RUN = "give the folder that 'latentseg batch -o' wrote"
 AGAIN = "run 'latentseg batch' again with --resume: what is finished is kept"

@@ -15,15 +15,15 @@ from latentseg.batch.store import Record
 from latentseg.errors import GeometryError, InputError, LatentsegError, explained, noted
 from latentseg.evaluation.label_maps import LabelRow, MetricOptions, check_comparable, compare_masks
 from latentseg.imaging import Volume, read, read_labels, same_grid
-from latentseg.imaging.dicom import DicomOptions
+from latentseg.imaging.dicom.series import DicomOptions
 from latentseg.imaging.geometry import describe_grid
+from latentseg.imaging.previews import thumbnail
+from latentseg.methods.results import file_name
 from latentseg.report.cohort import Run
 from latentseg.report.cohort_pictures import EVIDENCE, View, panels_of
 from latentseg.report.cohort_truth import Truth
 from latentseg.report.page import Panel
-from latentseg.report.previews import thumbnail
 from latentseg.report.reliability import Reliability
-from latentseg.results import file_name
 
 WIDE = 900  # pixels of the longer side of a picture that the batch saved
 METRICS = MetricOptions()

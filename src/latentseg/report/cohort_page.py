@@ -10,13 +10,13 @@ from statistics import median
 from typing import Any
 
 from latentseg.evaluation.label_maps import MetricOptions
+from latentseg.imaging.previews import PREDICTION, TRUTH
+from latentseg.methods.results import file_name
 from latentseg.report.cohort import Run
 from latentseg.report.cohort_cases import Finding
 from latentseg.report.cohort_scores import score_cells, score_columns, scores_table
 from latentseg.report.page import Case, Page, Section, Table
-from latentseg.report.previews import PREDICTION, TRUTH
 from latentseg.report.reliability import reliability_charts
-from latentseg.results import file_name
 
 FIRST = 10  # results in the list of those to look at first
 CITATIONS = {

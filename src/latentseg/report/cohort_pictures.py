@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from latentseg.errors import noted
 from latentseg.imaging import Canonical, Volume, normalize, to_canonical
+from latentseg.imaging.previews import PREDICTION, TRUTH, Canvas, Layer, heatmap, overlay, thumbnail
 from latentseg.report.page import Panel
-from latentseg.report.previews import PREDICTION, TRUTH, Canvas, Layer, heatmap, overlay, thumbnail
 
 SIZE = 224  # pixels of the longer side of a picture
 EVIDENCE = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from latentseg.evaluation.label_maps import LabelRow, LabelSummary, summarize_labels
-from latentseg.evaluation.statistics import Interval
+from latentseg.metrics.statistics import Interval
 from latentseg.report.cohort_cases import Finding
 from latentseg.report.page import Table
 

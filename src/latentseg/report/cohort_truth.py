@@ -13,8 +13,8 @@ from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.label_maps import parse_labels
 from latentseg.imaging import Volume, read_labels
 from latentseg.imaging.files import natural_key, suffix_of
+from latentseg.methods.results import file_name
 from latentseg.report.cohort import Run
-from latentseg.results import file_name
 
 NAMING = "name the files CASE.nii.gz, CASE_seg-TARGET.nii.gz or TARGET/CASE.nii.gz"
 DICOM = ".dcm"

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from latentseg.imaging.files import written_whole
-from latentseg.report.previews import Color
+from latentseg.imaging.previews import Color
 
 RESEARCH_USE = "For research use. Not a medical device; not for diagnosis or treatment."
 LONG = 40  # letters of a cell that is wrapped

@@ -7,7 +7,7 @@ from importlib import resources
 
 import yaml
 
-from latentseg.imaging.dicom_seg import Code, SegmentCode
+from latentseg.imaging.dicom.seg import Code, SegmentCode
 from latentseg.text.vocabulary import Concept, by_term, normal_form
 
 PRIVATE_SCHEME = "99LATENTSEG"

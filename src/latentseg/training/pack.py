@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from latentseg.errors import InputError, LatentsegWarning
-from latentseg.imaging import Volume, fit_square, normalize, phantom, read, read_labels, to_canonical
+from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, to_canonical
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.intensity import Modality
+from latentseg.phantom import bodies as phantom
 
 log = logging.getLogger(__name__)
 MINIMUM_BODY = 0.03  # a slice with less foreground than this share teaches nothing
@@ -57,7 +58,7 @@ class PhantomSource(BaseModel):
 
     Attributes:
         name: Name of the data set.
-        phantom: Which part of the body (:mod:`latentseg.imaging.phantom`).
+        phantom: Which part of the body (:mod:`latentseg.phantom.bodies`).
         modality: How it is scanned.
         seeds: First seed, and the one after the last; every seed is a patient.
         slices: Of each.

@@ -1,0 +1,194 @@
+"""From an attention map to a refined mask: dilate, inpaint to a pseudo-healthy image, compare, fuse.
+
+Known secondhand are the steps and their order; dilation, time, number of steps, jumps and seeds are not, so
+they are options here, and the two presets of :mod:`segmenter` say which they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentseg.backbones.base import Backbone
+from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
+from latentseg.methods.diffugts.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
+
+CUT, LOWEST_CUT = 0.5, 0.1  # probability from which a voxel belongs to the tumor
+Attend = Callable[[Tensor], Tensor]  # images (B, 1, ...) to their abnormal probability on the same grid
+
+
+@dataclass(frozen=True)
+class RefinementOptions:
+    """How a map is refined.
+
+    Attributes:
+        fusion: Who draws the mask: ``map``, the residuals being shown as evidence; ``learned``, the fusion of
+            map and residuals; or ``otsu``, the weighted sum of the residuals with Otsu's threshold.
+        weights: Of the pixel and the feature residual in that sum.
+        inpainting: Steps, start, jumps, guidance, seed.
+        seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
+        dilate: Pixels by which the map's mask is grown before it is filled.
+        threshold: Of the map, above which a pixel is suspected.
+        smooth: Whether holes are filled smoothly before the image is encoded, so that what is removed does
+            not shine into its surroundings, and is not what is left where inpainting starts below time 1.
+    """
+
+    fusion: Literal["map", "learned", "otsu"] = "map"
+    weights: tuple[float, float] = (0.5, 0.5)
+    inpainting: InpaintingOptions = field(default_factory=InpaintingOptions)
+    seeds: int = 1
+    dilate: int = 6
+    threshold: float = 0.5
+    smooth: bool = False
+
+
+class Refined(NamedTuple):
+    """What refinement made of ``B`` images; all ``(B, 1, ...)``.
+
+    Attributes:
+        probability: Of the lesion: the map, or the mean over seeds of the fusion; of Otsu's rule 0 or 1.
+        uncertainty: Standard deviation over seeds of what map and residuals say together.
+        pseudo_healthy: Mean of the inpainted images, decoded, in [-1, 1].
+        residual: Mean pixel residual.
+    """
+
+    probability: Tensor
+    uncertainty: Tensor
+    pseudo_healthy: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Refiner:
+    """Refines the maps of one query.
+
+    Attributes:
+        backbone: With a denoiser.
+        fusion: The learned fusion.
+        attend: Abnormal probability of images, on their own grid.
+        condition: Tokens of the denoiser that say "healthy", or zeros.
+        options: See there.
+    """
+
+    backbone: Backbone
+    fusion: Fusion
+    attend: Attend
+    condition: Tensor
+    options: RefinementOptions
+
+    def __call__(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Refined:
+        """Refine the maps of images.
+
+        Args:
+            images: ``(B, 1, ...)`` in [-1, 1].
+            attention: Abnormal probability on the grid of the images.
+            keys: ``B`` names, of which the noise is a function.
+        """
+        versions = self.versions(images, attention, keys=keys, seeds=range(self.options.seeds))
+        return self.judged(reconstructed(self.backbone, images), versions, attention)
+
+    def versions(
+        self, images: Tensor, attention: Tensor, *, keys: Sequence[str], seeds: Sequence[int]
+    ) -> Tensor:
+        """Pseudo-healthy versions ``(seeds, B, 1, ...)`` of images."""
+        holes = self._holes(attention)
+        latents = self.backbone.encode(smooth_fill(images, holes) if self.options.smooth else images)
+        pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
+
+        def version(seed: int) -> Tensor:
+            noise = [f"{key}/{seed}" for key in keys]
+            filled = inpaint(self.backbone, latents, pooled, self.condition, keys=noise, options=options)
+            return self.backbone.decode(filled).clamp(-1, 1)
+
+        return torch.stack([version(seed) for seed in seeds])
+
+    def judged(self, decoded: Tensor, versions: Tensor, attention: Tensor) -> Refined:
+        """What pseudo-healthy versions say of a map.
+
+        Args:
+            decoded: Images through the autoencoder, ``(B, 1, ...)``.
+            versions: ``(seeds, B, 1, ...)``.
+            attention: Abnormal probability.
+        """
+        healthy = versions.mean(0)
+        residual = (decoded - versions).abs().mean(0)
+        drawn_by_map = self.options.fusion == "map"
+        if drawn_by_map and len(versions) == 1:  # one seed has no spread, and nobody asks for the mask
+            return Refined(attention, torch.zeros_like(attention), healthy, residual)
+        holes = self._holes(attention)
+        found = [residuals(decoded, one, attention, self.attend(one)) for one in versions]
+        chances = torch.stack([self._combined(one, attention, holes) for one in found])
+        probability = attention if drawn_by_map else chances.mean(0)
+        return Refined(probability, chances.std(0, unbiased=False), healthy, residual)
+
+    def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
+        """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""
+        pseudo = self.versions(images, attention, keys=keys, seeds=range(1))[0]
+        return residuals(reconstructed(self.backbone, images), pseudo, attention, self.attend(pseudo))
+
+    def _holes(self, attention: Tensor) -> Tensor:
+        """What is filled."""
+        return dilated(attention >= self.options.threshold, self.options.dilate)
+
+    def _combined(self, found: Residuals, attention: Tensor, holes: Tensor) -> Tensor:
+        """Lesion probability inside the holes, from the map and the residuals."""
+        if self.options.fusion == "otsu":
+            pixel, feature = self.options.weights
+            return otsu_masks(weighted_sum(found, pixel=pixel, feature=feature), holes).float()
+        logits: Tensor = self.fusion(attention, found)
+        return logits.sigmoid() * holes
+
+
+class Reconstructions:
+    """Slices of a scan through the autoencoder, each when it is first asked for.
+
+    Args:
+        backbone: Frozen.
+        images: ``(S, 1, ...)`` in [-1, 1].
+    """
+
+    def __init__(self, backbone: Backbone, images: Tensor) -> None:
+        self.backbone, self.images = backbone, images
+        self.decoded = torch.zeros_like(images)
+        self.known = torch.zeros(len(images), dtype=torch.bool)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """``(B, 1, ...)`` of the slices with some numbers."""
+        missing = rows[~self.known[rows]]
+        if len(missing):
+            self.decoded[missing] = reconstructed(self.backbone, self.images[missing])
+            self.known[missing] = True
+        return self.decoded[rows]
+
+
+def reconstructed(backbone: Backbone, images: Tensor) -> Tensor:
+    """Images ``(B, 1, ...)`` through the autoencoder."""
+    return backbone.decode(backbone.encode(images)).clamp(-1, 1)
+
+
+def leveled(attention: Tensor, flagged: NDArray[np.intp], *, level: float | None) -> Tensor:
+    """A map ``(S, 1, ...)`` whose log-odds are moved so that 0.5 is where it is to be cut.
+
+    Args:
+        attention: Abnormal probability.
+        flagged: Suspicious slices.
+        level: See :class:`~latentseg.methods.tumor.options.TumorOptions`.
+    """
+    if level is None or not len(flagged):
+        return attention
+    peak = attention[torch.from_numpy(flagged)].max()
+    cut = (level * peak).clamp(LOWEST_CUT, CUT)
+    return (attention.logit(eps=1e-6) - cut.logit()).sigmoid()
+
+
+def dilated(masks: Tensor, pixels: int) -> Tensor:
+    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1."""
+    grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
+    return grow(masks.float(), 2 * pixels + 1, stride=1, padding=pixels) if pixels else masks.float()

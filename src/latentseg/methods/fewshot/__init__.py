@@ -1,0 +1,1 @@
+"""Targets that are shown: SD-FSMIS, and what is ours beside it to find them in whole scans."""

@@ -1,0 +1,326 @@
+"""What a segmenter returns for each target, on the grid of the scan it was given."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.errors import InputError, UsageError, caution, noted
+from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
+from latentseg.imaging.dicom.series import DicomHeader
+from latentseg.imaging.files import written_whole
+from latentseg.imaging.previews import Canvas, Layer, key_slices, montage, overlay
+
+if TYPE_CHECKING:
+    from latentseg.imaging.dicom.seg import SegKind
+
+SAVED = ("mask", "prob", "preview")
+DICOM_SAVED = ("dicom-labelmap", "dicom-prob", "dicom-sr")
+SAVED_DECIMALS = 3  # of a probability on disk: a third of the size, in less than half the time
+PREVIEW = 320  # pixels of the longer side of a slice
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One target in one scan.
+
+    Attributes:
+        target: Name of the target.
+        scan: The scan; all arrays share its grid.
+        mask: ``(I, J, K)`` bool.
+        probability: ``(I, J, K)`` float32 in [0, 1].
+        presence: Score in [0, 1] that the target is in the scan at all; the mask is empty where it is called
+            absent.
+    """
+
+    target: str
+    scan: Volume
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32]
+    presence: float
+
+    @property
+    def absent(self) -> bool:
+        """Whether the target is reported as not in the scan."""
+        return not bool(self.mask.any())
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume of the mask in milliliters."""
+        return float(np.count_nonzero(self.mask)) * self.scan.voxel_volume_ml
+
+    @cached_property
+    def components(self) -> int:
+        """Number of separate parts of the mask (26-connected)."""
+        from scipy import ndimage
+
+        return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
+
+    def stats(self) -> dict[str, Any]:
+        """Presence, volume, components, centroid (RAS mm), and whether the mask touches the grid's border.
+
+        Of a DICOM series that was resampled also what makes the mask ``approximate``.
+        """
+        centroid = None
+        if not self.absent:
+            world = self.scan.affine_ras_mm @ [*_center(self.mask), 1.0]
+            centroid = [round(float(v), 2) for v in world[:3]]
+        edges = [np.take(self.mask, [0, -1], axis).any() for axis in range(3)]
+        marks = getattr(self.scan.header, "marks", ())
+        return {
+            "target": self.target,
+            "absent": self.absent,
+            "presence": round(self.presence, 4),
+            "volume_ml": round(self.volume_ml, 3),
+            "components": self.components,
+            "centroid_ras_mm": centroid,
+            "touches_border": bool(any(edges)),
+            **({"approximate": "; ".join(marks)} if marks else {}),
+        }
+
+    def preview(self, *, slices: int = 3) -> bytes:
+        """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty."""
+        canonical = to_canonical(self.scan)
+        with noted([]):  # was said when the scan was segmented
+            values = normalize(canonical.slices, modality=self.scan.modality)
+        mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
+        shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
+        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
+        pictures = [
+            overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown
+        ]
+        return montage(pictures, columns=len(pictures))
+
+    def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
+        """Write mask, probability and preview under ``folder/<case>/``; for a DICOM scan also a DICOM SEG.
+
+        Args:
+            folder: Output folder; made where it is missing.
+            what: Any of ``mask``, ``prob`` and ``preview``; for DICOM scans also ``dicom-labelmap`` (instead
+                of a binary SEG beside the mask), ``dicom-prob`` (a fractional SEG) and ``dicom-sr`` (the
+                volume of the SEG as a structured report).
+
+        Returns:
+            The paths written, each whole or not at all.
+
+        Raises:
+            UsageError: Something else is asked for.
+            InputError: A file cannot be written.
+        """
+        what = check_outputs(what)
+        case, suffix = self.scan.name, default_suffix(self.scan)
+        soft = suffix if suffix in (".nii.gz", ".nrrd", ".mha", ".tif") else ".tif"
+        base, target = Path(folder) / case, file_name(self.target)
+        written = []
+        if "mask" in what:
+            written.append(write_like(self.mask, like=self.scan, path=base / f"{case}_seg-{target}{suffix}"))
+        if "prob" in what:
+            path = base / f"{case}_prob-{target}{soft}"
+            probability = self.probability.round(SAVED_DECIMALS)
+            written.append(write_like(probability, like=self.scan, path=path, kind="probability"))
+        if "preview" in what:
+            written.append(write_bytes(base / f"{case}_preview-{target}.png", self.preview()))
+        return written + self._save_dicom(base, what)
+
+    def _save_dicom(self, base: Path, what: Sequence[str]) -> list[Path]:
+        """SEG files; where a series cannot be referred to, the NIfTI stands alone and a warning says why."""
+        kinds: dict[str, SegKind] = {}
+        if "dicom-labelmap" in what:
+            kinds["seg"] = "labelmap"
+        elif "dicom-sr" in what or ("mask" in what and isinstance(self.scan.header, DicomHeader)):
+            kinds["seg"] = "binary"
+        if "dicom-prob" in what:
+            kinds["prob"] = "fractional"
+        written = []
+        for name, kind in kinds.items():
+            path = base / f"{self.scan.name}_{name}-{file_name(self.target)}.dcm"
+            array = self.probability if kind == "fractional" else self.mask
+            written += save_seg({self.target: array}, like=self.scan, path=path, kind=kind)
+        seg = base / f"{self.scan.name}_seg-{file_name(self.target)}.dcm"
+        if "dicom-sr" in what and seg in written:
+            path = base / f"{self.scan.name}_sr-{file_name(self.target)}.dcm"
+            written.append(save_sr(seg, [self.volume_ml], like=self.scan, path=path))
+        return written
+
+
+class Segmentations(dict[str, Segmentation]):
+    """The targets of one scan, by name, in the order they were asked for."""
+
+    def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
+        """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`."""
+        what = tuple(what)
+        check_names(list(self))
+        written = [path for result in self.values() for path in result.save(folder, what=what)]
+        if self:
+            case = next(iter(self.values())).scan.name
+            stats = json.dumps([result.stats() for result in self.values()], indent=2) + "\n"
+            written.append(write_bytes(Path(folder) / case / f"{case}_stats.json", stats.encode()))
+        return written
+
+    def combined(self, priority: Sequence[str]) -> tuple[NDArray[np.uint16], int]:
+        """One label map: targets numbered 1, 2, ... in the order of ``priority``; earlier ones win overlaps.
+
+        Returns:
+            Labels ``(I, J, K)``, and how many voxels more than one target claimed.
+
+        Raises:
+            UsageError: ``priority`` does not name each target once.
+        """
+        check_priority(priority, list(self))
+        masks = np.stack([self[name].mask for name in priority])
+        labels = np.where(masks.any(0), masks.argmax(0) + 1, 0).astype(np.uint16)
+        return labels, int((masks.sum(0) > 1).sum())
+
+    def save_combined(
+        self, folder: str | Path, priority: Sequence[str], *, what: Iterable[str] = SAVED
+    ) -> int:
+        """Write one label map ``<case>_combined`` under ``folder/<case>/``, and its names as ``labels.json``.
+
+        Of a DICOM scan also one SEG with every target as a segment, whatever overlaps, and where ``what``
+        has ``dicom-sr`` their volumes as one structured report.
+
+        Returns:
+            How many voxels more than one target claimed.
+
+        Raises:
+            UsageError: ``priority`` does not name each target once.
+            InputError: A file cannot be written.
+        """
+        labels, overlap = self.combined(priority)
+        scan = next(iter(self.values())).scan
+        base = Path(folder) / scan.name
+        write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
+        if isinstance(scan.header, DicomHeader):
+            masks, seg = {name: self[name].mask for name in priority}, base / f"{scan.name}_combined.dcm"
+            if save_seg(masks, like=scan, path=seg) and "dicom-sr" in what:
+                volumes = [self[name].volume_ml for name in priority]
+                save_sr(seg, volumes, like=scan, path=base / f"{scan.name}_combined_sr.dcm")
+        names = {name: number for number, name in enumerate(priority, start=1)}
+        write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
+        return overlap
+
+
+def save_seg(
+    arrays: Mapping[str, NDArray[Any]], *, like: Volume, path: Path, kind: SegKind = "binary"
+) -> list[Path]:
+    """Write targets as segments of one DICOM SEG, or warn where the scan is nothing that one can refer to.
+
+    Returns:
+        The path, or nothing.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    from latentseg.imaging.dicom.seg import Segment, seg_dataset
+    from latentseg.text.codes import segment_code
+
+    segments = [Segment(name, array, segment_code(name)) for name, array in arrays.items()]
+    try:
+        dataset = seg_dataset(segments, like=like, kind=kind)
+    except InputError as error:
+        caution(f"no DICOM SEG was written: {error}")
+        return []
+    with written_whole(path) as temporary:
+        dataset.save_as(temporary, enforce_file_format=True)
+    return [path]
+
+
+def save_sr(seg: Path, volumes_ml: Sequence[float], *, like: Volume, path: Path) -> Path:
+    """Write the volumes of the segments of a DICOM SEG as a structured report.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    from latentseg.imaging.dicom.sr import write_sr
+
+    return write_sr(seg, volumes_ml=volumes_ml, like=like, path=path)
+
+
+def file_name(target: str) -> str:
+    """The part of a file name that stands for a target: what is no letter, digit, ``.+-_`` becomes ``_``."""
+    return re.sub(r"[^\w.+-]+", "_", target)
+
+
+def check_names(targets: Sequence[str]) -> None:
+    """Require targets that can be told apart, as keys and as files.
+
+    Raises:
+        UsageError: No target, one without a name, or two whose files would have one name.
+    """
+    if not targets:
+        raise UsageError("no target to segment", fix="give at least one support")
+    seen: dict[str, str] = {}
+    for target in targets:
+        if not target.strip():
+            raise UsageError("a prompt or the name of a target is empty", fix="name each one")
+        key = file_name(target).casefold()
+        if key in seen:
+            what = f"the targets {seen[key]!r} and {target!r} would share one file name"
+            raise UsageError(what, fix="give each target a name of its own")
+        seen[key] = target
+
+
+def check_outputs(what: Iterable[str], *, known: Sequence[str] = SAVED) -> tuple[str, ...]:
+    """The outputs asked for, each one known.
+
+    Raises:
+        UsageError: An output that is none of ``known`` and none of those for DICOM.
+    """
+    asked, known = tuple(what), (*known, *DICOM_SAVED)
+    unknown = set(asked) - set(known)
+    if unknown:
+        raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(known)}")
+    return asked
+
+
+def check_priority(priority: Sequence[str], targets: Sequence[str]) -> None:
+    """Require an order of all targets.
+
+    Raises:
+        UsageError: ``priority`` does not name each target once.
+    """
+    if sorted(priority) != sorted(targets):
+        what = f"the priority {', '.join(priority) or '(empty)'} does not name each target once"
+        raise UsageError(what, where="combined", fix=f"order all of {', '.join(targets)}")
+
+
+def check_writable(folder: Path) -> None:
+    """Notice before the work, and not after it, that results cannot be written.
+
+    Raises:
+        InputError: The folder, or the nearest one above it that exists, is a file or may not be written.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError("a file is in the way of the output", where=str(there), fix="choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        fix = "choose a folder you may write to"
+        raise InputError("no permission to write the output", where=str(there), fix=fix)
+
+
+def _height(canonical: Canonical) -> int:
+    """Height of a picture whose longer side has 320 pixels."""
+    tall, wide = (n * mm for n, mm in zip(canonical.slices.shape[1:], canonical.spacing_mm[1:], strict=True))
+    return int(max(4, round(PREVIEW * tall / max(tall, wide))))
+
+
+def _center(mask: NDArray[np.bool_]) -> list[float]:
+    """Mean voxel index, from the counts along each axis: a list of all voxels would be large."""
+    counts = [mask.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    return [float(np.average(np.arange(len(c)), weights=c)) for c in counts]
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all; its folder is made where it is missing."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return path

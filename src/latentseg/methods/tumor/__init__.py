@@ -1,0 +1,1 @@
+"""Tumors that are named: DiffuGTS, and what is ours beside it (organs, views, evidence)."""

@@ -1,0 +1,96 @@
+"""What the networks see of a scan: the body, without air and table around it, and not too much noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from latentseg.imaging import fit_square
+from latentseg.imaging.components import large_in_volume
+from latentseg.training.tumor.lesions import scan_noise
+
+BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
+SHARE = 0.1  # of the slices in which the body has to reach a pixel
+THIN = 0.02  # of a slice's edge, below which a structure is a table or a cable
+MARGIN = 0.03  # of the box, left around it
+APART = 0.7  # of the bright pixels; where the large pieces hold less, the body lies in pieces
+GAP = 0.08  # of a slice's edge, between pieces of a body whose fat and lungs are black
+PART = 0.1  # of the largest piece, from which another piece belongs to the body too, such as an arm
+SMALLEST = 0.25  # of a slice's edge, below which a box is not believed
+
+QUIET = 0.066  # noise of slices in [-1, 1], the median over abdominal CT of the training (SABS 7-18)
+WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels, of the Gaussian against more noise
+PROBED = 9  # slices from which the noise of a scan is read
+
+Undo = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def body_field(
+    slices: NDArray[np.float32], size: int, *, pixel_mm: tuple[float, float]
+) -> tuple[NDArray[Any], Undo]:
+    """Cut slices ``(S, H, W)`` in [-1, 1] to the body, and fit them to squares of ``size`` pixels.
+
+    Returns:
+        ``(S, size, size)`` and ``undo``, from there to ``(S, H, W)``; see
+        :func:`~latentseg.imaging.geometry.fit_square`. What lies outside of the box is 0.
+    """
+    rows, columns = body_box(slices)
+    fitted, undo_square = fit_square(slices[:, rows, columns], size, pixel_mm=pixel_mm)
+
+    def undo(array: NDArray[Any]) -> NDArray[Any]:
+        inside = undo_square(array)
+        whole = np.zeros((len(inside), *slices.shape[1:]), inside.dtype)
+        whole[:, rows, columns] = inside
+        return whole
+
+    return fitted, undo
+
+
+def calmed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Slices ``(S, H, W)`` in [-1, 1] of one CT, smoothed no more than it takes to bring their noise down.
+
+    Sharp reconstructions hold more noise than the training, which hides tumors from the networks.
+    """
+    probed = np.unique(np.linspace(0, len(slices) - 1, PROBED).astype(int))
+    for width in (0.0, *WIDTHS):
+        smoothed = [ndimage.gaussian_filter(slices[k], width) if width else slices[k] for k in probed]
+        if np.median([scan_noise(one) for one in smoothed]) <= QUIET:
+            break
+    return ndimage.gaussian_filter(slices, (0, width, width)) if width else slices
+
+
+def body_box(slices: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Rows and columns of the body in ``(S, H, W)``; all of them where no body can be told apart."""
+    height, width = slices.shape[1:]
+    thin = max(1, round(THIN * min(height, width)))
+    often = (slices > BODY).mean(0) >= SHARE
+    body = large_pieces(ndimage.binary_fill_holes(often), thin)
+    if (body & often).sum() < APART * often.sum():
+        reach = max(1, round(GAP * min(height, width)) // 2)
+        joined = ndimage.binary_closing(np.pad(often, 2 * reach), iterations=reach)
+        inner = slice(2 * reach, -2 * reach)
+        body = large_pieces(ndimage.binary_fill_holes(joined)[inner, inner], max(1, thin // 2))
+    if not body.any():
+        return slice(0, height), slice(0, width)
+    box = ndimage.find_objects(body.astype(np.uint8))[0]
+    sides = [_widened(side, edge) for side, edge in zip(box, (height, width), strict=True)]
+    if any(
+        side.stop - side.start < SMALLEST * edge for side, edge in zip(sides, (height, width), strict=True)
+    ):
+        return slice(0, height), slice(0, width)
+    return sides[0], sides[1]
+
+
+def large_pieces(body: NDArray[np.bool_], thin: int) -> NDArray[np.bool_]:
+    """A body ``(H, W)`` without what is thin and without small pieces."""
+    solid = ndimage.binary_opening(body, iterations=thin)
+    return np.asarray(large_in_volume(solid[None], fraction=PART)[0])
+
+
+def _widened(side: slice, edge: int) -> slice:
+    margin = round(MARGIN * (side.stop - side.start)) + 1
+    return slice(max(0, side.start - margin), min(edge, side.stop + margin))

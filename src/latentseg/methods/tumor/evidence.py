@@ -1,0 +1,152 @@
+"""What a reader can check: the segmentation of a tumor with the maps it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.errors import UsageError
+from latentseg.imaging import Canonical, default_suffix, write_like
+from latentseg.imaging.previews import Canvas, Layer, heatmap, key_slices, montage, overlay
+from latentseg.methods.results import SAVED, Segmentation, check_outputs, file_name, write_bytes
+
+MAPS = ("attention", "healthy", "residual", "uncertainty")
+OUTPUTS = (*SAVED, "evidence", *MAPS)
+DECIMALS = 3  # of a map on disk
+HEIGHT = 240  # pixels of a picture of the evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The maps behind a mask, on the square slices that the networks saw, inferior to superior.
+
+    Attributes:
+        images: ``(S, H, W)`` in [-1, 1].
+        attention: Abnormal probability of every slice, before refinement.
+        healthy: Pseudo-healthy slices in [-1, 1]; the slice itself where nothing was refined.
+        residual: ``|decode(z) - decode(z0)|``, 0 to 2; 0 where nothing was refined.
+        uncertainty: Standard deviation of the probability over seeds.
+        scores: ``(S,)`` anomaly score of every slice, in [0, 1].
+        refined: ``(S,)`` whether a slice was refined.
+        undo: From ``(S, H, W)`` to the canonical slices' own size.
+        canonical: From there to the scan's grid.
+    """
+
+    images: NDArray[np.float32]
+    attention: NDArray[np.float32]
+    healthy: NDArray[np.float32]
+    residual: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    refined: NDArray[np.bool_]
+    undo: Callable[[NDArray[Any]], NDArray[Any]]
+    canonical: Canonical
+
+    def on_grid(self, name: str) -> NDArray[np.float32]:
+        """A map on the grid of the scan, ``(I, J, K)``.
+
+        Raises:
+            UsageError: There is no such map.
+        """
+        if name not in MAPS:
+            raise UsageError(f"unknown map {name!r}", fix=f"choose from {', '.join(MAPS)}")
+        return np.asarray(self.canonical.restore(self.slices(name)), np.float32)
+
+    def slices(self, name: str) -> NDArray[np.float32]:
+        """A map, or ``images``, on the canonical slices ``(S, H, W)``; pictures are -1 outside the field."""
+        dark = 1 if name in ("images", "healthy") else 0
+        return np.asarray(self.undo(getattr(self, name) + np.float32(dark)), np.float32) - dark
+
+
+@dataclass(frozen=True, eq=False)
+class TumorSegmentation(Segmentation):
+    """One prompt in one scan.
+
+    Attributes:
+        evidence: The maps it was made from.
+    """
+
+    evidence: Evidence
+
+    @property
+    def attention_map(self) -> NDArray[np.float32]:
+        """Abnormal probability before refinement, ``(I, J, K)``."""
+        return self.evidence.on_grid("attention")
+
+    @property
+    def pseudo_healthy(self) -> NDArray[np.float32]:
+        """The scan without what was found, ``(I, J, K)`` in [-1, 1] of the window that the networks see."""
+        return self.evidence.on_grid("healthy")
+
+    @property
+    def residual(self) -> NDArray[np.float32]:
+        """What inpainting changed, ``(I, J, K)``."""
+        return self.evidence.on_grid("residual")
+
+    @property
+    def uncertainty(self) -> NDArray[np.float32]:
+        """Spread of the probability over seeds, ``(I, J, K)``."""
+        return self.evidence.on_grid("uncertainty")
+
+    def stats(self) -> dict[str, Any]:
+        """Those of any segmentation, mean uncertainty inside the mask, and the number of refined slices."""
+        inside = None if self.absent else round(float(self.uncertainty[self.mask].mean()), 4)
+        refined = int(self.evidence.refined.sum())
+        return super().stats() | {"mean_uncertainty": inside, "refined_slices": refined}
+
+    def evidence_page(self, *, slices: int = 3) -> bytes:
+        """PNG of the slices that hold most: mask, attention map, pseudo-healthy image, residual."""
+        seen = self.evidence
+        mask = seen.canonical.apply(self.mask)
+        suspected = seen.scores[:, None, None] >= seen.scores.max()
+        shown = key_slices(mask if mask.any() else suspected, count=slices)
+        return montage([picture for k in shown for picture in self._row(k, mask[k])], columns=4)
+
+    def _row(self, k: int, mask: NDArray[np.bool_]) -> list[bytes]:
+        """Four pictures of slice ``k`` of the canonical volume."""
+        seen = self.evidence
+        images, attention, healthy, residual = (
+            seen.slices(name)[k] for name in ("images", "attention", "healthy", "residual")
+        )
+        spacing_mm = seen.canonical.spacing_mm[1:]
+
+        def canvas(caption: str) -> Canvas:
+            return Canvas(height=HEIGHT, spacing_mm=spacing_mm, window=(-1.0, 1.0), caption=caption)
+
+        return [
+            overlay(images, layers=[Layer(mask)], canvas=canvas(f"slice {k}, score {seen.scores[k]:.2f}")),
+            heatmap(images, probability=attention, canvas=canvas("attention map")),
+            overlay(healthy, canvas=canvas("pseudo-healthy" if seen.refined[k] else "not refined")),
+            heatmap(images, probability=residual, canvas=canvas("residual")),
+        ]
+
+    def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
+        """Write mask, probability and preview, and any map of the evidence, under ``folder/<case>/``.
+
+        Args:
+            folder: Output folder; made where it is missing.
+            what: Any of ``mask``, ``prob``, ``preview``, ``attention``, ``healthy``, ``residual``,
+                ``uncertainty`` and ``evidence``, a picture of them all.
+
+        Raises:
+            UsageError: Something else is asked for.
+            InputError: A file cannot be written.
+        """
+        asked = check_outputs(what, known=OUTPUTS)
+        written = super().save(folder, what=[one for one in asked if one not in (*MAPS, "evidence")])
+        case, target = self.scan.name, file_name(self.target)
+        suffix = default_suffix(self.scan)
+        soft = suffix if suffix in (".nii.gz", ".nrrd", ".mha", ".tif") else ".tif"
+        base = Path(folder) / case
+        for name in (one for one in asked if one in MAPS):
+            path = base / f"{case}_{name}-{target}{soft}"
+            values = self.evidence.on_grid(name).round(DECIMALS)
+            written.append(write_like(values, like=self.scan, path=path, kind="probability"))
+        if "evidence" in asked:
+            written.append(write_bytes(base / f"{case}_evidence-{target}.png", self.evidence_page()))
+        return written

@@ -1,0 +1,114 @@
+"""What the trained parts look at: frozen features, from fine to coarse.
+
+Secondhand of the paper are three stages of the autoencoder's encoder. Beside them, each an option of ours:
+stages of the denoiser's decoder, which sees the whole slice; stages of a small network for photographs,
+which knows textures; and the slice itself, folded to half its size, which knows where a border runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from latentseg.backbones.base import Backbone
+from latentseg.errors import ModelError
+from latentseg.methods.diffugts.adapters import stages_of
+
+if TYPE_CHECKING:
+    from latentseg.backbones.image_features import FeatureNetwork
+
+
+class TumorConfig(BaseModel):
+    """What the trained parts look at, and how wide they are.
+
+    Attributes:
+        stages: Indices of the backbone's features (:meth:`Backbone.features`).
+        timestep: At which the denoiser's features are read, without which there are the encoder's alone. The
+            encoder sees 11 to 65 voxels and no organ.
+        photographs: Indices of the maps of the network for photographs
+            (:meth:`~latentseg.backbones.image_features.FeatureNetwork.maps`); none of a 3-D backbone.
+        fold: Whether the slice itself is a stage, at half its size.
+        cell: Pixels along the edge of a cell of the finest grid; finer stages are pooled to it.
+        ratio: Share of the adapters in the features.
+        pyramid: Channels in which levels are merged from coarse to fine before they attend; 0 lets every
+            level attend by itself, as the paper is known to.
+        text_dim: Length of the text embeddings.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stages: tuple[int, ...] = (1, 2, 4)
+    timestep: int | None = None
+    photographs: tuple[int, ...] = (1, 2, 3, 4)
+    fold: bool = True
+    cell: int = 4
+    ratio: float = 0.5
+    pyramid: int = 32
+    text_dim: int = 384
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenStages:
+    """The stages of images, finest first.
+
+    Attributes:
+        backbone: Frozen; with a denoiser where its features are asked for.
+        config: Which stages.
+        photographs: Frozen, where its maps are asked for.
+    """
+
+    backbone: Backbone
+    config: TumorConfig
+    photographs: FeatureNetwork | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.photographs and self.photographs is None:
+            fix = "put the matching.safetensors of the compact model beside it"
+            raise ModelError("the features of photographs are missing", where=self.backbone.name, fix=fix)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """``[(B, C_l, ...)]`` of images ``(B, 1, ...)`` in [-1, 1]."""
+        config = self.config
+        stages = [folded(images)] if config.fold else []
+        backbone = self.backbone.features(images, timestep=config.timestep) if config.stages else []
+        stages += [backbone[index] for index in config.stages]
+        if self.photographs is not None and config.photographs:
+            maps = self.photographs.maps(images)
+            stages += [maps[index] for index in config.photographs]
+        grid = [edge // config.cell for edge in images.shape[2:]]
+        pooled = stages_of(stages, range(len(stages)), grid=grid)
+        return sorted(pooled, key=lambda stage: -stage.shape[2])
+
+    def channels(self) -> tuple[tuple[int, ...], ...]:
+        """Widths of the stages, those of one grid together, finest grid first."""
+        edge = 8 * self.backbone.downscale
+        return tuple(
+            tuple(stage.shape[1] for stage in level)
+            for level in levels_of(self(torch.zeros(1, 1, *[edge] * self.backbone.dims)))
+        )
+
+
+def folded(images: Tensor) -> Tensor:
+    """Images ``(B, 1, ...)`` at half their size, the pixels of a cell as channels."""
+    if images.ndim == 4:
+        return F.pixel_unshuffle(images, 2)
+    cells = images.unfold(2, 2, 2).unfold(3, 2, 2).unfold(4, 2, 2)  # (B, 1, d, h, w, 2, 2, 2)
+    return cells[:, 0].flatten(4).movedim(-1, 1)
+
+
+def levels_of(stages: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Stages, finest first, by grid."""
+    levels: list[list[Tensor]] = []
+    for stage in stages:
+        if levels and levels[-1][0].shape[2:] == stage.shape[2:]:
+            levels[-1].append(stage)
+        else:
+            levels.append([stage])
+    return levels

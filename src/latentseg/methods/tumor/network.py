@@ -1,0 +1,114 @@
+"""Everything of DiffuGTS that is trained, and its file: a few MB beside a frozen backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from latentseg.backbones.weights import reason
+from latentseg.errors import ModelError
+from latentseg.imaging.files import written_whole
+from latentseg.methods.diffugts.attention_maps import AnomalyAttention
+from latentseg.methods.diffugts.residuals import Fusion
+from latentseg.methods.tumor.features import FrozenStages, TumorConfig
+from latentseg.methods.tumor.organs import OrganMaps
+from latentseg.methods.tumor.views import Views
+
+FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
+AGAIN = "download or train the weights again"
+
+
+class TumorNetwork(nn.Module):
+    """The attention maps, the organs, the fusion of residuals and the view, for the stages of one backbone.
+
+    Args:
+        config: What they look at.
+        channels: Widths of the stages, those of one grid together, finest grid first.
+        dims: Of the backbone.
+        views: Parts of the body that are told apart.
+        organs: Organs that are told apart.
+    """
+
+    def __init__(
+        self,
+        config: TumorConfig,
+        channels: tuple[tuple[int, ...], ...],
+        *,
+        dims: int = 2,
+        views: Sequence[str] = (),
+        organs: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.config, self.channels, self.dims = config, channels, dims
+        self.attention = AnomalyAttention(
+            channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
+        )
+        self.fusion = Fusion()
+        self.views = Views(views, channels[-1][-1])
+        self.organs = OrganMaps(organs, channels, dims=dims)
+
+    @classmethod
+    def for_stages(
+        cls, stages: FrozenStages, *, views: Sequence[str] = (), organs: Sequence[str] = ()
+    ) -> TumorNetwork:
+        """A network with random weights whose widths fit.
+
+        Raises:
+            ModelError: Denoiser features are asked for and the backbone has no denoiser.
+        """
+        dims = stages.backbone.dims
+        return cls(stages.config, stages.channels(), dims=dims, views=views, organs=organs)
+
+    @torch.no_grad()
+    def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:
+        """Distances ``(B, 1, ...)`` from an organ; None where it is not known well enough."""
+        if organ not in self.organs.trusted:
+            return None
+        return self.organs.distances(self.organs(stages).softmax(1), organ)
+
+
+def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
+    """Write ``tumor.safetensors``: half precision, the configuration in the metadata; whole or not at all."""
+    tensors = {name: t.detach().cpu().half().contiguous() for name, t in network.state_dict().items()}
+    facts = {
+        "format": FORMAT,
+        "config": network.config.model_dump_json(),
+        "channels": json.dumps(network.channels),
+        "dims": str(network.dims),
+        "views": json.dumps(network.views.names),
+        "organs": json.dumps(network.organs.names),
+    }
+    with written_whole(path) as temporary:
+        temporary.write_bytes(serialize(tensors, metadata | facts))
+
+
+def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
+    """Read what :func:`save` wrote, frozen and in single precision, with the metadata.
+
+    Raises:
+        ModelError: The file is missing, damaged, or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"unreadable weights ({reason(error)})", where=str(path), fix=AGAIN) from error
+    if metadata.get("format") != FORMAT:
+        raise ModelError("not tumor weights of latentseg", where=str(path), fix=AGAIN)
+    try:
+        config = TumorConfig.model_validate_json(metadata["config"])
+        channels = tuple(tuple(level) for level in json.loads(metadata["channels"]))
+        views, organs = (json.loads(metadata[name]) for name in ("views", "organs"))
+        network = TumorNetwork(config, channels, dims=int(metadata["dims"]), views=views, organs=organs)
+        network.load_state_dict(state)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        what = f"the tumor weights do not fit their configuration ({reason(error)})"
+        raise ModelError(what, where=str(path), fix=AGAIN) from error
+    return network.eval().requires_grad_(False), metadata

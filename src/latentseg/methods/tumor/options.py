@@ -1,0 +1,64 @@
+"""How tumors are segmented, and the two presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from latentseg.methods.diffugts.inpainting import InpaintingOptions
+from latentseg.methods.diffugts.refinement import RefinementOptions
+from latentseg.methods.refinement import RefinementOptions as AppearanceOptions
+from latentseg.methods.tumor.closer_look import CloserOptions
+
+
+@dataclass(frozen=True)
+class TumorOptions:
+    """How volumes are segmented.
+
+    Attributes:
+        refinement: How suspicious slices are refined; without it the attention map alone is cut.
+        level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
+            and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
+        appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
+        organs: Whether a tumor of an organ that is known is looked for at that organ.
+        closer: How slices that are suspected are looked at again, enlarged.
+        min_presence: Anomaly score below which a slice is not refined and holds nothing.
+        gap_mm: Slices between two that are suspected, and no farther apart than this, are suspected too.
+        across_mm: Width (standard deviation) of the smoothing of evidence across slices.
+        extra_seeds: Seeds added for slices whose refined mask stays undecided.
+        undecided: Share of a slice's suspicion between 0.25 and 0.75 from which it is undecided.
+        slab: Slices that go through a network at a time; memory grows with it and not with the volume.
+    """
+
+    refinement: RefinementOptions | None = field(
+        default_factory=lambda: RefinementOptions(
+            inpainting=InpaintingOptions(steps=4, start=0.35), smooth=True
+        )
+    )
+    level: float | None = 0.35
+    appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
+    organs: bool = True
+    closer: CloserOptions | None = field(default_factory=CloserOptions)
+    min_presence: float = 0.5
+    gap_mm: float = 25.0
+    across_mm: float = 4.0
+    extra_seeds: int = 1
+    undecided: float = 0.3
+    slab: int = 8
+
+
+RECOMMENDED = TumorOptions()
+"""For a laptop: the map draws the mask, four steps from a smooth fill, another seed where it is undecided."""
+
+PAPER_LIKE = TumorOptions(
+    refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),
+    level=None,
+    appearance=None,
+    organs=False,
+    closer=None,
+    gap_mm=0.0,
+    across_mm=0.0,
+    extra_seeds=0,
+)
+"""As known secondhand: from pure noise, the weighted sum of both residuals, Otsu's threshold."""
+
+PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE}

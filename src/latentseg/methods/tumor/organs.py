@@ -1,0 +1,157 @@
+"""Where the organs are, so that a tumor of the liver is looked for at the liver.
+
+Not of the paper, whose attention is known to see no further than the text; ours. A small head on the same
+frozen features, trained on labelled organs, says which organ a position belongs to, and the log-odds of a
+tumor fall with the distance from the organ that the prompt names.
+
+A mass that fills a lung is not seen as lung, and vessels and the muscles of the shoulders beside one are as
+suspicious as a tumor: lungs are the cavity that they span without the organs below, and a tumor lies within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
+from torch import Tensor, nn
+
+from latentseg.imaging.components import large_in_volume
+from latentseg.methods.diffugts.attention_maps import Pyramid
+
+WIDTH = 48  # of the pyramid
+SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
+PART = 0.25  # of an organ's largest piece in a scan; a femoral head is as round as a kidney, and smaller
+TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
+BESIDE = 0.1  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
+CAVITY = "lung"  # the organ that is what its parts span, in which a tumor lies, not beside it
+ONE_SIDED = 0.35  # of one lung, below which the other is taken for filled by something
+FOREGROUND = 3.0  # weight of labelled pixels
+
+
+class OrganMaps(nn.Module):
+    """A classifier of positions.
+
+    Args:
+        names: Organs of the vocabulary; none where this was not trained.
+        channels: Widths of the stages, those of one grid together, finest grid first.
+        dims: 2 or 3.
+
+    Attributes:
+        quality: ``(organs,)``, Dice of each on samples of its training.
+    """
+
+    quality: Tensor
+
+    def __init__(self, names: Sequence[str], channels: Sequence[Sequence[int]], *, dims: int = 2) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.sizes = [len(level) for level in channels]
+        if names:
+            self.register_buffer("quality", torch.ones(len(names)))
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if names else None
+        self.classify = conv(WIDTH, 1 + len(names), 1) if names else None
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The organs that are found well enough to say where a tumor can be."""
+        if not self.names:
+            return ()
+        return tuple(name for name, good in zip(self.names, self.quality >= TRUSTED, strict=True) if good)
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere."""
+        if self.pyramid is None or self.classify is None:
+            raise RuntimeError("the organs were not trained")
+        every = iter([normalized(stage) for stage in stages])
+        levels = [torch.cat([next(every) for _ in range(size)], 1) for size in self.sizes]
+        logits: Tensor = self.classify(F.gelu(self.pyramid(levels)[0]))
+        return logits
+
+    def distances(self, chances: Tensor, organ: str) -> Tensor:
+        """Distance ``(B, 1, ...)`` from what may be a tumor of an organ; 1 where there is no organ.
+
+        In shares of the image's edge, counted from a little beside the organ; of lungs, from their cavity.
+
+        Args:
+            chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
+            organ: One of ``names``.
+        """
+        away = np.stack([distance_from(one) for one in self.inside(chances, organ)])
+        beside = 0.0 if organ == CAVITY else BESIDE
+        return torch.from_numpy(np.where(away < 1, (away - beside).clip(min=0), away))[:, None]
+
+    def inside(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
+        """Where an organ is, ``(B, ...)``; arguments as for :meth:`distances`."""
+        found = self._found(chances, organ)
+        if organ != CAVITY:
+            return found
+        others = [self._found(chances, other) for other in self.trusted if other != organ]
+        below = np.any(others, axis=0) if others else np.zeros_like(found)
+        return np.stack([cavity(one) for one in found]) & ~below
+
+    def _found(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
+        """The large pieces of an organ, ``(B, ...)``."""
+        chance = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
+        return large_in_volume(chance, fraction=PART)
+
+
+def normalized(stage: Tensor) -> Tensor:
+    """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
+    return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
+
+
+def cavity(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What two lungs ``(rows, columns)`` span; where one is missing, the mirror image stands in for it.
+
+    Of volumes ``(slices, rows, columns)`` slice by slice.
+    """
+    if lungs.ndim == 3:
+        return np.stack([cavity(one) for one in lungs])
+    if not lungs.any():
+        return lungs
+    middle = lungs.shape[1] // 2
+    sides = sorted((lungs[:, :middle].sum(), lungs[:, middle:].sum()))
+    both = lungs | lungs[:, ::-1] if sides[0] < ONE_SIDED * sides[1] else lungs
+    return np.asarray(convex_hull_image(both))
+
+
+def distance_from(inside: np.ndarray) -> np.ndarray:
+    """Distance of every position from a mask without its specks, as a share of the edge, at most 1."""
+    parts, count = ndimage.label(inside)
+    sizes = ndimage.sum_labels(inside, parts, range(1, count + 1))
+    organ = np.isin(parts, 1 + np.flatnonzero(sizes >= SMALLEST * inside.size))
+    if not organ.any():
+        return np.ones(inside.shape, np.float32)
+    away = ndimage.distance_transform_edt(~organ) / inside.shape[-1]
+    return np.asarray(away.clip(max=1), np.float32)
+
+
+def organ_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy plus Dice where data sets know some organs only.
+
+    A position that a data set calls none of its organs may be any organ that it does not label.
+
+    Args:
+        logits: ``(B, 1 + organs, ...)``.
+        truth: ``(B, ...)``, 0 or the number of an organ.
+        known: ``(B, 1 + organs)`` bool, what is labelled in an image; of 0 true.
+    """
+    shape = (*known.shape, *[1] * (logits.ndim - 2))
+    chance = logits.log_softmax(1)
+    elsewhere = (~known).reshape(shape).clone()
+    elsewhere[:, 0] = True
+    rest = chance.masked_fill(~elsewhere, -torch.inf).logsumexp(1)
+    right = torch.where(truth > 0, chance.gather(1, truth[:, None])[:, 0], rest)
+    weight = torch.where(truth > 0, FOREGROUND, 1.0)
+    entropy = -(weight * right).sum() / weight.sum()
+    classes = F.one_hot(truth, known.shape[1]).movedim(-1, 1).float()
+    overlap = 2 * (chance.exp() * classes).flatten(2).sum(2) + 1
+    dice = 1 - overlap / ((chance.exp() + classes).flatten(2).sum(2) + 1)
+    here = (known & (classes.flatten(2).amax(2) > 0))[:, 1:]
+    return entropy + (dice[:, 1:] * here).sum() / here.sum().clamp(min=1)

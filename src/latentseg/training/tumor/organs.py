@@ -1,0 +1,122 @@
+"""Training of the organs: where they are, from data sets that know some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentseg.methods.tumor import network as files
+from latentseg.methods.tumor.features import FrozenStages
+from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.organs import OrganMaps, organ_loss
+from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
+from latentseg.training.tumor.organ_samples import OrganSample, OrganSamples
+
+MEASURED = 400  # samples by which the quality of the organs is measured
+
+
+class OrganBatch(NamedTuple):
+    """Frozen stages ``[(B, C_l, h_l, w_l)]``, organs ``(B, h, w)``, what is labelled ``(B, 1 + organs)``."""
+
+    stages: list[Tensor]
+    organs: Tensor
+    known: Tensor
+
+
+class OrganTask:
+    """Trains the classifier of organs.
+
+    Args:
+        samples: What is learned from.
+        frozen: Of a backbone, which does not change.
+        network: Whose organs are trained.
+        count: Samples whose features are kept.
+        batch: Samples per step.
+        seed: Of the samples.
+    """
+
+    def __init__(
+        self,
+        samples: OrganSamples,
+        frozen: FrozenStages,
+        network: TumorNetwork,
+        *,
+        count: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.samples, self.network, self.count, self.size, self.seed = samples, network, count, batch, seed
+        self.model: OrganMaps = network.organs
+        self.kept = KeptStages(frozen, count)
+        self.organs = np.zeros((count, *self.kept.grid), np.int64)
+        self.known = np.zeros((count, 1 + len(self.model.names)), bool)
+
+    def images(self, batch: OrganBatch) -> int:
+        """Samples."""
+        return len(batch.organs)
+
+    def to(self, device: torch.device) -> None:
+        """Move what is trained; features are computed where the backbone is."""
+        self.model.to(device)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> OrganBatch:
+        """Draw samples, and encode those that are drawn for the first time."""
+        del progress
+        rows = rng.integers(0, self.count, self.size)
+        self._fill(rows)
+        stages, organs = self.kept[rows], torch.from_numpy(self.organs[rows])
+        if rng.random() < MIRRORED:
+            stages, organs = [stage.flip(-1) for stage in stages], organs.flip(-1)
+        return OrganBatch(stages, organs, torch.from_numpy(self.known[rows]))
+
+    def _fill(self, rows: NDArray[np.integer]) -> None:
+        for row in self.kept.missing(rows):
+            sample = self.sample(row)
+            self.kept.fill(row, sample.image)
+            self.organs[row] = on_grid(sample.organs, self.kept.grid)
+            self.known[row] = sample.known
+
+    def sample(self, row: int) -> OrganSample:
+        """The sample of a row; a function of the seed and the row alone."""
+        return self.samples.draw(np.random.default_rng((self.seed, 9, row)))
+
+    def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
+        logits = self.model(batch.stages)
+        inside = batch.organs > 0
+        found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
+        return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Set the quality of the organs by their Dice over samples of the training."""
+        both = torch.zeros(len(self.model.names))
+        sizes = torch.zeros(len(self.model.names))
+        for row in range(min(self.count, MEASURED)):
+            self._fill(np.array([row]))
+            numbers = torch.arange(1, 1 + len(self.model.names))[:, None]
+            found = self.model(self.kept[np.array([row])]).argmax(1).flatten() == numbers
+            truth = torch.from_numpy(self.organs[row]).flatten() == numbers
+            known = torch.from_numpy(self.known[row, 1:])
+            both += known * 2 * (found & truth).sum(1)
+            sizes += known * (found.sum(1) + truth.sum(1))
+        self.model.quality.copy_(both / sizes.clamp(min=1))
+
+    def export(self, model: OrganMaps, folder: Path) -> None:
+        """Write ``tumor.safetensors`` with the organs."""
+        self.network.organs.load_state_dict(model.state_dict())
+        files.save(folder / files.FILE, self.network, {})
+
+
+def on_grid(organs: NDArray[np.int64], grid: Sequence[int]) -> NDArray[np.int64]:
+    """The number that most pixels of each cell have, from ``(H, W)`` to a coarser grid."""
+    classes = F.one_hot(torch.from_numpy(organs))[None].movedim(-1, 1).float()
+    shares = F.adaptive_avg_pool2d(classes, (grid[0], grid[1]))
+    return np.asarray(shares.argmax(1)[0].numpy())

@@ -1,0 +1,1 @@
+"""Small models, packs and volumes that several rooms' tests share."""

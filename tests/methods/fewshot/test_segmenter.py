@@ -1,0 +1,362 @@
+"""Volumes through the segmenter: grids, shared work, order, slabs, modes, presence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import latentseg as ls
+from latentseg.errors import GeometryError, InputError, UsageError
+from latentseg.imaging import Volume, default_suffix, read, write_like
+from latentseg.methods.fewshot import segmenter as module
+from latentseg.methods.fewshot.along_body import SupportAxis
+from latentseg.methods.fewshot.groups import nearest, signatures
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions, presence_score
+from latentseg.methods.fewshot.support import Support
+from latentseg.phantom.bodies import Phantom
+
+
+@pytest.fixture
+def load(tiny_model: Path) -> Callable[..., FewShotSegmenter]:
+    def loaded(**options: object) -> FewShotSegmenter:
+        return ls.load(backbone=tiny_model, options=SegmentOptions(**{"min_presence": 0.0} | options))  # type: ignore[arg-type]
+
+    return loaded
+
+
+@pytest.fixture
+def liver(shown: Phantom) -> Support:
+    return Support.from_volumes(shown.image, shown.labels, name="liver", label=1)
+
+
+@pytest.fixture
+def spleen(shown: Phantom) -> Support:
+    return Support.from_volumes(shown.image, shown.labels, name="spleen", label=4)
+
+
+def oblique(order: tuple[int, int, int], flips: tuple[int, int, int]) -> np.ndarray:
+    """An affine of permuted, flipped, anisotropic and slightly turned axes."""
+    turned = np.array([[np.cos(0.1), -np.sin(0.1), 0], [np.sin(0.1), np.cos(0.1), 0], [0, 0, 1]])
+    axes = turned[:, order] * np.array(flips) * np.array([5.5, 5.4, 20.0])[list(order)]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes, [-17.123456, 3.3, 0.1]
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("order", "flips"),
+    [((0, 1, 2), (-1, -1, 1)), ((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (1, -1, 1)), ((1, 2, 0), (-1, 1, -1))],
+)
+def test_the_output_has_the_grid_of_the_input(
+    order: tuple[int, int, int],
+    flips: tuple[int, int, int],
+    load: Callable[..., FewShotSegmenter],
+    liver: Support,
+    searched: Phantom,
+    tmp_path: Path,
+) -> None:
+    array = searched.image.array.transpose(order)
+    image = nib.Nifti1Image(array, None)
+    image.set_qform(oblique(order, flips), code=1)
+    image.set_sform(oblique(order, flips), code=2)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    result = load()(read(tmp_path / "scan.nii.gz"), [liver])["liver"]
+    assert result.mask.shape == result.probability.shape == array.shape
+    result.save(tmp_path / "out")
+    before = nib.load(tmp_path / "scan.nii.gz")
+    for kind, dtype in (("seg", np.uint8), ("prob", np.float32)):
+        after = nib.load(tmp_path / "out" / "scan" / f"scan_{kind}-liver.nii.gz")
+        assert after.shape == before.shape
+        assert after.affine.tobytes() == before.affine.tobytes()
+        assert after.get_data_dtype() == dtype
+        for field in ("qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "pixdim", "xyzt_units"):
+            assert after.header[field].tobytes() == before.header[field].tobytes()
+    mask = np.asarray(nib.load(tmp_path / "out" / "scan" / "scan_seg-liver.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask, result.mask)
+
+
+def test_axis_order_does_not_change_the_answer(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    scan = searched.image
+    affine = scan.affine_ras_mm[:, [1, 0, 2, 3]].copy()
+    affine[:, 3] += affine[:, 0] * (scan.shape[1] - 1)
+    affine[:, 0] *= -1
+    turned = Volume(np.ascontiguousarray(scan.array.transpose(1, 0, 2)[::-1]), affine, "CT")
+    straight, other = (load()(volume, [liver])["liver"] for volume in (scan, turned))
+    np.testing.assert_array_equal(other.probability[::-1].transpose(1, 0, 2), straight.probability)
+    assert straight.volume_ml == pytest.approx(other.volume_ml)
+
+
+def test_targets_share_one_pass_over_the_scan(
+    load: Callable[..., FewShotSegmenter],
+    liver: Support,
+    spleen: Support,
+    searched: Phantom,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    segmenter = load()
+    contexts = [segmenter.encode_support(support) for support in (liver, spleen)]
+    encoded: list[int] = []
+    encode = segmenter.parts.backbone.encode
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(segmenter.parts.backbone, "encode", counted)
+    stages: list[str] = []
+    results = segmenter(searched.image, contexts, on_progress=lambda done, total, stage: stages.append(stage))
+    assert sum(encoded) == searched.image.shape[2]
+    assert list(results) == ["liver", "spleen"]
+    assert stages == ["reading the scan", "liver", "spleen", "done"]
+    alone = segmenter(searched.image, [contexts[1]])["spleen"]
+    np.testing.assert_array_equal(alone.probability, results["spleen"].probability)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "joint"])
+def test_order_and_slab_do_not_change_the_answer(
+    mode: str, load: Callable[..., FewShotSegmenter], liver: Support, spleen: Support, searched: Phantom
+) -> None:
+    one = load(support_mode=mode, slab=1)(searched.image, [liver, spleen])
+    eight = load(support_mode=mode, slab=8)(searched.image, [spleen, liver])
+    for name in ("liver", "spleen"):
+        np.testing.assert_allclose(one[name].probability, eight[name].probability, atol=1e-4)
+
+
+def test_nearest_uses_one_slice_and_joint_all(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    nearest, joint = load(), load(support_mode="joint")
+    assert nearest.encode_support(liver).cache.groups == 3
+    assert joint.encode_support(liver).cache.groups == 1
+    by_slice, together = (s(searched.image, [liver])["liver"].probability for s in (nearest, joint))
+    assert np.abs(by_slice - together).max() > 1e-4
+    first = Support("liver", liver.images[:1], liver.masks[:1], liver.sources[:1])
+    by_slice, together = (s(searched.image, [first])["liver"].probability for s in (nearest, joint))
+    np.testing.assert_allclose(by_slice, together, atol=1e-4)
+
+
+def test_nearest_finds_the_slice_itself(load: Callable[..., FewShotSegmenter], liver: Support) -> None:
+    context = load().encode_support(liver)
+    order = [2, 0, 1]
+    found = nearest(signatures(torch.from_numpy(liver.images[order])[:, None]), context)
+    assert found is not None
+    assert found.tolist() == order
+
+
+@pytest.mark.parametrize("mode", ["nearest", "joint"])
+def test_official_rules_on_volumes(
+    mode: str, load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    result = load(compat="official", support_mode=mode)(searched.image, [liver])["liver"]
+    assert result.mask.shape == searched.image.shape
+    assert result.probability.dtype == np.float32
+    assert 0 <= result.probability.min() <= result.probability.max() <= 1
+
+
+def test_official_uses_the_nearest_support_slice(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = load(compat="official")
+    groups: list[torch.Tensor | None] = []
+    inner = segmenter.mask_latents
+
+    def spy(
+        query: module.Encoded, context: ls.SupportContext, group: torch.Tensor | None, prior: None
+    ) -> torch.Tensor:
+        groups.append(group)
+        return inner(query, context, group, prior)
+
+    monkeypatch.setattr(segmenter, "mask_latents", spy)
+    context = segmenter.encode_support(liver)
+    prepared = segmenter.prepare(searched.image)
+    segmenter.predict(prepared, context)
+    expected = nearest(prepared.signature, context)
+    assert expected is not None
+    assert torch.cat([group for group in groups if group is not None]).equal(expected)
+
+
+def test_official_contexts_stay_official(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    context = load(compat="official").encode_support(liver)
+    with pytest.raises(UsageError, match=r"'liver' was encoded with compat='official'"):
+        load()(searched.image, [context])
+
+
+def test_absent_is_an_answer(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    segmenter = load(min_presence=1.01)
+    result = segmenter(searched.image, [liver])["liver"]
+    assert result.absent
+    assert result.stats()["absent"]
+    assert result.volume_ml == result.components == 0
+    assert result.stats()["centroid_ras_mm"] is None
+    assert 0 <= result.presence <= 1
+    assert result.preview().startswith(b"\x89PNG")
+    assert not load()(searched.image, [liver])["liver"].absent
+
+
+def test_only_slices_that_can_show_the_target_are_searched(
+    load: Callable[..., FewShotSegmenter], liver: Support, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = load()
+    looks = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    holds = torch.zeros(12, dtype=torch.bool)
+    holds[4:8] = True
+    axis = SupportAxis(looks, holds, torch.ones(8, 8), torch.tensor(5.0), torch.tensor([0.2, 0.5, 0.8]))
+    context = replace(segmenter.encode_support(liver), axes=(axis,))
+    query = module.Encoded(torch.zeros(12, 1, 256, 256), torch.zeros(12, 4, 32, 32), None, looks)
+    asked: list[int] = []
+    taken: list[list[int]] = []
+
+    def answer(query: module.Encoded, _: object, group: torch.Tensor | None) -> np.ndarray:
+        asked.append(len(query.images))
+        assert group is not None
+        assert len(group) == len(query.images)
+        taken.append(group.tolist())
+        return np.full((len(query.images), 256, 256), 0.9, np.float32)
+
+    def like_first(slices: int) -> torch.Tensor:
+        return context.signature[:1].expand(slices, -1)
+
+    monkeypatch.setattr(segmenter, "probability_slices", answer)
+    chance, shown = segmenter.search(query, context, like_first(12), step_mm=5.0)
+    assert asked == [4]
+    assert taken == [[0, 1, 1, 2]]  # by their place, whatever they look like
+    assert np.flatnonzero(chance.any((1, 2))).tolist() == [4, 5, 6, 7]
+    assert ((shown >= 0.5) == holds.numpy()).all()
+    none_of_it = module.Encoded(
+        *(torch.cat([t[:4], t[8:]]) for t in (query.images, query.latents)),
+        None,
+        looks[[0, 1, 2, 3, 8, 9, 10, 11]],
+    )
+    assert segmenter.search(none_of_it, context, like_first(8), step_mm=5.0)[1].max() < 0.1
+    elsewhere = module.Encoded(*(t[:4] for t in (query.images, query.latents)), None, looks[8:])
+    chance, shown = segmenter.search(elsewhere, context, like_first(4), step_mm=5.0)
+    assert asked == [4]  # nowhere to search
+    assert not chance.any()
+    everywhere = load(axis=None)
+    monkeypatch.setattr(everywhere, "probability_slices", answer)
+    chance, shown = everywhere.search(query, context, like_first(12), step_mm=5.0)
+    assert asked == [4, 12]
+    assert shown.tolist() == [1.0] * 12
+
+
+def test_a_support_keeps_its_scan(liver: Support) -> None:
+    (scan,) = liver.scans
+    assert scan.images.dtype == np.float16
+    assert 3 <= scan.holds.sum() < len(scan.holds) == len(scan.images)
+    assert scan.region.any()
+    assert len(Support.join([liver, liver]).scans) == 2
+
+
+def test_presence_looks_at_the_most_probable_pixels() -> None:
+    chance = np.zeros((5, 256, 256), np.float32)
+    assert presence_score(chance) == 0
+    chance[3, 20:24, 50:60] = 0.9  # forty pixels on one slice
+    assert presence_score(chance) == pytest.approx(0.9)
+    chance[:] = 0
+    chance[3, 20, 50] = 1  # a single pixel is noise
+    assert presence_score(chance) == pytest.approx(1 / 40)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 1), (3, 2, 4), (1, 1, 9), (99, 3, 2)])
+def test_scans_of_any_size(
+    shape: tuple[int, int, int], load: Callable[..., FewShotSegmenter], liver: Support, tmp_path: Path
+) -> None:
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 300
+    scan = Volume(array, np.diag([-1.0, -1, 5, 1]), "CT")
+    with pytest.warns(ls.LatentsegWarning) if array.min() > -500 else _nothing():
+        result = load()(scan, [liver])["liver"]
+    assert result.mask.shape == shape
+    assert len(result.save(tmp_path)) == 3
+
+
+def _nothing() -> object:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_small_targets_give_finite_numbers(load: Callable[..., FewShotSegmenter], searched: Phantom) -> None:
+    labels = np.zeros(searched.image.shape, np.uint8)
+    labels[30, 30, 3] = 1
+    dot = Support.from_volumes(searched.image, searched.labels.with_array(labels), name="dot")
+    whole = Support.from_volumes(searched.image, searched.labels.with_array(labels * 0 + 1), name="whole")
+    for mode, compat in (("nearest", "fixed"), ("joint", "official")):
+        for result in load(support_mode=mode, compat=compat)(searched.image, [dot, whole]).values():
+            assert np.isfinite(result.probability).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"array": np.zeros((60, 64, 6), np.int16)}, InputError, "constant"),
+        ({"array": np.full((60, 64, 6), np.nan, np.float32)}, InputError, "NaN"),
+        ({"affine_ras_mm": np.diag([1e-4, 50.0, 1, 1])}, GeometryError, "too narrow"),
+    ],
+)
+def test_bad_scans(
+    change: dict[str, object],
+    error: type[Exception],
+    text: str,
+    load: Callable[..., FewShotSegmenter],
+    liver: Support,
+    searched: Phantom,
+) -> None:
+    with pytest.raises(error, match=text):
+        load()(replace(searched.image, **change), [liver])  # type: ignore[arg-type]
+
+
+def test_a_picture_needs_pictures(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    plane = np.clip(searched.image.array[:, :, 3].T / 4 + 128, 0, 255).astype(np.uint8)
+    Image.fromarray(plane).save(tmp_path / "slice.png")
+    mask = (searched.labels.array[:, :, 3].T == 1).astype(np.uint8)
+    Image.fromarray(mask).save(tmp_path / "slice_mask.png")
+    picture = read(tmp_path / "slice.png")
+    with pytest.raises(GeometryError, match=r"2-D image and the support 'liver'.*slice.png"):
+        load()(picture, [liver])
+    flat = Support.from_folder(tmp_path, target="liver")
+    segmenter = load()
+    result = segmenter(picture, [flat])["liver"]
+    assert result.mask.shape == (60, 64, 1)
+    written = result.save(tmp_path / "out")
+    assert [path.name for path in written] == [
+        "slice_seg-liver.png",
+        "slice_prob-liver.tif",
+        "slice_preview-liver.png",
+    ]
+    assert default_suffix(picture) == ".png"
+    assert segmenter(searched.image, [flat])["liver"].mask.shape == searched.image.shape
+    one = write_like(
+        searched.image.array[:, :, 3:4],
+        like=_first(searched.image),
+        path=tmp_path / "one.nii.gz",
+        kind="image",
+    )
+    assert load()(read(one), [liver])["liver"].mask.shape == (60, 64, 1)
+
+
+def _first(volume: Volume) -> Volume:
+    return replace(volume, array=volume.array[:, :, :1])
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a/b", "a_b"], ["Liver", "liver"], [" "]])
+def test_names_of_targets(
+    names: list[str], load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    with pytest.raises(UsageError):
+        load()(searched.image, [replace(liver, name=name) for name in names])

@@ -29,10 +29,10 @@ import latentseg
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
 from latentseg.evaluation.protocols import prepare
 from latentseg.imaging import Volume, fit_square, normalize, to_canonical
+from latentseg.imaging.intensity import scan_noise
 from latentseg.methods.sdfsmis.mask_decoding import mask_images
 from latentseg.metrics.overlap import dice
 from latentseg.phantom.bodies import abdomen, chest
-from latentseg.training.tumor.lesions import scan_noise
 
 AIR = -0.95  # in [-1, 1]
 AREAS = ((50, 200), (200, 65536))

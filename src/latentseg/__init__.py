@@ -19,6 +19,7 @@ from latentseg.errors import (
     SomeCasesFailed,
     UsageError,
 )
+from latentseg.version import __version__
 
 if TYPE_CHECKING:
     from latentseg.api import load
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from latentseg.methods.fewshot.context import SupportContext
     from latentseg.methods.fewshot.support import Support
     from latentseg.methods.results import Segmentation
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "Segmentation": "latentseg.methods.results",

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import latentseg
 from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
 from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.evaluation.methods import FewShotMethod
@@ -25,6 +24,7 @@ from latentseg.methods.results import Segmentation
 from latentseg.metrics.overlap import dice
 from latentseg.phantom.bodies import Phantom, abdomen
 from latentseg.report.page import Case, Page, Panel, Section, Table, write_page
+from latentseg.version import __version__
 
 PHANTOM_TARGETS = ("liver", "spleen", "kidney_left")
 PHANTOM_SHAPE = (256, 256, 32)
@@ -82,7 +82,7 @@ def run(segmenter: FewShotSegmenter, options: DemoOptions, *, say: Say) -> tuple
 def run_card(segmenter: FewShotSegmenter, options: DemoOptions) -> list[tuple[str, str]]:
     """What produced the page."""
     return [
-        ("Version", f"latentseg {latentseg.__version__}"),
+        ("Version", f"latentseg {__version__}"),
         ("Weights", f"{segmenter.parts.backbone.name} {segmenter.parts.fingerprint}"),
         ("Seed", str(options.seed)),
         ("Date", datetime.now(UTC).date().isoformat()),

@@ -368,9 +368,9 @@ def test_a_failure_leaves_no_half_file(
     cases: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """A mask that cannot be finished does not appear; what was written before is whole."""
-    from latentseg.imaging import volume
+    from latentseg.imaging import formats
 
-    written = volume._write
+    written = formats._write
     calls: list[Path] = []
 
     def fail_second(one: Volume, kind: str, path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_failure_leaves_no_half_file(
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(volume, "_write", fail_second)
+    monkeypatch.setattr(formats, "_write", fail_second)
     assert main(line(tiny_model, *PAIR)) == 3
     assert "No space left" in capsys.readouterr().err
     assert [path.name for path in Path("out/scan").iterdir()] == ["scan_seg-ex_mask.nii.gz"]

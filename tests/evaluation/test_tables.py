@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from latentseg.errors import InputError
-from latentseg.evaluation.tables import Row, csv_text, markdown, summarize, write_tables
+from latentseg.evaluation.output import csv_text, write_tables
+from latentseg.evaluation.tables import Row, markdown, summarize
 
 
 def row(case: str, organ: str, counts: tuple[int, int, int], *, method: str = "copy", fold: int = 0) -> Row:

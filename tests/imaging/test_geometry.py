@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers import grids
 from latentseg.errors import GeometryError
 from latentseg.imaging import Volume, check_same_grid, fit_square, same_grid, to_canonical
-from latentseg.imaging.geometry import axis_codes_of, orientation_of
+from latentseg.imaging.affine import axis_codes_of, orientation_of
 
 
 @given(grids.affines(), grids.SHAPES, st.sampled_from([np.uint8, np.int16, np.float32, bool]))

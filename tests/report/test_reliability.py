@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from latentseg.cli import main
-from latentseg.report.reliability import Reliability, plot
+from latentseg.metrics.calibration import Reliability
+from latentseg.report.reliability import plot
 
 
 def test_by_hand() -> None:

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentseg import __version__
 from latentseg.batch.confidence import Confidence
 from latentseg.batch.store import Record
+from latentseg.version import __version__
 
 if TYPE_CHECKING:
     from latentseg.batch.work import Task

@@ -1,4 +1,4 @@
-"""The command line. A verb is one module with a `typer.Typer` called `app`, and one line in `VERBS`.
+"""The command line. A verb is one module with a `typer.Typer` called `app`, and one line in `verbs.py`.
 
 A verb's module is imported when the verb is used, so that `latentseg --help` stays fast; the module in
 its turn imports torch and friends inside its functions.
@@ -7,34 +7,10 @@ its turn imports torch and friends inside its functions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from latentseg.cli.verbs import VERBS
 
-class Verb(NamedTuple):
-    """Where a verb lives, and the line that `latentseg --help` shows for it."""
-
-    module: str
-    summary: str
-
-
-VERBS = {
-    "inspect": Verb("latentseg.cli.inspect", "Show the grid, the modality and the intensities of an image."),
-    "models": Verb("latentseg.cli.models", "List, pull and check the weights."),
-    "segment": Verb("latentseg.cli.segment", "Segment a scan from examples of what to find."),
-    "batch": Verb("latentseg.cli.batch", "Segment many scans; one that fails stops no other."),
-    "report": Verb("latentseg.cli.report", "Write one HTML page about a batch: what to look at first."),
-    "support": Verb("latentseg.cli.support", "Check or encode a folder of examples."),
-    "prompts": Verb("latentseg.cli.prompts", "List what prompts may name, and explain how one is read."),
-    "demo": Verb("latentseg.cli.demo", "Segment phantoms and, where they are, real scans; write a page."),
-    "evaluate": Verb(
-        "latentseg.cli.evaluate", "Compare label maps with the truth, or run a protocol on its data."
-    ),
-    "compare": Verb("latentseg.cli.compare", "Compare two evaluations case by case."),
-    "train": Verb("latentseg.cli.train", "Train the compact model, from packed scans to each network."),
-    "doctor": Verb(
-        "latentseg.cli.doctor", "Check this machine: Python, torch, device, memory, disk, weights."
-    ),
-}
+__all__ = ["VERBS", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

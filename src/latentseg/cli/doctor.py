@@ -13,10 +13,10 @@ from pathlib import Path
 
 import typer
 
-from latentseg import __version__
 from latentseg.backbones import registry
 from latentseg.cli.output import AsJson, human_bytes, show_json, show_table
 from latentseg.errors import LatentsegError
+from latentseg.version import __version__
 
 app = typer.Typer()
 _MEMORY_WANTED = 3e9  # bytes

@@ -293,8 +293,9 @@ def say(row: Row) -> None:
 
 def show_rows(rows: list[Row], out: Path, *, about: dict[str, object]) -> None:
     """Write the files of a run and print its tables."""
+    from latentseg.evaluation.output import write_tables
     from latentseg.evaluation.page import sections
-    from latentseg.evaluation.tables import summarize, write_tables
+    from latentseg.evaluation.tables import summarize
 
     write_tables(rows, folder=out, about={"date": datetime.now(UTC).date().isoformat()} | about)
     for section in sections(summarize(rows)):

@@ -65,7 +65,7 @@ def series_of(path: Path) -> dict[str, Any]:
         InputError: Nothing there, or nothing that is known.
     """
     from latentseg.imaging.dicom.files import scan
-    from latentseg.imaging.volume import kind_of
+    from latentseg.imaging.formats import kind_of
 
     if kind_of(path) != "DICOM":
         return {}

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from latentseg import __version__
-from latentseg.cli import VERBS
+from latentseg.cli.verbs import VERBS
 from latentseg.errors import UsageError
+from latentseg.version import __version__
 
 
 class LazyGroup(TyperGroup):

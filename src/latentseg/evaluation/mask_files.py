@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging import Volume, read, read_labels
 from latentseg.imaging.files import DICOM_SUFFIXES, SUFFIXES, case_name, natural_key
-from latentseg.imaging.volume import kind_of
+from latentseg.imaging.formats import kind_of
 
 MASK_SUFFIXES = (*SUFFIXES, ".dcm")
 SCAN_SUFFIXES = (*SUFFIXES, *DICOM_SUFFIXES)

@@ -1,24 +1,19 @@
-"""Rows averaged over patients, and the files made of them: CSV, JSON and the Markdown page (see `page`)."""
+"""Rows averaged over patients, and the Markdown tables made of them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeVar
 
 from latentseg.errors import InputError
 from latentseg.evaluation.rows import Row
-from latentseg.imaging.files import written_whole
 from latentseg.metrics.overlap import pooled_dice
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.statistics import Interval, bootstrap_mean, spread
 
-__all__ = ["Row", "Summary", "csv_text", "markdown", "summarize", "table_cells", "write_tables"]
+__all__ = ["Row", "Summary", "markdown", "summarize", "table_cells"]
 
 _Key = TypeVar("_Key", bound=Hashable)
 DERIVED = ("dice", "iou", "volume_ml", "truth_volume_ml")
@@ -155,55 +150,12 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def write_tables(
-    rows: Sequence[Row], *, folder: str | Path, about: Mapping[str, object] | None = None
-) -> None:
-    """Write `cases.csv`, `table.md` and `results.json` (summaries, rows and `about`) into `folder`.
-
-    Args:
-        rows: Every evaluated case.
-        folder: Destination, made if it does not exist.
-        about: Facts to store beside the numbers: date, versions, weights, seed.
-
-    Raises:
-        InputError: There is no row, or the folder cannot be written.
-    """
-    from latentseg.evaluation.page import page
-
-    summaries = summarize(rows)
-    results = {
-        "about": dict(about or {}),
-        "summaries": [asdict(summary) for summary in summaries],
-        "cases": [asdict(row) | {name: getattr(row, name) for name in DERIVED} for row in rows],
-    }
-    _write(page(summaries, about=about or {}), Path(folder) / "table.md")
-    _write(csv_text(rows), Path(folder) / "cases.csv")
-    _write(json.dumps(results, indent=1) + "\n", Path(folder) / "results.json")
-
-
-def csv_text(rows: Iterable[Row]) -> str:
-    """One line per row, with Dice, IoU and both volumes in milliliters."""
-    names = [field.name for field in fields(Row)]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*names, *DERIVED])
-    for row in rows:
-        values = [getattr(row, name) for name in (*names, *DERIVED)]
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
-    return stream.getvalue()
-
-
 def grouped(rows: Iterable[Row], *, key: Callable[[Row], _Key]) -> dict[_Key, list[Row]]:
     """Rows by key, in order of first appearance."""
     groups: dict[_Key, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
-
-
-def _write(text: str, path: Path) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _summary(rows: Sequence[Row]) -> Summary:

@@ -129,3 +129,12 @@ def _ct_range(array: NDArray[Any], window: tuple[float, float], where: str) -> t
 def _foreground_range(array: NDArray[Any]) -> tuple[float, float]:
     low, high = (float(p) for p in np.percentile(array[array != 0], (0.5, 99.5)))
     return (low, high) if high > low else (float(array.min()), float(array.max()))
+
+
+def scan_noise(image: NDArray[np.float32]) -> float:
+    """Standard deviation of what changes from pixel to pixel, outside of air; robust against borders."""
+    from scipy import ndimage
+
+    rough = image - ndimage.gaussian_filter(image, 1.5)
+    tissue = rough[image > -0.95]
+    return 1.4826 * float(np.median(np.abs(tissue))) if tissue.size else 0.0

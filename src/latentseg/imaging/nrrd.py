@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError
+from latentseg.imaging.affine import spacing_of
 from latentseg.imaging.files import Loaded, broken
-from latentseg.imaging.geometry import spacing_of
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NRRD_LINE = re.compile(rb"(?m)^(space|space directions|space origin):[^\n]*\n")

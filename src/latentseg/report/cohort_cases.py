@@ -19,11 +19,11 @@ from latentseg.imaging.dicom.series import DicomOptions
 from latentseg.imaging.geometry import describe_grid
 from latentseg.imaging.previews import thumbnail
 from latentseg.methods.results import file_name
+from latentseg.metrics.calibration import Reliability
 from latentseg.report.cohort import Run
 from latentseg.report.cohort_pictures import EVIDENCE, View, panels_of
 from latentseg.report.cohort_truth import Truth
 from latentseg.report.page import Panel
-from latentseg.report.reliability import Reliability
 
 WIDE = 900  # pixels of the longer side of a picture that the batch saved
 METRICS = MetricOptions()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from latentseg.imaging.intensity import scan_noise
 from latentseg.methods.tumor.body_crop import QUIET, body_box, body_field, calmed
-from latentseg.training.tumor.lesions import scan_noise
 
 
 def scan(shape: tuple[int, int] = (120, 100)) -> np.ndarray:

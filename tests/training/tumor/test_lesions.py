@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentseg.training.tumor.lesions import Image, LesionOptions, Mask, add_lesion, scan_noise
+from latentseg.imaging.intensity import scan_noise
+from latentseg.training.tumor.lesions import Image, LesionOptions, Mask, add_lesion
 
 
 def organ_in_image(shape: tuple[int, ...] = (96, 96), radius: float = 30) -> tuple[Image, Mask]:

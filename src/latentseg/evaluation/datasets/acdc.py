@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from latentseg.errors import InputError
-from latentseg.evaluation.datasets.base import Dataset, field_folds, stack_along_k
-from latentseg.evaluation.datasets.originals import Original, Pair, clip_top, fit_in_plane, resample_pair
+from latentseg.evaluation.datasets.base import Dataset, Original, Pair, field_folds, stack_along_k
+from latentseg.evaluation.datasets.originals import clip_top, fit_in_plane, resample_pair
 from latentseg.imaging import read, read_labels
 
 PIXEL_MM = 1.25

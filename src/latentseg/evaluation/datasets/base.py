@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging import Volume, read, read_labels
 
-if TYPE_CHECKING:
-    from latentseg.evaluation.datasets.originals import Original
+Pair = tuple[Volume, Volume]
 
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")
 """The four organs of the few-shot field's abdominal benchmarks."""
@@ -28,6 +27,13 @@ DEFAULT_ROOT = "../shared/data"
 def data_root() -> Path:
     """Folder of all data sets: the environment variable `LATENTSEG_DATA`, else `../shared/data`."""
     return Path(os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_ROOT)
+
+
+class Original(NamedTuple):
+    """One case as downloaded: its id, and a function that reads and prepares image and labels."""
+
+    case: str
+    read: Callable[[], Pair]
 
 
 @dataclass(frozen=True, eq=False)

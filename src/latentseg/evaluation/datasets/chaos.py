@@ -13,15 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError
-from latentseg.evaluation.datasets.base import ORGANS, Dataset, field_folds
-from latentseg.evaluation.datasets.originals import (
-    Original,
-    Pair,
-    clip_top,
-    fit_in_plane,
-    reorient,
-    resample_pair,
-)
+from latentseg.evaluation.datasets.base import ORGANS, Dataset, Original, Pair, field_folds
+from latentseg.evaluation.datasets.originals import clip_top, fit_in_plane, reorient, resample_pair
 from latentseg.imaging import Volume
 from latentseg.imaging.files import broken, natural_key
 

@@ -6,29 +6,18 @@ Affines stay true through all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError, UsageError
-from latentseg.imaging import Volume, write_like
-from latentseg.imaging.geometry import check_same_grid, orientation_from, orientation_of
-
-if TYPE_CHECKING:
-    from latentseg.evaluation.datasets.base import Dataset
-
-Pair = tuple[Volume, Volume]
-
-
-class Original(NamedTuple):
-    """One case as downloaded: its id, and a function that reads and prepares image and labels."""
-
-    case: str
-    read: Callable[[], Pair]
+from latentseg.evaluation.datasets.base import Dataset, Pair
+from latentseg.imaging import Volume, check_same_grid, write_like
+from latentseg.imaging.affine import orientation_from, orientation_of
 
 
 def prepare_originals(dataset: Dataset, *, original: Path, folder: Path) -> Iterator[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from latentseg.errors import InputError
-from latentseg.evaluation.datasets.base import ORGANS, Dataset, field_folds
-from latentseg.evaluation.datasets.originals import Original, Pair, fit_in_plane, reorient, resample_pair
+from latentseg.evaluation.datasets.base import ORGANS, Dataset, Original, Pair, field_folds
+from latentseg.evaluation.datasets.originals import fit_in_plane, reorient, resample_pair
 from latentseg.imaging import Volume, read, read_labels
 
 WINDOW_HU = (-125.0, 275.0)

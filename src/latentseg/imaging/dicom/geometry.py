@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError
-from latentseg.imaging.geometry import MAX_SHEAR_COSINE
+from latentseg.imaging.affine import MAX_SHEAR_COSINE
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_ANGLE_DEGREES = 0.1

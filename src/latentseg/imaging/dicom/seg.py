@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-import latentseg
 from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import files
 from latentseg.imaging.dicom.files import Entry, parsing, quiet_pydicom
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.volume import Volume
+from latentseg.version import __version__
 
 SegKind = Literal["binary", "labelmap", "fractional"]
 SEG_KINDS: tuple[SegKind, ...] = ("binary", "labelmap", "fractional")
@@ -127,7 +127,7 @@ def seg_dataset(segments: Sequence[Segment], *, like: Volume, kind: SegKind = "b
             instance_number=1,
             manufacturer="latentseg",
             manufacturer_model_name="latentseg",
-            software_versions=latentseg.__version__,
+            software_versions=__version__,
             device_serial_number="0",
             content_description="; ".join(header.marks)[:64] or None,
             series_description="Segmentation" + (" (approximate: resampled)" if header.marks else ""),
@@ -214,7 +214,7 @@ def _description(number: int, segment: Segment, highdicom: Any) -> Any:
     method = highdicom.AlgorithmIdentificationSequence(
         name="latentseg",
         family=coded(Code("123110", "DCM", "Artificial Intelligence")),
-        version=latentseg.__version__,
+        version=__version__,
     )
     description = highdicom.seg.SegmentDescription(
         segment_number=number,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import latentseg
 from latentseg.errors import InputError
 from latentseg.imaging import files
 from latentseg.imaging.dicom.files import Entry, parsing, quiet_pydicom
 from latentseg.imaging.dicom.seg import highdicom_module, now, sources_of
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.volume import Volume
+from latentseg.version import __version__
 
 SERIES_NUMBER = 901
 DIGITS = 8  # of a volume, which is a decimal string of at most 16 characters
@@ -102,7 +102,7 @@ def _measured(highdicom: Any, seg: Any, number: int, volume_ml: float, uids: tup
 
 def _report(highdicom: Any, groups: list[Any], observer: str) -> Any:
     device = highdicom.sr.DeviceObserverIdentifyingAttributes(
-        observer, name="latentseg", manufacturer_name="latentseg", model_name=latentseg.__version__
+        observer, name="latentseg", manufacturer_name="latentseg", model_name=__version__
     )
     kind = highdicom.sr.CodedConcept("121007", "DCM", "Device")
     return highdicom.sr.MeasurementReport(

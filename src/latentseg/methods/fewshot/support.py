@@ -24,8 +24,8 @@ from latentseg.imaging import (
     to_canonical,
 )
 from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, case_name, suffix_of
+from latentseg.imaging.formats import kind_of
 from latentseg.imaging.intensity import Modality
-from latentseg.imaging.volume import kind_of
 from latentseg.methods.fewshot.support_scan import SupportScan
 
 SIZE = 256

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from latentseg.imaging import fit_square
 from latentseg.imaging.components import large_in_volume
-from latentseg.training.tumor.lesions import scan_noise
+from latentseg.imaging.intensity import scan_noise
 
 BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
 SHARE = 0.1  # of the slices in which the body has to reach a pixel

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from latentseg.imaging.intensity import scan_noise
+
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -186,13 +188,6 @@ def _level(organ: float, noise: float, rng: np.random.Generator, options: Lesion
     sign = -1.0 if rng.random() < options.dark else 1.0
     sign = 1.0 if organ - contrast < -0.95 else -1.0 if organ + contrast > 0.95 else sign
     return organ + sign * float(contrast)
-
-
-def scan_noise(image: Image) -> float:
-    """Standard deviation of what changes from pixel to pixel, outside of air; robust against borders."""
-    rough = image - ndimage.gaussian_filter(image, 1.5)
-    tissue = rough[image > -0.95]
-    return 1.4826 * float(np.median(np.abs(tissue))) if tissue.size else 0.0
 
 
 def _smooth_noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> Image:

@@ -18,8 +18,9 @@ import typer
 
 from latentseg import cli
 from latentseg.backbones import registry
-from latentseg.cli import VERBS, Verb, main
+from latentseg.cli import VERBS, main
 from latentseg.cli.run import as_latentseg_error, split_global_flags
+from latentseg.cli.verbs import Verb
 from latentseg.errors import GeometryError, LatentsegWarning, SomeCasesFailed
 
 Capture = pytest.CaptureFixture[str]

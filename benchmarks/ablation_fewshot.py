@@ -8,13 +8,14 @@ With ``--pack FOLDER --runs FOLDER`` the network is also trained from each start
 configuration and for the same steps; trainings that are done are not repeated, one that was stopped goes on.
 The start from the denoiser needs a backbone with a denoiser.
 
-At inference a part is taken away by taking away what it says:
+At inference an idea of the paper is taken away by taking away what it says:
 
 * **SQI**: queries attend to no token of the support.
 * **VTCT**: the condition token is zero.
 * **QE**: prototypes are zero, so that the query's own mean takes the place of its foreground.
-* **matching prior**: it says nothing, to the network and as a vote.
-* **closer look**, **refinement**, and in EP2 **the place along the body**: options of the segmenter.
+
+Every part of the segmenter (matching prior, network, closer look, refinement, place along the body) is taken
+from its list.
 
 The network was trained with all of them; what it would have learned without is another question, which
 only trainings answer (``prior: false`` in the configuration is one).
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import latentseg as ls
 from latentseg.backbones.compact import CompactBackbone
@@ -39,11 +39,11 @@ from latentseg.evaluation.datasets import get_dataset
 from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.protocols import EP1, EP2, FewShotProtocol
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
-from latentseg.methods.fewshot.context import SupportContext
-from latentseg.methods.fewshot.encoded import Encoded
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions
-from latentseg.methods.fewshot.support import Support
-from latentseg.methods.sdfsmis.cache import SupportCache
+from latentseg.methods.fewshot.network import Network
+from latentseg.methods.fewshot.part import Examples, Tensors
+from latentseg.methods.fewshot.parts import SegmentOptions
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+from latentseg.methods.sdfsmis.method import SDFSMIS
 from latentseg.training.config import read_config
 from latentseg.training.fewshot.sdfsmis import FewShotOptions, build
 from latentseg.training.loop import Loop
@@ -53,59 +53,48 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "from the denoiser": {"start": "denoiser"},
     "not from the denoiser": {"start": "matching"},
 }
-PARTS = ("SQI", "VTCT", "QE", "matching prior")
+IDEAS = ("SQI", "VTCT", "QE")
+BASIC = ("features", "nearest example")  # parts that others stand on
 
 
-class Ablated(FewShotSegmenter):
-    """The segmenter without one of its parts."""
+class Muted(Network):
+    """The network without one idea of the paper: what it would be told is taken away."""
 
-    without: str = ""
+    def __init__(self, sdfsmis: SDFSMIS, *, missing: str, slab: int) -> None:
+        super().__init__(sdfsmis, slab=slab)
+        self.missing = missing
 
-    def encode_support(self, support: Support) -> SupportContext:
-        """The support without what the missing part would tell of it."""
-        context = super().encode_support(support)
-        if self.without == "SQI":
-            none = {
-                part: {layer: t[:, :, :0] for layer, t in getattr(context.cache, part).items()}
-                for part in ("keys", "values")
-            }
-            rest = {k: t for k, t in vars(context.cache).items() if k not in none}
-            return replace(context, cache=SupportCache(**none, **rest))
-        if self.without == "QE":
-            return replace(context, fg=torch.zeros_like(context.fg), bg=torch.zeros_like(context.bg))
-        return context
-
-    def _slabs(
-        self, query: Encoded, context: SupportContext, group: Tensor | None
-    ) -> Iterator[tuple[Encoded, Tensor | None, Tensor | None]]:
-        for slab, own, prior in super()._slabs(query, context, group):
-            silent = prior is not None and self.without == "matching prior"
-            yield slab, own, torch.zeros_like(prior) if prior is not None and silent else prior
+    def of_support(self, examples: Examples) -> Tensors:
+        """The support without what the missing idea would tell of it."""
+        tensors = super().of_support(examples)
+        if self.missing == "SQI":
+            told = ("cache/keys/", "cache/values/")
+            return {name: t[:, :, :0] if name.startswith(told) else t for name, t in tensors.items()}
+        if self.missing == "QE":
+            return {name: torch.zeros_like(t) if name in ("fg", "bg") else t for name, t in tensors.items()}
+        return tensors
 
 
-def without(segmenter: FewShotSegmenter, part: str) -> FewShotMethod:
-    """The method without one of ``PARTS``."""
-    parts = segmenter.parts
-    if part == "VTCT":
-        inner = parts.translator
-        parts = replace(parts, translator=lambda features: torch.zeros_like(inner(features)))  # type: ignore[arg-type]
-    ablated = Ablated(parts, options=segmenter.options)
-    ablated.without = part
-    return FewShotMethod(ablated, name=f"without {part}")
+def without(segmenter: FewShotSegmenter, idea: str) -> FewShotMethod:
+    """The method without one idea of the paper."""
+    sdfsmis, options = segmenter.networks.sdfsmis, segmenter.options
+    if idea == "VTCT":
+        inner = sdfsmis.translator
+        sdfsmis = replace(sdfsmis, translator=lambda features: torch.zeros_like(inner(features)))  # type: ignore[arg-type]
+    muted = Muted(sdfsmis, missing=idea, slab=options.slab)
+    parts = [muted if isinstance(part, Network) else part for part in segmenter.parts]
+    ablated = FewShotSegmenter(segmenter.networks, options=options, parts=parts)
+    return FewShotMethod(ablated, name=f"without {idea}")
 
 
-def variants(segmenter: FewShotSegmenter, *, whole_scans: bool) -> Iterator[FewShotMethod]:
-    """The full method, and the method without each of its parts."""
+def variants(segmenter: FewShotSegmenter) -> Iterator[FewShotMethod]:
+    """The full method, the method without each idea of the paper, and without each part of its list."""
     yield FewShotMethod(segmenter, name="full")
-    for part in PARTS:
-        if part != "matching prior" or segmenter.parts.matching:
-            yield without(segmenter, part)
-    changes = {"closer look": {"closer": None}, "refinement": {"refinement": None}} | (
-        {"place along the body": {"axis": None}} if whole_scans else {}
-    )
-    for part, change in changes.items():
-        options = replace(segmenter.options, **change)
-        yield FewShotMethod(FewShotSegmenter(segmenter.parts, options=options), name=f"without {part}")
+    for idea in IDEAS:
+        yield without(segmenter, idea)
+    for part in segmenter.parts:
+        if part.name not in BASIC:
+            yield FewShotMethod(segmenter.without(part.name), name=f"without {part.name}")
 
 
 def trained(name: str, options: argparse.Namespace) -> FewShotMethod:
@@ -161,7 +150,7 @@ def main() -> None:
     options = arguments()
     runs, only = protocols(options), [name.strip() for name in options.only.split(",") if name.strip()]
     segmenter = ls.load(backbone=options.backbone, options=SegmentOptions())
-    methods = list(variants(segmenter, whole_scans=options.protocol == "EP2"))
+    methods = list(variants(segmenter))
     if options.pack and options.runs:
         wanted = [name for name in TRAININGS if not only or f"trained {name}" in only]
         methods += [trained(name, options) for name in wanted]

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 import latentseg
-from latentseg.api import looked_at, tumor_parts, tumor_stages
 from latentseg.backbones.compact import phrase_condition
 from latentseg.backbones.registry import resolve
 from latentseg.cli.zero_shot import write_tables
@@ -40,9 +39,11 @@ from latentseg.evaluation.zero_shot import (
     summarize_categories,
 )
 from latentseg.methods.diffugts.refinement import RefinementOptions
+from latentseg.methods.tumor.load import compact_stages, looked_at, on_compact
+from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.methods.tumor.queries import Queries
-from latentseg.methods.tumor.segmenter import TumorParts, TumorSegmenter
+from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import abdomen
 from latentseg.text import embed
 from latentseg.training.config import read_config
@@ -104,17 +105,17 @@ def options_of(changes: dict[str, dict[str, Any]], asked: argparse.Namespace) ->
     return options.model_copy(update={**few, "fusion_count": 1})
 
 
-def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorParts:
+def trained(name: str, folder: Path, asked: argparse.Namespace) -> TumorNetworks:
     """The parts of a variant, trained now if they are not there."""
     run = asked.runs / name.replace(" ", "-")
     if not (run / "tumor.safetensors").exists():
         options = options_of(TRAININGS[name], asked)
         made_for = looked_at(folder, options.network)
         facts = {"backbone": made_for, "without": ", ".join(options.samples.without)}
-        stages = tumor_stages(folder, options.network)
+        stages = compact_stages(folder, options.network)
         training = TumorTraining(options, Pack(asked.pack), stages, Queries(embed), phrase_condition, facts)
         training.run(run, resume=True)
-    return tumor_parts(folder, run / "tumor.safetensors")
+    return on_compact(folder, run / "tumor.safetensors", torch.device("cpu"))
 
 
 def trainings(folder: Path, asked: argparse.Namespace, only: list[str]) -> Iterator[TumorMethod]:
@@ -124,12 +125,12 @@ def trainings(folder: Path, asked: argparse.Namespace, only: list[str]) -> Itera
             yield DiffuGTS(TumorSegmenter(trained(name, folder, asked), options=MAPS), name)
 
 
-def inference(full: TumorParts, only: list[str]) -> Iterator[TumorMethod]:
+def inference(full: TumorNetworks, only: list[str]) -> Iterator[TumorMethod]:
     """Trained weights with parts taken away, and the two baselines."""
     otsu = RefinementOptions(fusion="otsu", inpainting=_refinement().inpainting)
     learned = replace(RECOMMENDED, refinement=replace(_refinement(), fusion="learned"))
     silent = replace(full, condition=lambda _: torch.zeros(1, 1, full.backbone.condition_dim))
-    variants: dict[str, tuple[TumorParts, TumorOptions]] = {
+    variants: dict[str, tuple[TumorNetworks, TumorOptions]] = {
         "attention map alone (recommended)": (full, ALONE),
         "without organs": (full, replace(ALONE, organs=False)),
         "without the closer look": (full, replace(ALONE, closer=None)),
@@ -178,7 +179,7 @@ def main() -> None:
     if options.trainings:
         chosen = list(trainings(folder, options, only))
     else:
-        chosen = list(inference(tumor_parts(folder, options.weights), only))
+        chosen = list(inference(on_compact(folder, options.weights, torch.device("cpu")), only))
     names = options.category.split(",") if options.category else list(CATEGORIES)
     rows = [
         row

@@ -32,7 +32,7 @@ def measure(segmenter: FewShotSegmenter, queries: Dataset, supports: Dataset) ->
     for organ in ORGANS:
         label = shown.label_of[organ]
         support = ls.Support.from_volumes(shown.image, shown.labels, name=organ, label=label)
-        contexts.append(segmenter.encode_support(support))
+        contexts.append(segmenter.encode(support))
     left_out = queries.fold(0)[2]
     scores: dict[str, list[float]] = {organ: [] for organ in ORGANS}
     outside = []
@@ -66,7 +66,7 @@ def main() -> None:
     for name, figures in results.items():
         for what, value in figures.items():
             sys.stdout.write(f"| {name} | {what} | {value} |\n")
-    about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.parts.fingerprint}
+    about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.fingerprint}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
 

@@ -41,7 +41,7 @@ AREAS = ((50, 200), (200, 65536))
 @torch.no_grad()
 def measure(dataset: Dataset, cases: list[str], *, every: int) -> dict[str, float]:
     """Means over slices and over organ masks."""
-    parts = latentseg.load().parts
+    parts = latentseg.load().networks
     figures: dict[str, list[float]] = defaultdict(list)
     for case in cases:
         query = prepare(dataset.load(case))
@@ -76,7 +76,7 @@ def noise_limit(image: NDArray[np.float32]) -> float:
 @torch.no_grad()
 def draw(path: Path) -> None:
     """Draw phantoms and masks, what is decoded, and the difference."""
-    backbone = latentseg.load().parts.backbone
+    backbone = latentseg.load().networks.backbone
     images = {
         "CT abdomen": phantom_slice(abdomen(seed=3, shape=(256, 256, 9)).image),
         "MR abdomen": phantom_slice(abdomen(seed=4, modality="MR", shape=(256, 256, 9)).image),
@@ -134,7 +134,7 @@ def main() -> None:
     for name, figures in results.items():
         for what, value in figures.items():
             sys.stdout.write(f"| {name} | {what} | {value} |\n")
-    about = {"date": datetime.now(UTC).date().isoformat(), "weights": latentseg.load().parts.fingerprint}
+    about = {"date": datetime.now(UTC).date().isoformat(), "weights": latentseg.load().fingerprint}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
 

@@ -79,7 +79,7 @@ class Setup:
         """The same in this process."""
         pair = (self.folder / "support.nii.gz", self.folder / "support_mask.nii.gz")
         segmenter = ls.load("fewshot", backbone=self.backbone)
-        return Task(segmenter, (ls.Support.from_files([pair], name="liver"),), segmenter.parts.fingerprint)
+        return Task(segmenter, (ls.Support.from_files([pair], name="liver"),), segmenter.fingerprint)
 
 
 def make_cohort(setup: Setup, shape: tuple[int, int, int]) -> None:

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.api import fingerprint
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.compact import condition_tokens
+from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.sampling import SamplingOptions, sample
 from latentseg.evaluation.datasets import SABS
 from latentseg.evaluation.features import FeatureNetwork, Subspace, frechet_distance, load_feature_network

@@ -30,9 +30,9 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from skimage.restoration import inpaint_biharmonic
 
-from latentseg.api import fingerprint
 from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone, condition_tokens
+from latentseg.backbones.identity import fingerprint
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
 from latentseg.evaluation.features import FeatureNetwork, load_feature_network, perceptual_distance
 from latentseg.evaluation.protocols import prepare

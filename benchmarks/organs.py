@@ -39,7 +39,7 @@ def organ_masks(segmenter: TumorSegmenter, case: Case) -> dict[str, NDArray[np.b
     fine = F.interpolate(prepared.organs, size=prepared.images.shape[2:], mode="bilinear")
     return {
         name: prepared.canonical.restore(np.asarray(prepared.undo(fine[:, number].numpy())) > 0.5)
-        for number, name in enumerate(segmenter.parts.network.organs.names, start=1)
+        for number, name in enumerate(segmenter.networks.network.organs.names, start=1)
     }
 
 
@@ -67,7 +67,7 @@ def main() -> None:
                     found[organ].append(dice(mask, truth))
         results[title] = {organ: round(float(np.mean(values)), 3) for organ, values in found.items()}
         sys.stdout.write(f"{title}: {results[title]}\n")
-    about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.parts.fingerprint}
+    about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.fingerprint}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
 

@@ -75,9 +75,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     """Encode, inpaint, decode through `MaisiBackbone`."""
     import torch
 
+    from latentseg.backbones.device import fastest_dtype
     from latentseg.backbones.maisi.conditions import MaisiCondition
     from latentseg.backbones.maisi.model import MaisiBackbone, MaisiOptions
-    from latentseg.backbones.stable_diffusion import fastest_dtype
     from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask
 
     dtypes = {"auto": fastest_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -36,7 +36,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
-from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions, fastest_dtype
+from latentseg.backbones.device import RunOptions, fastest_dtype
+from latentseg.backbones.stable_diffusion import Diffusers2D
 from latentseg.methods.sdfsmis.cache import SupportCache
 from latentseg.methods.sdfsmis.condition import ConditionTranslator, DinoFeatures, masked_features
 from latentseg.methods.sdfsmis.mask_decoding import mask_images, probabilities

@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentseg.backbones.compact import CompactBackbone
-from latentseg.backbones.stable_diffusion import fastest_dtype
+from latentseg.backbones.device import fastest_dtype
 from latentseg.text import embed
 from latentseg.training import autoencoder as autoencoder_training
 from latentseg.training import denoiser as denoiser_training

@@ -28,8 +28,9 @@ from latentseg.evaluation.datasets.tumors import TumorCase, get_category
 from latentseg.evaluation.tables import markdown_table
 from latentseg.imaging.files import written_whole
 from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner
+from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED
-from latentseg.methods.tumor.segmenter import TumorParts, TumorSegmenter
+from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.metrics.overlap import overlap
 from latentseg.phantom.bodies import abdomen
 
@@ -67,7 +68,7 @@ def cases(category: str, *, limit: int | None, tiny: bool) -> Iterator[TumorCase
             yield case
 
 
-def quality(parts: TumorParts, steps: int, scans: list[TumorCase], prompt: str) -> StepsRow:
+def quality(parts: TumorNetworks, steps: int, scans: list[TumorCase], prompt: str) -> StepsRow:
     """Dice and time with a number of steps; every slice is refined, whatever its score."""
     how = refinement(steps)
     segmenter = TumorSegmenter(parts, options=replace(RECOMMENDED, refinement=how, min_presence=0.0))
@@ -80,7 +81,7 @@ def quality(parts: TumorParts, steps: int, scans: list[TumorCase], prompt: str) 
     return StepsRow(steps, float(np.mean(dices)) if dices else float("nan"), seconds)
 
 
-def speed(parts: TumorParts, slices: int, seeds: int, *, steps: int) -> BatchRow:
+def speed(parts: TumorNetworks, slices: int, seeds: int, *, steps: int) -> BatchRow:
     """Time of refining slices with a hole of a tenth of the slice."""
     edge = parts.backbone.image_size
     images = torch.linspace(-1, 1, edge).expand(slices, 1, edge, edge).contiguous()
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a phantom and two steps, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/tumor_refinement.json"))
     options = parser.parse_args()
-    parts = ls.load("tumor", backbone=options.backbone, weights=options.weights).parts
+    parts = ls.load("tumor", backbone=options.backbone, weights=options.weights).networks
     scans = list(cases(options.category, limit=options.limit, tiny=options.tiny))
     counts = [1, 2] if options.tiny else [int(text) for text in options.steps.split(",")]
     prompt = get_category(options.category).prompt

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentseg.api import fingerprint
+from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.weights import read_weights, write_weights
 from latentseg.evaluation.slices import SupportSlices
 from latentseg.training.config import read_config

@@ -6,20 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 import latentseg as ls
-from latentseg import api
 from latentseg.backbones import registry
 from latentseg.errors import ModelError, UsageError
 
 
 def test_a_folder_of_weights(tiny_model: Path, other_tiny_model: Path) -> None:
     first, again = ls.load(backbone=tiny_model), ls.load("fewshot", backbone=str(tiny_model))
-    assert first.parts.fingerprint == again.parts.fingerprint
-    assert first.parts.backbone.name == "compact"
+    assert first.fingerprint == again.fingerprint
+    assert first.networks.backbone.name == "compact"
     other = ls.load(backbone=tiny_model, weights=other_tiny_model / "fewshot.safetensors")
-    assert other.parts.fingerprint != first.parts.fingerprint
+    assert other.fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -75,12 +73,3 @@ def test_stable_diffusion_needs_weights(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     with pytest.raises(ModelError, match=r"no few-shot weights of its own.*weights="):
         ls.load(backbone=tmp_path)
-
-
-def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert api.pick_dtype("fp32") is torch.float32
-    assert api.pick_dtype("bf16") is torch.bfloat16
-    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert api.pick_dtype("auto") is dtype

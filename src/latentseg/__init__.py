@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from latentseg.methods.results import Segmentation
 
 _LAZY = {
+    "Evidence": "latentseg.methods.tumor.evidence",
     "Segmentation": "latentseg.methods.results",
+    "SegmentOptions": "latentseg.methods.fewshot.parts",
+    "Segmenter": "latentseg.methods.base",
     "Support": "latentseg.methods.fewshot.support",
     "SupportContext": "latentseg.methods.fewshot.context",
+    "TumorOptions": "latentseg.methods.tumor.options",
+    "TumorSegmentation": "latentseg.methods.tumor.evidence",
     "Volume": "latentseg.imaging",
     "load": "latentseg.api",
     "read": "latentseg.imaging",
@@ -39,6 +44,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Evidence",
     "GeometryError",
     "InputError",
     "Interrupted",
@@ -46,10 +52,14 @@ __all__ = [
     "LatentsegWarning",
     "MemoryLimitError",
     "ModelError",
+    "SegmentOptions",
     "Segmentation",
+    "Segmenter",
     "SomeCasesFailed",
     "Support",
     "SupportContext",
+    "TumorOptions",
+    "TumorSegmentation",
     "UsageError",
     "Volume",
     "__version__",

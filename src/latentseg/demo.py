@@ -83,7 +83,7 @@ def run_card(segmenter: FewShotSegmenter, options: DemoOptions) -> list[tuple[st
     """What produced the page."""
     return [
         ("Version", f"latentseg {__version__}"),
-        ("Weights", f"{segmenter.parts.backbone.name} {segmenter.parts.fingerprint}"),
+        ("Weights", f"{segmenter.networks.backbone.name} {segmenter.fingerprint}"),
         ("Seed", str(options.seed)),
         ("Date", datetime.now(UTC).date().isoformat()),
     ]
@@ -92,7 +92,7 @@ def run_card(segmenter: FewShotSegmenter, options: DemoOptions) -> list[tuple[st
 def phantom_section(segmenter: FewShotSegmenter, options: DemoOptions) -> tuple[Section, list[list[str]]]:
     """One phantom shows organs, two others are searched for them, whole volumes."""
     shown = abdomen(seed=options.seed, modality="CT", shape=PHANTOM_SHAPE)
-    contexts = [segmenter.encode_support(phantom_support(shown, name)) for name in PHANTOM_TARGETS]
+    contexts = [segmenter.encode(phantom_support(shown, name)) for name in PHANTOM_TARGETS]
     cases, rows = [], []
     for number, modality in enumerate(("CT", "MR"), start=1):
         query = abdomen(
@@ -170,7 +170,7 @@ def _has_fold(dataset: Dataset) -> bool:
 
 def real_outcomes(segmenter: FewShotSegmenter, protocol: EP1, *, queries: int) -> Iterator[Outcome]:
     """The first scans of a fold, by the segmenter and by both baselines."""
-    backbone = segmenter.parts.backbone
+    backbone = segmenter.networks.backbone
     methods: list[SliceMethod] = [FewShotMethod(segmenter), PrototypeMatching(backbone), MaskCopy()]
     seen: list[str] = []
     for outcome in run_protocol(protocol, methods=methods):

@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions
+from latentseg.backbones.device import RunOptions
+from latentseg.backbones.stable_diffusion import Diffusers2D
 from latentseg.errors import ModelError
 
 

@@ -39,7 +39,7 @@ def shown_task(tiny_model: Path, shown: Phantom) -> Task:
     load = partial(ls.load, "fewshot", backbone=tiny_model)
     support = ls.Support.from_volumes(shown.image, shown.labels, name="liver", label=1)
     segmenter = load()
-    return Task(segmenter, (support,), segmenter.parts.fingerprint, load=load)
+    return Task(segmenter, (support,), segmenter.fingerprint, load=load)
 
 
 def worker_processes(out: Path) -> list[int]:
@@ -83,7 +83,7 @@ def test_prompts_and_one_label_map(
     cohorts.make_cohort(tmp_path / "in", 2)
     load = partial(ls.load, "tumor", backbone=tiny_tumor_model)
     segmenter, targets = load(), ("liver tumor", "kidney tumor")
-    task = Task(segmenter, targets, segmenter.parts.fingerprint, load=load)
+    task = Task(segmenter, targets, segmenter.fingerprint, load=load)
     options = BatchOptions(save=("mask", "prob"), combined=targets)
     cases = find_cases(tmp_path / "in")
     for out, engine in (("plain", None), ("rayed", RayEngine(workers=2))):

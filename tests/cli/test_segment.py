@@ -388,7 +388,7 @@ def test_a_failure_leaves_no_half_file(
 
 def test_lesions_are_searched_anywhere() -> None:
     from latentseg.cli.segment import search_options
-    from latentseg.methods.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.parts import SegmentOptions
 
     assert search_options("nearest", anywhere=True).axis is None
     assert search_options("joint", anywhere=False) == SegmentOptions(support_mode="joint")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from latentseg.backbones.image_features import FeatureNetwork
-from latentseg.evaluation.baselines import MaskCopy, PriorAlone, PrototypeMatching, layouts
+from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching, layouts
 from latentseg.evaluation.registration import Registration
 from latentseg.evaluation.slices import SupportSlices
-from latentseg.methods.fewshot.matching_features import MatchingFeatures
 
 
 class Brightness:
@@ -102,19 +100,3 @@ def test_a_vanishing_mask_gives_a_finite_answer() -> None:
     image, mask = bright_box(slice(0, 0), slice(0, 0))
     answer = PrototypeMatching(Brightness(), grid=8)(SupportSlices(image[None], mask[None]), image[None])
     assert np.isfinite(answer).all()
-
-
-def test_the_prior_alone_finds_what_it_is_shown() -> None:
-    from helpers.tiny_features import tiny_state as tiny
-
-    method = PriorAlone(MatchingFeatures(FeatureNetwork(tiny()), grid=8))
-    rng = np.random.default_rng(0)
-    images = rng.uniform(-1, -0.5, (2, 64, 64)).astype(np.float32)
-    masks = np.zeros((2, 64, 64), bool)
-    for index, at in enumerate((8, 40)):
-        images[index, at : at + 16, at : at + 16] = 0.9
-        masks[index, at : at + 16, at : at + 16] = True
-    chance = method(SupportSlices(images, masks), images[::-1].copy())
-    assert chance.shape == (2, 64, 64)
-    for found, truth in zip(chance >= 0.5, masks[::-1], strict=True):
-        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5

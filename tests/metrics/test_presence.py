@@ -24,8 +24,11 @@ def test_a_slice_is_as_present_as_its_forty_best_pixels() -> None:
     assert presence_scores(np.full((1, 3, 3), 0.25, np.float32)).tolist() == [0.25]
 
 
-def test_the_segmenter_scores_alike() -> None:
-    from latentseg.methods.fewshot.segmenter import presence_score
-
-    chance = np.random.default_rng(0).random((3, 20, 20)).astype(np.float32)
-    assert presence_score(chance) == pytest.approx(float(presence_scores(chance).max()))
+def test_presence_looks_at_the_most_probable_pixels() -> None:
+    chance = np.zeros((5, 256, 256), np.float32)
+    assert presence_scores(chance).max() == 0
+    chance[3, 20:24, 50:60] = 0.9  # forty pixels on one slice
+    assert presence_scores(chance).max() == pytest.approx(0.9)
+    chance[:] = 0
+    chance[3, 20, 50] = 1  # a single pixel is noise
+    assert presence_scores(chance).max() == pytest.approx(1 / 40)

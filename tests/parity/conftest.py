@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Config
 
-from latentseg.backbones.stable_diffusion import Diffusers2D, RunOptions
+from latentseg.backbones.device import RunOptions
+from latentseg.backbones.stable_diffusion import Diffusers2D
 from latentseg.methods.sdfsmis.checkpoint import FewShotWeights, build_network, build_translator, part
 from latentseg.methods.sdfsmis.condition import DinoFeatures
 

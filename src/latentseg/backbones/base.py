@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from latentseg.backbones.schedules import Schedule
@@ -34,6 +35,11 @@ class Backbone(Protocol):
         schedule: How the denoiser's latents turn to noise, and what it predicts.
     """
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are; inputs follow them."""
+        ...
+
     name: str
     dims: int
     image_size: int
@@ -51,6 +57,10 @@ class Backbone(Protocol):
         Returns:
             Scaled mean of the posterior, ``(B, C, h, w)`` with ``h = H / downscale``.
         """
+        ...
+
+    def encode_with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What :meth:`encode` and :meth:`features` (of the encoder) return, from one pass."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

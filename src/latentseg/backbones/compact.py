@@ -108,21 +108,18 @@ class CompactBackbone:
         folder: Where the denoiser is read from when it is first needed.
         slab: Slices that are coded at a time.
 
-    Attributes:
-        feature_dim: Channels of the encoder's last stage, which the few-shot condition is made of.
     """
 
     name, dims, image_size, latent_channels, downscale = "compact", 2, 256, 4, 8
     condition_dim = TEXT_DIM
     schedule: Schedule = RectifiedFlow()
-    feature_dim = int(AUTOENCODER_CONFIG["block_out_channels"][-1])
 
     def __init__(
         self, vae: AutoencoderKL, mask_head: MaskHead, *, folder: Path | None = None, slab: int = 8
     ) -> None:
         self.vae, self.mask_head, self.folder, self.slab = vae, mask_head, folder, slab
         self.scaling = float(vae.config["scaling_factor"])
-        self.device = torch.device("cpu")
+        self._device = torch.device("cpu")
 
     @classmethod
     def from_folder(cls, folder: Path) -> CompactBackbone:
@@ -131,10 +128,15 @@ class CompactBackbone:
 
     def to(self, device: torch.device) -> CompactBackbone:
         """Move all networks; inputs follow them."""
-        self.device = device
+        self._device = device
         for module in (self.vae, self.mask_head, *([self.unet] if "unet" in vars(self) else [])):
             nn.Module.to(module, device)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are; inputs follow them."""
+        return self._device
 
     @property
     def has_denoiser(self) -> bool:
@@ -158,17 +160,22 @@ class CompactBackbone:
 
     def encode(self, images: Tensor) -> Tensor:
         """Scaled posterior mean ``(B, 4, H/8, W/8)`` of ``(B, 1, H, W)`` in [-1, 1]."""
-        return self.encode_with_features(images)[0]
+        return torch.cat([self._posterior_mean(slab) for slab in images.split(self.slab)])
 
     @torch.no_grad()
-    def encode_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents, and the encoder's last stage ``(B, 128, H/8, W/8)``, from one pass."""
-        latents, stages = [], []
+    def encode_with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Latents, and the encoder's stages of 16, 32, 64, 128 and 128 channels, from one pass."""
+        latents, slabs = [], []
         for slab in images.split(self.slab):
-            with captured([self.vae.encoder.mid_block]) as outputs:
-                latents.append(self.vae.encode(slab.to(self.device)).latent_dist.mean * self.scaling)
-            stages.append(outputs[0])
-        return torch.cat(latents), torch.cat(stages)
+            with captured([*self.vae.encoder.down_blocks, self.vae.encoder.mid_block]) as outputs:
+                latents.append(self._posterior_mean(slab))
+            slabs.append(sorted(outputs, key=lambda stage: -stage.shape[-1]))
+        return torch.cat(latents), [torch.cat(stage) for stage in zip(*slabs, strict=True)]
+
+    @torch.no_grad()
+    def _posterior_mean(self, images: Tensor) -> Tensor:
+        mean: Tensor = self.vae.encode(images.to(self.device)).latent_dist.mean * self.scaling
+        return mean
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -192,7 +199,7 @@ class CompactBackbone:
         slabs = []
         for slab in images.split(self.slab):
             with captured([*self.vae.encoder.down_blocks, self.vae.encoder.mid_block]) as outputs:
-                latents = self.vae.encode(slab.to(self.device)).latent_dist.mean * self.scaling
+                latents = self._posterior_mean(slab)
             if timestep is not None:
                 with captured(list(self.unet.up_blocks)) as decoded:
                     self.denoise(latents, timestep, torch.zeros(1, TOKENS, TEXT_DIM))

@@ -81,8 +81,13 @@ class FeatureNetwork(nn.Module):
         out: Tensor = self.head(self._run(images)[-1])
         return out.mean((2, 3))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; images follow it."""
+        return next(self.parameters()).device
+
     def _run(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images.expand(-1, 3, -1, -1) * (127.5 / 128))
+        x = self.stem(images.to(self.device).expand(-1, 3, -1, -1) * (127.5 / 128))
         shown = []
         for index, block in enumerate(self.blocks):
             x = block(x)

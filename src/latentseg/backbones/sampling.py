@@ -94,7 +94,7 @@ def sample(
     out = []
     for start in range(0, len(keys), options.slab):
         at = slice(start, start + options.slab)
-        latents = noise(shape, keys=keys[at], seed=options.seed)
+        latents = noise(shape, keys=keys[at], seed=options.seed).to(backbone.device)
         tokens = condition if len(condition) == 1 else condition[at]
         for t, to in intervals(options.steps):
             prediction = predict(backbone, latents, t, tokens, options.guidance)

@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
 from torch import Tensor, nn
 
+from latentseg.backbones.device import RunOptions
 from latentseg.backbones.schedules import Schedule, VariancePreserving
 from latentseg.errors import ModelError
 
 AGAIN = "download the weights again"
 _HOOKS = threading.Lock()  # hooks belong to the module: one reader of features at a time
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a model is placed and run.
-
-    Attributes:
-        dtype: Of the weights and of the arithmetic; results are float32 whatever it is.
-        device: Where the model is.
-        channels_last: Memory format of weights and images; faster on CPUs and on tensor cores.
-        slab: Slices that go through the autoencoder at a time. Peak memory grows with this and not with the
-            number of slices.
-    """
-
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    channels_last: bool = True
-    slab: int = 4
-
-
-def fastest_dtype(device: str = "cpu") -> torch.dtype:
-    """Return bfloat16 where the hardware has units for it; a CPU without emulates it five times slower."""
-    if torch.device(device).type == "cpu":
-        units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if units else torch.float32
-    return torch.bfloat16
 
 
 class Diffusers2D(nn.Module):
@@ -97,11 +71,26 @@ class Diffusers2D(nn.Module):
         backbone.schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
         return backbone
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are; inputs follow them."""
+        return torch.device(self.options.device)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Scaled posterior mean ``(B, C, h, w)`` of images ``(B, 1, H, W)`` in [-1, 1]."""
         scale, shift = self._scaling()
         return self._in_slabs(lambda x: (self._posterior_mean(x) - shift) * scale, images)
+
+    @torch.no_grad()
+    def encode_with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Latents and the encoder's stages, finest grid first, from one pass."""
+        latents, slabs = [], []
+        for slab in images.split(self.options.slab):
+            with _HOOKS, captured([*self.vae.encoder.down_blocks, self.vae.encoder.mid_block]) as outputs:
+                latents.append(self.encode(slab))
+            slabs.append(sorted(outputs, key=lambda f: -f.shape[-1]))
+        return torch.cat(latents), [torch.cat(stage) for stage in zip(*slabs, strict=True)]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

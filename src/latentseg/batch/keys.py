@@ -64,16 +64,11 @@ def target_digest(target: Any) -> str:
 
 def _parts(target: Any) -> Iterator[bytes]:
     """The content of a support, encoded or not, as bytes."""
-    if hasattr(target, "cache"):
-        tensors = target.cache.tensors() | {n: getattr(target, n) for n in ("fg", "bg", "signature")}
-        for name, tensor in sorted(tensors.items()):
+    if hasattr(target, "tensors"):
+        for name, tensor in sorted(target.tensors.items()):
             yield name.encode()
             yield tensor.detach().cpu().float().contiguous().numpy().tobytes()
-        for axis in getattr(target, "axes", ()):
-            yield axis.holds.cpu().numpy().tobytes()
-            yield axis.looks.cpu().contiguous().numpy().tobytes()
-            yield axis.marked.cpu().numpy().tobytes()
-        yield repr((target.name, target.mode, target.compat, target.model)).encode()
+        yield repr((target.name, target.mode, target.compat, target.model, target.flat)).encode()
     else:
         yield repr((target.name, target.images.shape)).encode()
         yield target.images.tobytes()

@@ -15,8 +15,9 @@ from typing import Any
 
 from latentseg.batch.cases import Case
 from latentseg.batch.store import OutputFolder, Record
-from latentseg.batch.work import Segmenter, Task, Work, fail_case, read_case, segment_case
+from latentseg.batch.work import Task, Work, fail_case, read_case, segment_case
 from latentseg.errors import LatentsegError, UsageError
+from latentseg.methods.base import Segmenter
 
 AT_A_TIME = 2  # cases given to a worker: one is segmented, the next one is read
 RETRIES = 3  # deaths of workers that one case may cause
@@ -38,7 +39,7 @@ class Order:
 
     place: Path
     out: Path
-    loads: tuple[Callable[[], Segmenter], ...]
+    loads: tuple[Callable[[], Segmenter[Any, Any]], ...]
     targets: tuple[tuple[str | Path, ...], ...]
     save: tuple[str, ...]
     recipe: Mapping[str, Any]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from latentseg.batch import keys
 from latentseg.batch.cases import Case
@@ -16,6 +16,7 @@ from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.errors import LatentsegError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
+from latentseg.methods.base import Segmenter
 from latentseg.methods.results import Segmentations, write_bytes
 
 if TYPE_CHECKING:
@@ -24,22 +25,6 @@ if TYPE_CHECKING:
     from latentseg.methods.results import Segmentation
 
     Target = str | Support | SupportContext
-
-
-class Segmenter(Protocol):
-    """What a batch needs of a method: work that no target changes, once, then each target."""
-
-    def check(self, target: Any) -> None:
-        """Refuse a target that would fail in every scan."""
-        ...
-
-    def prepare(self, scan: Volume) -> Any:
-        """Do what does not depend on the target."""
-        ...
-
-    def predict(self, prepared: Any, target: Any) -> Segmentation:
-        """Segment one target."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +39,21 @@ class Task:
         load: Loads the method again, in a process on another machine.
     """
 
-    segmenter: Segmenter
+    segmenter: Segmenter[Any, Any]
     targets: tuple[Target, ...]
     weights: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
-    load: Callable[[], Segmenter] | None = None
+    load: Callable[[], Segmenter[Any, Any]] | None = None
 
     @property
     def names(self) -> list[str]:
         """What the targets are called."""
-        return [target_name(target) for target in self.targets]
+        return [self.segmenter.name_of(target) for target in self.targets]
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of the method."""
-        options = getattr(self.segmenter, "options", None)
+        options = self.segmenter.options
         return asdict(options) if is_dataclass(options) and not isinstance(options, type) else {}
 
     def check(self) -> None:
@@ -83,9 +68,7 @@ class Task:
 
     def encoded(self) -> Task:
         """The same task with every support encoded, once for all scans."""
-        encode = getattr(self.segmenter, "encode_support", None)
-        targets = [t if encode is None or not hasattr(t, "masks") else encode(t) for t in self.targets]
-        return replace(self, targets=tuple(targets))
+        return replace(self, targets=tuple(self.segmenter.encode(target) for target in self.targets))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +103,6 @@ class Loaded:
     state: Mapping[str, Any]
     notes: tuple[str, ...]
     seconds: float
-
-
-def target_name(target: Target) -> str:
-    """What a target is called."""
-    return target if isinstance(target, str) else target.name
 
 
 def recipe_of(tasks: Sequence[Task], save: Sequence[str], *, combined: Sequence[str] = ()) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from latentseg.cli.segment import (
     Anywhere,
     BackboneOption,
     Combined,
+    CompatOption,
+    DeviceOption,
     Label,
     ModalityOption,
     Mode,
@@ -39,7 +41,7 @@ from latentseg.cli.segment import (
 from latentseg.errors import LatentsegError, SomeCasesFailed, UsageError
 
 if TYPE_CHECKING:
-    from latentseg.api import Precision
+    from latentseg.backbones.device import Precision
     from latentseg.batch.cases import Case
     from latentseg.batch.runner import BatchOptions, Engine, Outcome
     from latentseg.batch.store import Record
@@ -93,7 +95,9 @@ def batch(
     seed: Annotated[int, typer.Option(help="Of all draws, with prompts.")] = 0,
     backbone: BackboneOption = "compact",
     weights: Weights = None,
+    device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    compat: CompatOption = "fixed",
 ) -> None:
     """Segment many scans; one that fails is listed with its reason and stops no other."""
     import latentseg as ls
@@ -115,16 +119,18 @@ def batch(
     dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
     defaults = partial(with_defaults, modality=kind, orientation=orientation, dicom=dicom)
     cohort = [defaults(case) for case in find_cases(cases, out=out)]
-    load: Any = partial(ls.load, backbone=backbone, weights=weights, precision=cast("Precision", precision))
+    load: Any = partial(
+        ls.load, backbone=backbone, weights=weights, device=device, dtype=cast("Precision", precision)
+    )
     targets: Sequence[Any]
     if prompt:
         targets, load = prompt, partial(load, "tumor", options=with_seed(read_preset(preset), seed))
     else:
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
-        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere))
+        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
     segmenter = load()
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
-    task = Task(segmenter, tuple(targets), segmenter.parts.fingerprint, about, load)
+    task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)
     if dry_run:
         show_estimate(task, cohort, out=out, options=options)
     else:

@@ -12,7 +12,15 @@ import typer
 from typer.core import TyperGroup
 
 from latentseg.cli.output import AsJson, show_json, show_table
-from latentseg.cli.segment import BackboneOption, Mode, Weights, read_mode
+from latentseg.cli.segment import (
+    BackboneOption,
+    CompatOption,
+    DeviceOption,
+    Mode,
+    Weights,
+    read_mode,
+    search_options,
+)
 from latentseg.cli.zero_shot import tumor
 from latentseg.errors import UsageError
 
@@ -137,6 +145,8 @@ def fewshot(
     backbone: BackboneOption = "compact",
     weights: Weights = None,
     support_mode: Mode = "nearest",
+    device: DeviceOption = "auto",
+    compat: CompatOption = "fixed",
     restart: Annotated[bool, typer.Option("--restart", help="Forget what the folder holds.")] = False,
     out: Out = Path("evaluation"),
 ) -> None:
@@ -172,7 +182,9 @@ def fewshot(
     for run in runs:
         run.check()  # what is missing is said before the work
     chosen = read_methods(methods)
-    segmenter = load(backbone, weights, support_mode) if OF_A_MODEL & set(chosen) else None
+    segmenter = None
+    if OF_A_MODEL & set(chosen):
+        segmenter = load(backbone, weights, support_mode=support_mode, device=device, compat=compat)
     facts = run_facts(segmenter, support_mode)
     folder = RunFolder(out, facts=facts, restart=restart)
     seen = scans_seen(backbone, weights, runs) if segmenter else {}
@@ -235,13 +247,14 @@ def split(
     show_json(asdict(found))
 
 
-def load(backbone: str, weights: Path | None, support_mode: str) -> FewShotSegmenter:
+def load(
+    backbone: str, weights: Path | None, *, support_mode: str, device: str, compat: str
+) -> FewShotSegmenter:
     """The segmenter to be evaluated."""
     import latentseg as ls
-    from latentseg.methods.fewshot.segmenter import SegmentOptions
 
-    options = SegmentOptions(support_mode=read_mode(support_mode))
-    return ls.load(backbone=backbone, weights=weights, options=options)
+    options = search_options(read_mode(support_mode), compat=compat)
+    return ls.load(backbone=backbone, weights=weights, options=options, device=device)
 
 
 def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[SliceMethod]:
@@ -251,18 +264,20 @@ def make_methods(chosen: list[str], segmenter: FewShotSegmenter | None) -> list[
 
     made: dict[str, SliceMethod] = {"copy": MaskCopy(), "registration": Registration()}
     if segmenter:
-        from latentseg.evaluation.baselines import PriorAlone
         from latentseg.evaluation.methods import FewShotMethod
         from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 
-        parts, weights = segmenter.parts, segmenter.parts.fingerprint
-        bare = FewShotSegmenter(parts, options=replace(segmenter.options, refinement=None, closer=None))
+        networks, weights = segmenter.networks, segmenter.fingerprint
         made["fewshot"] = FewShotMethod(segmenter)
-        made["unrefined"] = FewShotMethod(bare, name=f"{made['fewshot'].name}, not refined")
-        made["prototype"] = PrototypeMatching(parts.backbone, fingerprint=weights)
-        if parts.matching:
-            made["prior"] = PriorAlone(parts.matching, weights)
-            made["prior-refined"] = PriorAlone(parts.matching, weights, refined=True)
+        made["prototype"] = PrototypeMatching(networks.backbone, fingerprint=weights)
+        if segmenter.options.compat == "fixed":
+            options = replace(segmenter.options, refinement=None, closer=None)
+            bare = FewShotSegmenter(networks, options=options)
+            made["unrefined"] = FewShotMethod(bare, name=f"{made['fewshot'].name}, not refined")
+            if networks.matching:
+                alone, refined = bare.without("network"), segmenter.without("network")
+                made["prior"] = FewShotMethod(alone, name="matching prior alone")
+                made["prior-refined"] = FewShotMethod(refined, name="matching prior, refined")
     return [made[name] for name in METHODS if name in chosen and name in made]
 
 
@@ -281,8 +296,9 @@ def run_facts(segmenter: FewShotSegmenter | None, support_mode: str) -> dict[str
     """What all rows of a folder share."""
     import latentseg as ls
 
-    fingerprint = segmenter.parts.fingerprint if segmenter else ""
-    return {"version": ls.__version__, "weights": fingerprint, "support_mode": support_mode}
+    fingerprint = segmenter.fingerprint if segmenter else ""
+    rules = {"rules": "as released"} if segmenter and segmenter.options.compat == "official" else {}
+    return {"version": ls.__version__, "weights": fingerprint, "support_mode": support_mode, **rules}
 
 
 def say(row: Row) -> None:

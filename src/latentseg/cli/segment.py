@@ -16,12 +16,13 @@ from latentseg.errors import UsageError
 from latentseg.imaging.files import case_name
 
 if TYPE_CHECKING:
-    from latentseg.api import Precision
+    from latentseg.backbones.device import Precision
     from latentseg.imaging.intensity import Modality
     from latentseg.methods.fewshot.context import SupportContext, SupportMode
-    from latentseg.methods.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.parts import SegmentOptions
     from latentseg.methods.fewshot.support import Support
     from latentseg.methods.results import Segmentations
+    from latentseg.methods.sdfsmis.compat import Compat
     from latentseg.methods.tumor.options import TumorOptions
 
 EVIDENCE = ("evidence", "attention", "healthy", "residual", "uncertainty")
@@ -69,6 +70,13 @@ ResampleTilt = Annotated[
     bool, typer.Option("--resample-tilt", help="DICOM: resample a gantry tilt; marks the outputs.")
 ]
 Mode = Annotated[str, typer.Option(help="nearest or joint: how several support slices are used.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto (cuda, mps, cpu: the first that is there), or one of them.")
+]
+CompatOption = Annotated[
+    str,
+    typer.Option("--compat", help="fixed, or official: SD-FSMIS as released and nothing beside it."),
+]
 Anywhere = Annotated[
     bool,
     typer.Option("--anywhere", help="Search every slice: for lesions, and what lies elsewhere in each body."),
@@ -105,7 +113,9 @@ def segment(
     preset: Preset = "recommended",
     backbone: BackboneOption = "compact",
     weights: Weights = None,
+    device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    compat: CompatOption = "fixed",
 ) -> None:
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
@@ -118,7 +128,9 @@ def segment(
     kind, mode, priority = read_modality(modality), read_mode(support_mode), split_names(combined)
     outputs = read_outputs(save, prompts=bool(prompt))
     check_writable(out)
-    load: Any = partial(ls.load, backbone=backbone, weights=weights, precision=cast("Precision", precision))
+    load: Any = partial(
+        ls.load, backbone=backbone, weights=weights, device=device, dtype=cast("Precision", precision)
+    )
     targets: list[Any]
     if prompt:
         targets, names = prompt, prompt
@@ -126,7 +138,7 @@ def segment(
     else:
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
         names = [shown.name for shown in targets]
-        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere))
+        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
     if priority is not None:
         check_priority(priority, names)
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
@@ -278,12 +290,19 @@ def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
     return check_outputs(asked, known=known)
 
 
-def search_options(mode: SupportMode, *, anywhere: bool) -> SegmentOptions:
-    """Options of the few-shot segmenter."""
-    from latentseg.methods.fewshot.along_body import AxisOptions
-    from latentseg.methods.fewshot.segmenter import SegmentOptions
+def search_options(mode: SupportMode, *, anywhere: bool = False, compat: str = "fixed") -> SegmentOptions:
+    """Options of the few-shot segmenter.
 
-    return SegmentOptions(support_mode=mode, axis=None if anywhere else AxisOptions())
+    Raises:
+        UsageError: An unknown ``compat``.
+    """
+    from latentseg.methods.fewshot.along_body import AxisOptions
+    from latentseg.methods.fewshot.parts import SegmentOptions
+
+    if compat not in ("fixed", "official"):
+        raise UsageError(f"unknown rules {compat!r}", where="--compat", fix="give fixed or official")
+    rules: Compat = "official" if compat == "official" else "fixed"
+    return SegmentOptions(compat=rules, support_mode=mode, axis=None if anywhere else AxisOptions())
 
 
 def read_mode(text: str) -> SupportMode:

@@ -68,7 +68,7 @@ def encode(
 ) -> None:
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls
-    from latentseg.methods.fewshot.segmenter import SegmentOptions
+    from latentseg.methods.fewshot.parts import SegmentOptions
     from latentseg.methods.results import check_writable
 
     if out.suffix != ".safetensors":
@@ -81,4 +81,4 @@ def encode(
         folder, target=target, label=label, modality=read_modality(modality), orientation=orientation
     )
     segmenter = ls.load(backbone=backbone, options=options)
-    typer.echo(str(segmenter.encode_support(support).save(out)))
+    typer.echo(str(segmenter.encode(support).save(out)))

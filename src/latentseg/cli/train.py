@@ -147,9 +147,9 @@ def tumor(
     resume: Resume = False,
 ) -> None:
     """Train the tumor networks (attention maps, then fusion) on a frozen compact backbone."""
-    from latentseg.api import looked_at, tumor_stages
     from latentseg.backbones.compact import phrase_condition
     from latentseg.backbones.registry import resolve
+    from latentseg.methods.tumor.load import compact_stages, looked_at
     from latentseg.methods.tumor.queries import Queries
     from latentseg.text import embed
     from latentseg.training.config import read_config
@@ -164,7 +164,7 @@ def tumor(
     folder = resolve(backbone)
     made_for = looked_at(folder, options.network)
     metadata = {"backbone": made_for, "without": ", ".join(options.samples.without)}
-    stages = tumor_stages(folder, options.network)
+    stages = compact_stages(folder, options.network)
     training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata)
     training.run(out, resume=resume)
 

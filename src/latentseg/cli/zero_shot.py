@@ -65,14 +65,14 @@ def tumor(
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "version": ls.__version__,
-        "weights": segmenter.parts.fingerprint,
-        "trained without": ", ".join(segmenter.parts.without) or "nothing left out",
+        "weights": segmenter.fingerprint,
+        "trained without": ", ".join(segmenter.networks.without) or "nothing left out",
         "preset": preset,
         **({"limit": limit} if limit else {}),
     }
     rows: list[SliceRow] = []
     for one in chosen:
-        if one.prompt_concept not in segmenter.parts.without:
+        if one.prompt_concept not in segmenter.networks.without:
             typer.echo(f"warning: these weights were not trained without {one.prompt!r}", err=True)
         for row in evaluate_category(one, made, limit=limit):
             rows.append(row)
@@ -95,12 +95,12 @@ def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorM
     options, refinement = segmenter.options, segmenter.options.refinement or RefinementOptions()
     learned = replace(options, refinement=replace(refinement, fusion="learned"))
     if refinement.fusion == "map":
-        segmenter = TumorSegmenter(segmenter.parts, options=replace(options, refinement=None))
+        segmenter = TumorSegmenter(segmenter.networks, options=replace(options, refinement=None))
     made: dict[str, TumorMethod] = {
         "tumor": DiffuGTS(segmenter),
-        "learned": DiffuGTS(TumorSegmenter(segmenter.parts, options=learned), "+ learned fusion"),
+        "learned": DiffuGTS(TumorSegmenter(segmenter.networks, options=learned), "+ learned fusion"),
         "outlier": IntensityOutlier(),
-        "restore": NoiseAndRestore(segmenter.parts.backbone),
+        "restore": NoiseAndRestore(segmenter.networks.backbone),
     }
     return [made[name] for name in names]
 

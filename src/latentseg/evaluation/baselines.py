@@ -1,8 +1,8 @@
 """Baselines without training, run beside the few-shot network on the same slices.
 
 `MaskCopy` shows what position alone gives, `PrototypeMatching` what the backbone's frozen features alone
-give, `PriorAlone` what the few-shot network is told before it does anything, and `Registration` (in a file of
-its own) what position and a deformation give.
+give, and `Registration` (in a file of its own) what position and a deformation give. What the matching prior
+gives without the network is the segmenter without that part.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from latentseg.evaluation.slices import SupportSlices
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from latentseg.methods.fewshot.matching_features import MatchingFeatures
 
 
 class FeatureBackbone(Protocol):
@@ -135,60 +133,6 @@ class PrototypeMatching:
         return functional.normalize(
             torch.cat([functional.normalize(m, dim=1) for m in resized], dim=1), dim=1
         )
-
-
-@dataclass(frozen=True, eq=False)
-class PriorAlone:
-    """The matching prior without a network: foreground where its margin with distance is above 0.
-
-    Attributes:
-        features: Of the prior.
-        fingerprint: Of the weights that came with them.
-        refined: Whether there is a closer look, and the mask is refined, as by the segmenter.
-        batch: Slices at a time.
-    """
-
-    features: MatchingFeatures
-    fingerprint: str = ""
-    refined: bool = False
-    batch: int = 8
-
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-        return "matching prior, refined" if self.refined else "matching prior alone"
-
-    def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compare each of `(S, H, W)` with the most similar support slice."""
-        import torch
-
-        from latentseg.methods.fewshot.matching import MatchingSupport, prior_logits, scan_prior
-
-        shown = torch.from_numpy(np.ascontiguousarray(support.images, np.float32))[:, None]
-        masks = torch.from_numpy(support.masks.astype(np.float32))
-        known = MatchingSupport.of(self.features(shown), masks)
-        groups = torch.from_numpy(nearest_support(support, query_slices))
-        images = torch.from_numpy(np.ascontiguousarray(query_slices, np.float32))[:, None]
-        features = torch.cat([self.features(slab) for slab in images.split(self.batch)])
-        prior = scan_prior(features, known, group=groups, slab=self.batch)
-        chance = np.asarray(prior_logits(prior, images.shape[-1])[:, 0].sigmoid().numpy())
-        if not self.refined:
-            return chance
-        return self._closer(shown, masks, images, chance, groups)
-
-    def _closer(
-        self, shown: Tensor, masks: Tensor, images: Tensor, chance: NDArray[np.float32], groups: Tensor
-    ) -> NDArray[np.float32]:
-        """Refined, looked at again, refined again."""
-        from latentseg.methods.fewshot.closer_look import CloserOptions, CloserSupport
-        from latentseg.methods.refinement import refine
-
-        near = CloserSupport.of(shown, masks, self.features, shots=1, options=CloserOptions())
-        found = refine(images[:, 0].numpy(), chance)
-        if near is None:
-            return found
-        closer = near.look(images, chance, found, features=self.features, group=groups)
-        return refine(images[:, 0].numpy(), closer)
 
 
 def _masked_mean(features: Tensor, weights: Tensor) -> Tensor:

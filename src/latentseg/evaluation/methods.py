@@ -1,4 +1,7 @@
-"""The few-shot segmenter as a method of the protocols, which hand over slices rather than scans."""
+"""The few-shot segmenter as a method of the protocols, which hand over slices rather than scans.
+
+Search and decision are the segmenter's own: what is evaluated is what is shipped.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,17 @@ from latentseg.methods.fewshot.support import Support
 from latentseg.metrics.presence import presence_scores
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from latentseg.methods.fewshot.context import SupportContext
-    from latentseg.methods.fewshot.encoded import Encoded
-    from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+    from latentseg.methods.fewshot.part import EncodedScan
+    from latentseg.methods.fewshot.segmenter import FewShotSegmenter, Found
 
-KEPT = 4  # encoded chunks and supports: a protocol asks for the same slices once per organ
+KEPT = 48  # encoded supports: a protocol asks for the same ones again and again
+KEPT_SLICES = 1600
+ONE_MM = (1.0, 1.0, 1.0)
 
 
 class FewShotMethod:
-    """SD-FSMIS on slices. Encoded queries and supports are kept for a while, as a scan comes once per organ.
+    """Few-shot segmentation of slices. Encoded slices and supports are kept, as a scan comes once per organ.
 
     Attributes:
         name: Name in tables.
@@ -32,80 +35,66 @@ class FewShotMethod:
     """
 
     def __init__(self, segmenter: FewShotSegmenter, *, name: str = "") -> None:
-        self.name = name or f"SD-FSMIS ({segmenter.parts.backbone.name})"
-        self.fingerprint = segmenter.parts.fingerprint
+        official = ", as released" if segmenter.options.compat == "official" else ""
+        self.name = name or f"SD-FSMIS ({segmenter.networks.backbone.name}{official})"
+        self.fingerprint = segmenter.fingerprint
         self.segmenter = segmenter
-        self._slices: OrderedDict[bytes, Encoded] = OrderedDict()
+        self._slices: OrderedDict[bytes, EncodedScan] = OrderedDict()
         self._contexts: OrderedDict[bytes, SupportContext] = OrderedDict()
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probability ``(S, H, W)`` for slices ``(S, H, W)``."""
-        from latentseg.methods.fewshot.groups import nearest
-
-        encoded, context, signature = self._asked(support, query_slices)
-        return self.segmenter.probability_slices(encoded, context, nearest(signature, context))
+        """Probability ``(S, H, W)`` of slices; by the released rules their mask, as 0 and 1."""
+        found = self._found(support, query_slices, ONE_MM)
+        return found.chance if found.mask is None else found.mask.astype(np.float32)
 
     def scan(
-        self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+        self,
+        support: SupportSlices,
+        query_slices: NDArray[np.float32],
+        *,
+        spacing_mm: tuple[float, float, float],
     ) -> ScanAnswer:
-        """All slices of a scan, searched where the segmenter would search them."""
-        encoded, context, signature = self._asked(support, query_slices)
-        chance, shown = self.segmenter.search(encoded, context, signature, step_mm=step_mm)
-        return ScanAnswer(chance, presence_scores(chance) * shown)
+        """All slices of a scan, searched where the segmenter searches them."""
+        found = self._found(support, query_slices, spacing_mm)
+        return ScanAnswer(found.chance, presence_scores(found.chance) * found.in_view, found.mask)
 
     def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Mask of a whole scan by the segmenter's own rules for presence and for components."""
-        from latentseg.imaging.components import large_in_volume
+        return self.segmenter.decide(fine, float(answer.scores.max(initial=0.0)))
 
-        options = self.segmenter.options
-        if answer.scores.max() < options.min_presence:
-            return np.zeros(fine.shape, bool)
-        return large_in_volume(fine >= options.threshold)
-
-    def _asked(
-        self, support: SupportSlices, query_slices: NDArray[np.float32]
-    ) -> tuple[Encoded, SupportContext, Tensor]:
-        """Encoded slices, the encoded support, and what each slice looks like as a whole."""
-        from latentseg.methods.fewshot.groups import signatures
-
-        context, images = self._context(support), _tensor(query_slices)
-        return self._encoded(images), context, signatures(images)
+    def _found(
+        self,
+        support: SupportSlices,
+        query_slices: NDArray[np.float32],
+        spacing_mm: tuple[float, float, float],
+    ) -> Found:
+        return self.segmenter.search(self._encoded(query_slices, spacing_mm), self._context(support))
 
     def _context(self, support: SupportSlices) -> SupportContext:
         key = _key(support.images) + _key(support.masks) + b"".join(_key(s.holds) for s in support.scans)
         if key not in self._contexts:
             sources = ("",) * len(support.images)
             example = Support("target", support.images, support.masks, sources, scans=support.scans)
-            self._contexts[key] = self.segmenter.encode_support(example)
-        return _kept(self._contexts, key, 12 * KEPT)
+            self._contexts[key] = self.segmenter.encode(example)
+        self._contexts.move_to_end(key)
+        while len(self._contexts) > KEPT:
+            self._contexts.popitem(last=False)
+        return self._contexts[key]
 
-    def _encoded(self, images: Tensor) -> Encoded:
+    def _encoded(self, slices: NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> EncodedScan:
         """Slices as the networks take them, each encoded once: chunks of different organs overlap."""
-        from latentseg.methods.fewshot.encoded import Encoded
+        from latentseg.methods.fewshot.part import EncodedScan
 
-        keys = [_key(image.numpy()) for image in images]
+        keys = [_key(image) for image in slices]
         new = [i for i, key in enumerate(keys) if key not in self._slices]
         if new:
-            encoded = self.segmenter.encode_slices(images[new])
+            encoded = self.segmenter.encode_slices(slices[new], spacing_mm)
             self._slices.update({keys[i]: encoded[n : n + 1] for n, i in enumerate(new)})
-        out = Encoded.join([self._slices[key] for key in keys])
-        while len(self._slices) > 400 * KEPT:
+        out = EncodedScan.join([self._slices[key] for key in keys], spacing_mm)
+        while len(self._slices) > KEPT_SLICES:
             self._slices.popitem(last=False)
         return out
 
 
-def _tensor(slices: NDArray[np.float32]) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None]
-
-
 def _key(array: NDArray[np.generic]) -> bytes:
     return blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16).digest()
-
-
-def _kept(store: OrderedDict[bytes, SupportContext], key: bytes, most: int) -> SupportContext:
-    store.move_to_end(key)
-    while len(store) > most:
-        store.popitem(last=False)
-    return store[key]

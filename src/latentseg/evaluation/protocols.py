@@ -36,6 +36,7 @@ from latentseg.evaluation.datasets.base import Dataset
 from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.settings import Setting
 from latentseg.evaluation.slices import (
+    FIELD_SIZE,
     THIRDS,
     PreparedCase,
     ScanMethod,
@@ -107,7 +108,7 @@ class FewShotProtocol:
     shots: int = 1
     support_slices: int = THIRDS
     setting: Setting = "1"
-    size: int = 256
+    size: int = FIELD_SIZE
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -242,10 +243,10 @@ class EP2(FewShotProtocol):
         self, method: SliceMethod, query: PreparedCase, *, supports: Sequence[SupportSlices], organ: str
     ) -> Answer:
         """Segment every slice, and measure what is found where the organ is not."""
-        support, step_mm = SupportSlices.join(supports), query.canonical.spacing_mm[0]
-        answer = scan_answer(method, support, query.images, step_mm=step_mm)
+        support, spacing_mm = SupportSlices.join(supports), query.seen.spacing_mm
+        answer = scan_answer(method, support, query.images, spacing_mm=spacing_mm)
         chance, scores = answer.chance, answer.scores
-        found = decided(method, answer, np.asarray(query.undo(chance)))
+        found = decided(method, answer, query.seen.undo)
         absent = np.ones(len(chance), bool)
         absent[query.held(organ)] = False
         facts: dict[str, float | int | bool | None] = {
@@ -259,9 +260,9 @@ class EP2(FewShotProtocol):
         if absent.any():
             alone = isinstance(method, ScanMethod)  # for others slices are slices
             slices = query.images[absent]
-            rest = scan_answer(method, support, slices, step_mm=step_mm) if alone else answer[absent]
+            rest = scan_answer(method, support, slices, spacing_mm=spacing_mm) if alone else answer[absent]
             facts["absent_presence"] = float(rest.scores.max())
-            facts["absent_found"] = bool(decided(method, rest, np.asarray(query.undo(rest.chance))).any())
+            facts["absent_found"] = bool(decided(method, rest, query.seen.undo).any())
         return Answer(chance, np.asarray(query.canonical.restore(found)), facts)
 
     def asks(self, query: PreparedCase, organ: str) -> bool:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.evaluation.datasets.base import Case
-from latentseg.imaging import Canonical, fit_square, normalize, to_canonical
+from latentseg.imaging import Canonical, fit_square
+from latentseg.imaging.network_input import NetworkInput, Undo, square_slices
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.metrics.presence import presence_scores
 
 THIRDS = 3
+FIELD_SIZE = 256  # edge in pixels of the slices of the few-shot field
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +73,17 @@ class ScanAnswer:
     Attributes:
         chance: Probability `(S, H, W)`.
         scores: How present the organ is on each slice, `(S,)` in [0, 1].
+        mask: `(S, H, W)`, where the method decides on its own grid what is the organ.
     """
 
     chance: NDArray[np.float32]
     scores: NDArray[np.floating]
+    mask: NDArray[np.bool_] | None = None
 
     def __getitem__(self, at: NDArray[np.bool_]) -> ScanAnswer:
         """Some of the slices."""
-        return ScanAnswer(self.chance[at], self.scores[at])
+        mask = None if self.mask is None else self.mask[at]
+        return ScanAnswer(self.chance[at], self.scores[at], mask)
 
 
 @runtime_checkable
@@ -86,14 +91,18 @@ class ScanMethod(Protocol):
     """A method with rules of its own for whole scans: where can the organ be, is it there, what is kept?"""
 
     def scan(
-        self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+        self,
+        support: SupportSlices,
+        query_slices: NDArray[np.float32],
+        *,
+        spacing_mm: tuple[float, float, float],
     ) -> ScanAnswer:
         """Segment all slices `(S, H, W)` of a scan, inferior to superior.
 
         Args:
             support: Examples, with their scans.
             query_slices: In [-1, 1].
-            step_mm: Distance of the slices.
+            spacing_mm: Distance of slices, rows and columns.
         """
 
     def decide(self, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -111,15 +120,21 @@ class PreparedCase:
 
     Attributes:
         case: Scan and labels as stored.
-        canonical: Orientation to slices and back.
-        images: `(S, size, size)` float32 in [-1, 1].
-        undo: Takes `(S, size, size)` back to the slices' own height and width.
+        seen: The scan as square canonical slices.
     """
 
     case: Case
-    canonical: Canonical
-    images: NDArray[np.float32]
-    undo: Callable[[NDArray[Any]], NDArray[Any]]
+    seen: NetworkInput
+
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """`(S, size, size)` in [-1, 1]."""
+        return self.seen.images
+
+    @property
+    def canonical(self) -> Canonical:
+        """Orientation to slices and back."""
+        return self.seen.canonical
 
     def mask_slices(self, organ: str) -> NDArray[np.bool_]:
         """Mask of one organ as canonical slices `(S, size, size)`."""
@@ -133,17 +148,14 @@ class PreparedCase:
 
     def restore(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring slices `(S, size, size)` back to the grid `(I, J, K)` of the scan."""
-        return np.asarray(self.canonical.restore(self.undo(probability)))
+        return np.asarray(self.seen.back(probability))
 
 
-def prepare(case: Case, *, size: int = 256) -> PreparedCase:
-    """Normalize a scan and turn it into square canonical slices."""
-    canonical = to_canonical(case.image)
+def prepare(case: Case, *, size: int = FIELD_SIZE) -> PreparedCase:
+    """Normalize a scan and turn it into square canonical slices, as the segmenter does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LatentsegWarning)  # the field's CT is known to be windowed to 8 bits
-        normal = normalize(canonical.slices, modality=case.image.modality)
-    images, undo = fit_square(normal, size, pixel_mm=canonical.spacing_mm[1:])
-    return PreparedCase(case, canonical, images, undo)
+        return PreparedCase(case, square_slices(case.image, size))
 
 
 def support_slices(
@@ -212,15 +224,22 @@ def answer_of(
 
 
 def scan_answer(
-    method: SliceMethod, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+    method: SliceMethod,
+    support: SupportSlices,
+    query_slices: NDArray[np.float32],
+    *,
+    spacing_mm: tuple[float, float, float],
 ) -> ScanAnswer:
     """What a method answers to a whole scan, by its own rules for scans where it has any."""
     if isinstance(method, ScanMethod):
-        return method.scan(support, query_slices, step_mm=step_mm)
+        return method.scan(support, query_slices, spacing_mm=spacing_mm)
     chance = answer_of(method, support, query_slices)
     return ScanAnswer(chance, presence_scores(chance))
 
 
-def decided(method: SliceMethod, answer: ScanAnswer, fine: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Mask of a whole scan, by the method's own rule or at one half."""
+def decided(method: SliceMethod, answer: ScanAnswer, undo: Undo) -> NDArray[np.bool_]:
+    """Mask of a whole scan on its own slices, by the method's rules or at one half."""
+    if answer.mask is not None:
+        return np.asarray(undo(answer.mask)).astype(bool)
+    fine = np.asarray(undo(answer.chance))
     return method.decide(answer, fine) if isinstance(method, ScanMethod) else fine >= 0.5

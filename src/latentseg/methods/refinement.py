@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentseg.methods.log_odds import log_odds, probability
+
 Slices = NDArray[np.float32]
 
 
@@ -75,9 +77,8 @@ def with_appearance(images: Slices, chance: Slices, options: RefinementOptions) 
     beside = near & (chance < options.doubtful)
     levels = ((images + 1) * (options.bins / 2)).astype(int).clip(0, options.bins - 1)
     ratio = log_histogram(levels[sure], options.bins) - log_histogram(levels[beside], options.bins)
-    clear = chance.clip(1e-3, 1 - 1e-3)
-    logits = np.log(clear / (1 - clear)) + options.weight * ratio.clip(-3, 3)[levels]
-    return np.where(near, 1 / (1 + np.exp(-logits)), chance).astype(np.float32)
+    both = log_odds(chance) + np.float32(options.weight) * ratio.clip(-3, 3).astype(np.float32)[levels]
+    return np.where(near, probability(both), chance)
 
 
 def log_histogram(levels: NDArray[np.integer], bins: int) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXELS = 40
-"""A target is as present on a slice as its 40 most probable pixels, here as in the segmenter."""
+"""A target is as present on a slice as its 40 most probable pixels (of 65,536)."""
 
 
 def presence_scores(chance: NDArray[np.float32]) -> NDArray[np.float32]:

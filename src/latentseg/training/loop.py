@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from latentseg.backbones.stable_diffusion import fastest_dtype
+from latentseg.backbones.device import fastest_dtype
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole

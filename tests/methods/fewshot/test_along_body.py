@@ -10,23 +10,28 @@ from torch import Tensor
 from latentseg.methods.fewshot.along_body import (
     AxisOptions,
     SupportAxis,
-    chance_along_axis,
     coarse_region,
+    course,
+    examples_beside,
     places,
     seen_length,
-    slice_looks,
-    slices_along_axis,
+    shown_by,
 )
+from latentseg.methods.fewshot.scan_features import coarse
 from latentseg.methods.fewshot.support_scan import SupportScan
 
-BODY = torch.randn(41, 6, 8, 8, generator=torch.Generator().manual_seed(0))  # one look every 5 mm
+BODY = torch.randn(41, 6, 8, 8, generator=torch.Generator().manual_seed(0))  # coarse features every 5 mm
 
 
-def looks_at(positions_mm: np.ndarray) -> Tensor:
-    """What slices at some heights of the body look like."""
+def slices_at(positions_mm: np.ndarray) -> Tensor:
+    """Coarse features of slices at some heights of the body."""
     below = np.clip(positions_mm / 5, 0, 39.999).astype(int)
     share = torch.tensor(positions_mm / 5 - below, dtype=torch.float32)[:, None, None, None]
     return BODY[below] * (1 - share) + BODY[below + 1] * share
+
+
+def chance(slices: Tensor, axes: list[SupportAxis], *, step_mm: float = 5.0) -> np.ndarray:
+    return shown_by([course(slices, axis, step_mm, AxisOptions()) for axis in axes], axes)
 
 
 THIRDS = torch.tensor([1 / 6, 1 / 2, 5 / 6])
@@ -39,14 +44,14 @@ def axis(first: int = 12, last: int = 20) -> SupportAxis:
 
 
 def test_the_same_scan_shows_the_target_where_the_support_does() -> None:
-    shown = chance_along_axis(BODY[:40], [axis()], step_mm=5.0)
+    shown = chance(BODY[:40], [axis()], step_mm=5.0)
     assert (shown >= 0.5).tolist() == axis().holds.tolist()
 
 
 @pytest.mark.parametrize("step_mm", [2.5, 4.0, 7.5])
 def test_other_spacings_and_a_shift_are_seen_through(step_mm: float) -> None:
     at = np.arange(15, 190, step_mm)
-    shown = chance_along_axis(looks_at(at), [axis()], step_mm=step_mm) >= 0.5
+    shown = chance(slices_at(at), [axis()], step_mm=step_mm) >= 0.5
     inside = (at > 62.5) & (at < 97.5)
     outside = (at < 52.5) | (at > 107.5)
     assert shown[inside].all()
@@ -54,12 +59,12 @@ def test_other_spacings_and_a_shift_are_seen_through(step_mm: float) -> None:
 
 
 def test_a_scan_that_ends_before_the_target_does_not_show_it() -> None:
-    assert chance_along_axis(BODY[24:40], [axis()], step_mm=5.0).max() < 0.5
+    assert chance(BODY[24:40], [axis()], step_mm=5.0).max() < 0.5
 
 
 def test_a_gap_is_jumped_over() -> None:
     rest = torch.cat([BODY[:12], BODY[21:40]])
-    assert chance_along_axis(rest, [axis()], step_mm=5.0).max() < 0.5
+    assert chance(rest, [axis()], step_mm=5.0).max() < 0.5
 
 
 def seen(shown: np.ndarray, *axes: SupportAxis) -> float:
@@ -79,18 +84,13 @@ def test_a_target_much_shorter_than_in_the_support_is_hardly_there() -> None:
 
 def test_several_supports_are_averaged() -> None:
     one, other = axis(12, 20), axis(16, 24)
-    both = chance_along_axis(BODY[:40], [one, other], step_mm=5.0)
-    alone = [chance_along_axis(BODY[:40], [each], step_mm=5.0) for each in (one, other)]
+    both = chance(BODY[:40], [one, other], step_mm=5.0)
+    alone = [chance(BODY[:40], [each], step_mm=5.0) for each in (one, other)]
     np.testing.assert_allclose(both, np.mean(alone, axis=0))
 
 
-def test_what_has_no_course_along_the_body_is_searched_everywhere() -> None:
-    assert chance_along_axis(BODY[:40], [], step_mm=5.0).tolist() == [1.0] * 40
-    assert chance_along_axis(BODY[:3], [axis()], step_mm=5.0).tolist() == [1.0] * 3
-
-
 def test_a_scan_without_any_content_is_no_error() -> None:
-    shown = chance_along_axis(torch.zeros(5, 6, 8, 8), [axis()], step_mm=5.0)
+    shown = chance(torch.zeros(5, 6, 8, 8), [axis()], step_mm=5.0)
     assert np.isfinite(shown).all()
 
 
@@ -102,10 +102,10 @@ def test_forward_and_backward_by_hand() -> None:
     np.testing.assert_allclose(found.sum(1), 1)
 
 
-def test_looks_and_region() -> None:
+def test_coarse_features_and_region() -> None:
     features = torch.arange(2 * 3 * 32 * 32).float().view(2, 3, 32, 32)
-    assert slice_looks(features).shape == (2, 3, 8, 8)
-    assert slice_looks(features).dtype == torch.float16
+    assert coarse(features).shape == (2, 3, 8, 8)
+    assert coarse(features).dtype == torch.float16
     mask = torch.zeros(256, 256, dtype=torch.bool)
     mask[70, 100] = True
     region = coarse_region(mask)
@@ -131,11 +131,13 @@ def test_a_scan_tells_where_the_target_ends_or_is_left_out() -> None:
 
 def test_each_slice_takes_the_support_slice_that_lies_where_it_does() -> None:
     first = axis(12, 20)
-    taken = slices_along_axis(BODY[:40], [first], step_mm=5.0)
+    courses = [course(BODY[:40], first, 5.0, AxisOptions())]
+    taken = examples_beside(courses, [first])
     assert taken.shape == (40, 1)
     assert taken[12:21, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     other = SupportAxis(*list(vars(axis(10, 14)).values())[:4], torch.tensor([0.9, 0.1]))
-    both = slices_along_axis(BODY[:40], [first, other], step_mm=5.0)
+    courses.append(course(BODY[:40], other, 5.0, AxisOptions()))
+    both = examples_beside(courses, [first, other])
     assert torch.equal(both[:, 0], taken[:, 0])
     assert both[10, 1] == 4  # counted on from the three of the first scan
     assert both[14, 1] == 3

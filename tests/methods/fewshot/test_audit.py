@@ -13,7 +13,8 @@ import latentseg as ls
 from latentseg.errors import GeometryError
 from latentseg.imaging import write_like
 from latentseg.methods.fewshot.audit import AuditRow, _remark, audit
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions
+from latentseg.methods.fewshot.parts import SegmentOptions
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.phantom.bodies import Phantom
 
 

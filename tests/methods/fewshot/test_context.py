@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,9 @@ from safetensors.torch import save_file
 
 import latentseg as ls
 from latentseg.errors import InputError, ModelError
-from latentseg.methods.fewshot.along_body import SupportAxis
-from latentseg.methods.fewshot.closer_look import CloserSupport
 from latentseg.methods.fewshot.context import SupportContext
-from latentseg.methods.fewshot.matching import MatchingSupport
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions
+from latentseg.methods.fewshot.parts import SegmentOptions
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.phantom.bodies import Phantom
 
 
@@ -27,9 +26,7 @@ def segmenter(tiny_model: Path) -> FewShotSegmenter:
 
 @pytest.fixture
 def context(segmenter: FewShotSegmenter, shown: Phantom) -> SupportContext:
-    return segmenter.encode_support(
-        ls.Support.from_volumes(shown.image, shown.labels, name="liver/left", label=1)
-    )
+    return segmenter.encode(ls.Support.from_volumes(shown.image, shown.labels, name="liver/left", label=1))
 
 
 def test_a_saved_context_gives_identical_masks(
@@ -44,28 +41,33 @@ def test_a_saved_context_gives_identical_masks(
     np.testing.assert_array_equal(before.probability, after.probability)
 
 
-def test_the_course_along_the_body_is_saved(context: SupportContext, tmp_path: Path) -> None:
-    axes = tuple(
-        SupportAxis(
-            torch.rand(5, 3, 8, 8).half(),
-            torch.rand(5) > 0.5,
-            torch.rand(8, 8),
-            torch.tensor(step),
-            torch.rand(3),
-        )
-        for step in (5.0, 7.5)
-    )
-    path = replace(context, axes=axes).save(tmp_path / "liver.safetensors")
-    for before, after in zip(axes, SupportContext.load(path).axes, strict=True):
-        for field, tensor in vars(before).items():
-            assert tensor.equal(getattr(after, field))
+def test_what_every_part_needs_to_know_is_saved(context: SupportContext, tmp_path: Path) -> None:
+    tensors = {
+        "one/0/flags": torch.rand(5) > 0.5,
+        "one/0/half": torch.rand(5, 3).half(),
+        "one/scalar": torch.tensor(5.0),
+        "another part/turned": torch.rand(3, 4).T,
+    }
+    loaded = SupportContext.load(replace(context, tensors=tensors).save(tmp_path / "liver.safetensors"))
+    assert loaded.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded.tensors[name].equal(tensor)
+        assert loaded.tensors[name].dtype == tensor.dtype
+    assert loaded.of("one").keys() == {"0/flags", "0/half", "scalar"}
+
+
+def test_supports_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    about = {"format": "latentseg-support-3", "name": "x", "mode": "nearest", "model": "m"}
+    save_file({"fg": torch.zeros(1)}, tmp_path / "old.safetensors", {"latentseg": json.dumps(about)})
+    with pytest.raises(ModelError, match=r"another version.*latentseg-support-3.*Encode it again"):
+        SupportContext.load(tmp_path / "old.safetensors")
 
 
 def test_a_context_of_other_weights_is_refused(
     context: SupportContext, other_tiny_model: Path, searched: Phantom
 ) -> None:
     other = ls.load(backbone=other_tiny_model)
-    assert other.parts.fingerprint != context.model
+    assert other.fingerprint != context.model
     with pytest.raises(
         ModelError, match=rf"'liver/left' was encoded by other weights .{context.model}.*again"
     ):
@@ -77,10 +79,10 @@ def test_damaged_contexts_are_refused(context: SupportContext, tmp_path: Path) -
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-100])
     other = tmp_path / "other.safetensors"
-    save_file({"fg": context.fg.contiguous()}, other)
+    save_file({"fg": torch.zeros(1)}, other)
     strange = tmp_path / "strange.safetensors"
-    about = '{"format": "latentseg-support-1", "name": "x", "new": 1}'
-    save_file({"fg": context.fg.clone(), "bg": context.bg.clone()}, strange, {"latentseg": about})
+    about = '{"format": "latentseg-support-4", "name": "x", "new": 1}'
+    save_file({"fg": torch.zeros(1)}, strange, {"latentseg": about})
     for path in (cut, other, strange, tmp_path / "missing.safetensors"):
         with pytest.raises(
             ModelError, match=rf"not a readable support context.*{path.name}.*Encode"
@@ -94,14 +96,3 @@ def test_a_context_is_written_whole_or_not_at_all(context: SupportContext, tmp_p
     with pytest.raises(InputError, match=r"cannot write"):
         context.save(tmp_path / "file" / "liver.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_what_is_seen_from_near_is_saved(context: SupportContext, tmp_path: Path) -> None:
-    matching = MatchingSupport(torch.rand(3, 4, 8), torch.rand(3, 8), torch.rand(8, 2))
-    closer = CloserSupport(torch.tensor([70.0]), matching)
-    loaded = SupportContext.load(replace(context, closer=closer).save(tmp_path / "liver.safetensors")).closer
-    assert loaded is not None
-    assert loaded.edge.equal(closer.edge)
-    assert loaded.matching.masks.equal(matching.masks)
-    assert loaded.matching.places.equal(matching.places)
-    torch.testing.assert_close(loaded.matching.features, matching.features, atol=1e-3, rtol=0)

@@ -12,12 +12,17 @@ import pytest
 import torch
 
 import latentseg as ls
+from helpers.tiny_features import tiny_state
+from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import Volume, default_suffix, read, write_like
-from latentseg.methods.fewshot import segmenter as module
-from latentseg.methods.fewshot.along_body import SupportAxis
-from latentseg.methods.fewshot.groups import nearest, signatures
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions, presence_score
+from latentseg.methods.fewshot.along_body import AlongBody, AxisOptions
+from latentseg.methods.fewshot.context import SupportContext
+from latentseg.methods.fewshot.matching_features import MatchingFeatures
+from latentseg.methods.fewshot.nearest_example import NearestExample
+from latentseg.methods.fewshot.part import EncodedScan, Part, Search, Tensors
+from latentseg.methods.fewshot.parts import SegmentOptions
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter, Found
 from latentseg.methods.fewshot.support import Support
 from latentseg.phantom.bodies import Phantom
 
@@ -102,15 +107,15 @@ def test_targets_share_one_pass_over_the_scan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     segmenter = load()
-    contexts = [segmenter.encode_support(support) for support in (liver, spleen)]
+    contexts = [segmenter.encode(support) for support in (liver, spleen)]
     encoded: list[int] = []
-    encode = segmenter.parts.backbone.encode
+    encode = segmenter.networks.backbone.encode
 
     def counted(images: torch.Tensor) -> torch.Tensor:
         encoded.append(len(images))
         return encode(images)
 
-    monkeypatch.setattr(segmenter.parts.backbone, "encode", counted)
+    monkeypatch.setattr(segmenter.networks.backbone, "encode", counted)
     stages: list[str] = []
     results = segmenter(searched.image, contexts, on_progress=lambda done, total, stage: stages.append(stage))
     assert sum(encoded) == searched.image.shape[2]
@@ -134,8 +139,8 @@ def test_nearest_uses_one_slice_and_joint_all(
     load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
 ) -> None:
     nearest, joint = load(), load(support_mode="joint")
-    assert nearest.encode_support(liver).cache.groups == 3
-    assert joint.encode_support(liver).cache.groups == 1
+    assert len(nearest.encode(liver).tensors["network/fg"]) == 3
+    assert len(joint.encode(liver).tensors["network/fg"]) == 1
     by_slice, together = (s(searched.image, [liver])["liver"].probability for s in (nearest, joint))
     assert np.abs(by_slice - together).max() > 1e-4
     first = Support("liver", liver.images[:1], liver.masks[:1], liver.sources[:1])
@@ -144,11 +149,11 @@ def test_nearest_uses_one_slice_and_joint_all(
 
 
 def test_nearest_finds_the_slice_itself(load: Callable[..., FewShotSegmenter], liver: Support) -> None:
-    context = load().encode_support(liver)
-    order = [2, 0, 1]
-    found = nearest(signatures(torch.from_numpy(liver.images[order])[:, None]), context)
-    assert found is not None
-    assert found.tolist() == order
+    segmenter, order = load(), [2, 0, 1]
+    scan = segmenter.encode_slices(liver.images[order], (5.0, 1.0, 1.0))
+    search = NearestExample()(Search.everywhere(scan), scan, segmenter.encode(liver).of("nearest example"))
+    assert search.group is not None
+    assert search.group.tolist() == order
 
 
 @pytest.mark.parametrize("mode", ["nearest", "joint"])
@@ -165,28 +170,28 @@ def test_official_uses_the_nearest_support_slice(
     load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = load(compat="official")
-    groups: list[torch.Tensor | None] = []
-    inner = segmenter.mask_latents
+    groups: list[torch.Tensor] = []
+    inner = segmenter.networks.sdfsmis.network.segment
 
-    def spy(
-        query: module.Encoded, context: ls.SupportContext, group: torch.Tensor | None, prior: None
-    ) -> torch.Tensor:
+    def spy(*args: object, group: torch.Tensor, **kwargs: object) -> torch.Tensor:
         groups.append(group)
-        return inner(query, context, group, prior)
+        return inner(*args, group=group, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(segmenter, "mask_latents", spy)
-    context = segmenter.encode_support(liver)
-    prepared = segmenter.prepare(searched.image)
+    monkeypatch.setattr(segmenter.networks.sdfsmis.network, "segment", spy)
+    context, prepared = segmenter.encode(liver), segmenter.prepare(searched.image)
     segmenter.predict(prepared, context)
-    expected = nearest(prepared.signature, context)
-    assert expected is not None
-    assert torch.cat([group for group in groups if group is not None]).equal(expected)
+    layouts = (one.of("nearest example")["layout"] for one in (prepared.encoded, context))
+    assert torch.cat(groups).equal(torch.matmul(next(layouts), next(layouts).T).argmax(1))
+
+
+def test_official_is_the_paper_and_nothing_else(load: Callable[..., FewShotSegmenter]) -> None:
+    assert [part.name for part in load(compat="official").parts] == ["nearest example", "network"]
 
 
 def test_official_contexts_stay_official(
     load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
 ) -> None:
-    context = load(compat="official").encode_support(liver)
+    context = load(compat="official").encode(liver)
     with pytest.raises(UsageError, match=r"'liver' was encoded with compat='official'"):
         load()(searched.image, [context])
 
@@ -205,50 +210,71 @@ def test_absent_is_an_answer(
     assert not load()(searched.image, [liver])["liver"].absent
 
 
-def test_only_slices_that_can_show_the_target_are_searched(
-    load: Callable[..., FewShotSegmenter], liver: Support, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    segmenter = load()
-    looks = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+class Answer(Part):
+    """Finds the target everywhere it is asked, and remembers where and by which example."""
+
+    name = "answer"
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.taken: list[list[int]] = []
+
+    def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:
+        self.asked.append(search.at.tolist())
+        self.taken.append([] if search.group is None else search.group.tolist())
+        assert len(search.at) == len(scan)
+        return replace(search, log_odds=search.log_odds + 2)
+
+
+def test_only_slices_that_can_show_the_target_are_searched(load: Callable[..., FewShotSegmenter]) -> None:
+    coarse = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
     holds = torch.zeros(12, dtype=torch.bool)
     holds[4:8] = True
-    axis = SupportAxis(looks, holds, torch.ones(8, 8), torch.tensor(5.0), torch.tensor([0.2, 0.5, 0.8]))
-    context = replace(segmenter.encode_support(liver), axes=(axis,))
-    query = module.Encoded(torch.zeros(12, 1, 256, 256), torch.zeros(12, 4, 32, 32), None, looks)
-    asked: list[int] = []
-    taken: list[list[int]] = []
+    tensors = {"coarse": coarse, "holds": holds, "region": torch.ones(8, 8), "step_mm": torch.tensor(5.0)}
+    tensors["marked"] = torch.tensor([0.2, 0.5, 0.8])
+    about = {f"place along the body/0/{name}": tensor for name, tensor in tensors.items()}
+    about["place along the body/placed"] = torch.tensor(True)
+    about["nearest example/layout"] = torch.eye(3)
+    context = SupportContext("liver", "nearest", "weights", tensors=about)
+    features = MatchingFeatures(FeatureNetwork(tiny_state()), grid=8)
 
-    def answer(query: module.Encoded, _: object, group: torch.Tensor | None) -> np.ndarray:
-        asked.append(len(query.images))
-        assert group is not None
-        assert len(group) == len(query.images)
-        taken.append(group.tolist())
-        return np.full((len(query.images), 256, 256), 0.9, np.float32)
+    def searched(rows: list[int], *parts: Part) -> tuple[Answer, Found]:
+        layout = torch.eye(3)[:1].expand(len(rows), -1)  # all look like the first example
+        kept = {"features/coarse": coarse[rows], "nearest example/layout": layout}
+        scan = EncodedScan(torch.zeros(len(rows), 1, 16, 16), (5.0, 1.0, 1.0), kept)
+        answer = Answer()
+        segmenter = FewShotSegmenter(load().networks, parts=[*parts, NearestExample(), answer])
+        return answer, segmenter.search(scan, context)
 
-    def like_first(slices: int) -> torch.Tensor:
-        return context.signature[:1].expand(slices, -1)
+    along = AlongBody(features, AxisOptions())
+    answer, found = searched(list(range(12)), along)
+    assert answer.asked == [[4, 5, 6, 7]]
+    assert answer.taken == [[0, 1, 1, 2]]  # by their place, whatever they look like
+    assert np.flatnonzero(found.chance.any((1, 2))).tolist() == [4, 5, 6, 7]
+    assert ((found.in_view >= 0.5) == holds.numpy()).all()
+    none_of_it = [0, 1, 2, 3, 8, 9, 10, 11]
+    assert searched(none_of_it, along)[1].in_view.max() < 0.1
+    answer, found = searched([8, 9, 10, 11], along)
+    assert answer.asked == []  # nowhere to search
+    assert not found.chance.any()
+    assert searched([1, 2, 3], along)[0].asked == [[0, 1, 2]]  # too short for a course along the body
+    answer, found = searched(list(range(12)))
+    assert answer.asked == [list(range(12))]
+    assert found.in_view.tolist() == [1.0] * 12
 
-    monkeypatch.setattr(segmenter, "probability_slices", answer)
-    chance, shown = segmenter.search(query, context, like_first(12), step_mm=5.0)
-    assert asked == [4]
-    assert taken == [[0, 1, 1, 2]]  # by their place, whatever they look like
-    assert np.flatnonzero(chance.any((1, 2))).tolist() == [4, 5, 6, 7]
-    assert ((shown >= 0.5) == holds.numpy()).all()
-    none_of_it = module.Encoded(
-        *(torch.cat([t[:4], t[8:]]) for t in (query.images, query.latents)),
-        None,
-        looks[[0, 1, 2, 3, 8, 9, 10, 11]],
-    )
-    assert segmenter.search(none_of_it, context, like_first(8), step_mm=5.0)[1].max() < 0.1
-    elsewhere = module.Encoded(*(t[:4] for t in (query.images, query.latents)), None, looks[8:])
-    chance, shown = segmenter.search(elsewhere, context, like_first(4), step_mm=5.0)
-    assert asked == [4]  # nowhere to search
-    assert not chance.any()
-    everywhere = load(axis=None)
-    monkeypatch.setattr(everywhere, "probability_slices", answer)
-    chance, shown = everywhere.search(query, context, like_first(12), step_mm=5.0)
-    assert asked == [4, 12]
-    assert shown.tolist() == [1.0] * 12
+
+def test_parts_can_be_left_out(load: Callable[..., FewShotSegmenter]) -> None:
+    segmenter = load()
+    names = [part.name for part in segmenter.parts]
+    assert [part.name for part in segmenter.without("network").parts] == [n for n in names if n != "network"]
+    with pytest.raises(UsageError, match=r"no part 'netwerk'.*Choose from"):
+        segmenter.without("netwerk")
+
+
+def test_a_prepared_scan_tells_its_size(load: Callable[..., FewShotSegmenter], searched: Phantom) -> None:
+    prepared = load().prepare(searched.image)
+    assert prepared.nbytes > searched.image.array.nbytes + 4 * prepared.seen.images.size
+    assert prepared.scan is searched.image
 
 
 def test_a_support_keeps_its_scan(liver: Support) -> None:
@@ -257,16 +283,6 @@ def test_a_support_keeps_its_scan(liver: Support) -> None:
     assert 3 <= scan.holds.sum() < len(scan.holds) == len(scan.images)
     assert scan.region.any()
     assert len(Support.join([liver, liver]).scans) == 2
-
-
-def test_presence_looks_at_the_most_probable_pixels() -> None:
-    chance = np.zeros((5, 256, 256), np.float32)
-    assert presence_score(chance) == 0
-    chance[3, 20:24, 50:60] = 0.9  # forty pixels on one slice
-    assert presence_score(chance) == pytest.approx(0.9)
-    chance[:] = 0
-    chance[3, 20, 50] = 1  # a single pixel is noise
-    assert presence_score(chance) == pytest.approx(1 / 40)
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 1), (3, 2, 4), (1, 1, 9), (99, 3, 2)])

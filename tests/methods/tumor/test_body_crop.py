@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from latentseg.imaging.intensity import scan_noise
-from latentseg.methods.tumor.body_crop import QUIET, body_box, body_field, calmed
+from latentseg.methods.tumor.body_crop import QUIET, body_box, body_field, denoised
 
 
 def scan(shape: tuple[int, int] = (120, 100)) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_without_a_body_all_is_seen() -> None:
 
 def test_undo_puts_masks_back_where_they_were() -> None:
     slices = scan()
-    fitted, undo = body_field(slices, 128, pixel_mm=(1.0, 1.0))
+    fitted, undo, _ = body_field(slices, 128, pixel_mm=(1.0, 1.0))
     assert fitted.shape == (2, 128, 128)
     back = undo((fitted > -0.5).astype(np.float32)) > 0.5
     assert back.shape == slices.shape
@@ -69,9 +69,9 @@ def test_noise_is_brought_down_and_quiet_scans_are_as_they_were() -> None:
     body = np.where(np.hypot(rows - 64, columns - 64) < 50, 0.0, -1.0)[None].repeat(3, 0).astype(np.float32)
     rng = np.random.default_rng(0)
     loud = (body + rng.normal(0, 0.2, body.shape)).astype(np.float32)
-    calm = calmed(loud)
+    calm = denoised(loud)
     assert scan_noise(loud[1]) > 0.15
     assert all(scan_noise(one) <= QUIET for one in calm)
     assert np.abs(calm - body)[:, 40:88, 40:88].mean() < 0.06
     quiet = (body + rng.normal(0, 0.02, body.shape)).astype(np.float32)
-    assert np.array_equal(calmed(quiet), quiet)
+    assert np.array_equal(denoised(quiet), quiet)

@@ -39,11 +39,13 @@ def test_both_looks_are_mixed_where_squares_lie() -> None:
     images, margins = torch.rand(2, 1, 128, 128), torch.full((2, 1, 128, 128), -1.0)
     seen: list[Tensor] = []
 
-    def look(cut: Tensor, away: Tensor) -> Tensor:
+    def compare(cut: Tensor, away: Tensor) -> Tensor:
         seen.append(away)
         return torch.full_like(cut, 3.0)
 
-    found = look_closer(images, margins, organ, away=torch.zeros(2, 1, 128, 128), look=look, options=OPTIONS)
+    found = look_closer(
+        images, margins, organ, away=torch.zeros(2, 1, 128, 128), compare=compare, options=OPTIONS
+    )
     assert found[0].equal(margins[0])
     assert found[1, 0, 50, 50] == 1.0
     assert found[1, 0, 120, 120] == -1.0
@@ -55,13 +57,13 @@ def test_looks_are_mixed_without_seams() -> None:
     organ[0, 20:30, 4:60] = True  # two squares wide
     images, margins = torch.rand(1, 1, 128, 128), torch.zeros(1, 1, 128, 128)
 
-    def look(cut: Tensor, away: Tensor) -> Tensor:
+    def compare(cut: Tensor, away: Tensor) -> Tensor:
         number = torch.arange(len(cut), dtype=torch.float32)
         return (10 + number)[:, None, None, None].expand_as(cut)
 
-    found = look_closer(images, margins, organ, away=torch.zeros_like(margins), look=look, options=OPTIONS)[
-        0, 0
-    ]
+    found = look_closer(
+        images, margins, organ, away=torch.zeros_like(margins), compare=compare, options=OPTIONS
+    )[0, 0]
     steps = torch.maximum(found.diff(dim=0).abs().max(), found.diff(dim=1).abs().max())
     assert float(steps) < 1
     assert float(found[50].max()) == pytest.approx(5.5, abs=0.1)
@@ -69,9 +71,9 @@ def test_looks_are_mixed_without_seams() -> None:
 
 
 def test_without_an_organ_the_first_look_stands() -> None:
-    def look(cut: Tensor, away: Tensor) -> Tensor:
+    def compare(cut: Tensor, away: Tensor) -> Tensor:
         raise AssertionError("nothing to look at")
 
     margins, nothing = torch.rand(1, 1, 64, 64), np.zeros((1, 64, 64), bool)
-    found = look_closer(margins, margins, nothing, away=margins, look=look, options=OPTIONS)
+    found = look_closer(margins, margins, nothing, away=margins, compare=compare, options=OPTIONS)
     assert found is margins

@@ -177,14 +177,14 @@ def segmenter(tiny_tumor_model: Path) -> TumorSegmenter:
 def test_a_tumor_is_looked_for_at_its_organ(segmenter: TumorSegmenter, searched: Phantom) -> None:
     scan, prompts = searched.image, ["liver tumor", "kidney tumor", "tumor"]
     before = segmenter(scan, prompts)
-    segmenter.parts.network.organs = Everywhere(2)
+    segmenter.networks.network.organs = Everywhere(2)
     with pytest.warns(LatentsegWarning, match="shows no kidney: 'kidney tumor' is called absent"):
         after = segmenter(scan, prompts)
     for same in ("liver tumor", "tumor"):
         np.testing.assert_allclose(after[same].probability, before[same].probability, atol=1e-6)
     assert after["kidney tumor"].presence == 0
     assert not after["kidney tumor"].mask.any()
-    paper = TumorSegmenter(segmenter.parts, options=replace(PLAIN, organs=PAPER_LIKE.organs, closer=None))
+    paper = TumorSegmenter(segmenter.networks, options=replace(PLAIN, organs=PAPER_LIKE.organs, closer=None))
     np.testing.assert_allclose(
         paper(scan, ["kidney tumor"])["kidney tumor"].probability, before["kidney tumor"].probability
     )
@@ -194,17 +194,17 @@ def test_a_tumor_is_looked_for_at_its_organ(segmenter: TumorSegmenter, searched:
 def test_suspicious_slices_are_looked_at_again(
     segmenter: TumorSegmenter, searched: Phantom, prompt: str
 ) -> None:
-    segmenter.parts.network.organs = Everywhere(2)
+    segmenter.networks.network.organs = Everywhere(2)
     once = segmenter(searched.image, [prompt])[prompt]
-    segmenter.options = replace(segmenter.options, closer=CloserOptions())
-    twice = segmenter(searched.image, [prompt])[prompt]
+    options = replace(segmenter.options, closer=CloserOptions())
+    twice = TumorSegmenter(segmenter.networks, options=options)(searched.image, [prompt])[prompt]
     assert twice.presence == once.presence
     assert twice.probability.max() > 0
     assert np.abs(twice.probability - once.probability).max() > 1e-4
 
 
 def test_organs_are_kept_in_the_file(segmenter: TumorSegmenter, tmp_path: Path) -> None:
-    trained = segmenter.parts.network
+    trained = segmenter.networks.network
     trained.organs = OrganMaps(("kidney", "liver"), trained.channels)
     nn.init.normal_(trained.organs.classify.weight)  # type: ignore[union-attr]  # it has organs
     network.save(tmp_path / "tumor.safetensors", trained, {})

@@ -13,11 +13,13 @@ import latentseg as ls
 from latentseg.errors import LatentsegWarning, ModelError, UsageError
 from latentseg.imaging import Volume
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
-from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner, leveled
+from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner
 from latentseg.methods.tumor.along_slices import bridged, smooth
+from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.options import PAPER_LIKE, PRESETS, TumorOptions
-from latentseg.methods.tumor.segmenter import TumorSegmenter, undecided
+from latentseg.methods.tumor.pseudo_healthy import undecided
+from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2))
@@ -76,17 +78,17 @@ def test_without_refinement_the_map_is_cut(tiny_tumor_model: Path, scan: Volume)
 
 
 def test_a_map_is_cut_at_a_share_of_its_peak() -> None:
-    faint = torch.tensor([[[[0.4, 0.15, 0.05]]], [[[0.9, 0.9, 0.9]]]])
+    faint = torch.tensor([[[[0.4, 0.15, 0.05]]], [[[0.9, 0.9, 0.9]]]]).logit()
     first = np.array([0])
-    moved = leveled(faint, first, level=0.35)
-    assert (moved[0] > 0.5).tolist() == [[[True, True, False]]]  # 0.14
+
+    def inside(log_odds: torch.Tensor, level: float) -> list[bool]:
+        return (leveled(log_odds, first, level=level)[0, 0, 0] > 0).tolist()
+
+    assert inside(faint, 0.35) == [True, True, False]  # at 0.14
+    assert inside(faint, 0.01) == [True, True, False]  # no lower than 0.1
+    assert inside(torch.tensor([[[[0.99, 0.6, 0.4]]]]).logit(), 0.9) == [True, True, False]  # nor above 0.5
     assert torch.equal(leveled(faint, first, level=None), faint)
-    assert (leveled(faint, first, level=0.01)[0] > 0.5).tolist() == [
-        [[True, True, False]]
-    ]  # no lower than 0.1
     assert torch.equal(leveled(faint, np.array([], int), level=0.35), faint)
-    sure = torch.tensor([[[[0.99, 0.6, 0.4]]]])
-    assert (leveled(sure, first, level=0.9) > 0.5).tolist() == [[[[True, True, False]]]]  # no higher than 0.5
 
 
 def test_seeds_spread_and_repeat(tiny_tumor_model: Path, scan: Volume) -> None:
@@ -180,13 +182,13 @@ def test_weights_that_are_missing_or_of_another_backbone(
 
 
 def test_a_lesion_of_one_pixel_does_not_vanish(tiny_tumor_model: Path) -> None:
-    parts = ls.load("tumor", backbone=tiny_tumor_model).parts
-    for parameter in parts.network.fusion.layers[2].parameters():
+    networks = ls.load("tumor", backbone=tiny_tumor_model).networks
+    for parameter in networks.network.fusion.layers[2].parameters():
         parameter.zero_()  # adds nothing to the map, as a new fusion
     attention = torch.zeros(1, 1, 64, 64)
     attention[0, 0, 21, 33] = 0.9
-    condition = parts.condition(("CT",))
-    refiner = Refiner(parts.backbone, parts.network.fusion, torch.zeros_like, condition, QUICK)
+    condition = networks.condition(("CT",))
+    refiner = Refiner(networks.backbone, networks.network.fusion, torch.zeros_like, condition, QUICK)
     found = refiner(torch.rand(1, 1, 64, 64) - 0.5, attention, keys=["one"])
     assert float(found.probability[0, 0, 21, 33]) == pytest.approx(0.9, abs=0.01)
     assert int((found.probability >= 0.5).sum()) == 1

@@ -48,12 +48,12 @@ def test_without_training_everything_may_be_in_view() -> None:
 def test_an_organ_out_of_view_is_absent(tiny_tumor_model: Path, searched: Phantom, tmp_path: Path) -> None:
     segmenter = ls.load("tumor", backbone=tiny_tumor_model)
     assert isinstance(segmenter, TumorSegmenter)
-    trained = segmenter.parts.network
+    trained = segmenter.networks.network
     views = Views(("head", "trunk"), len(trained.views.mean))
     views.bias.data = torch.tensor([9.0, 0.0])
     trained.views = views
     options = replace(segmenter.options, refinement=None, min_presence=0.0)
-    segmenter = TumorSegmenter(segmenter.parts, options=options)
+    segmenter = TumorSegmenter(segmenter.networks, options=options)
     with pytest.warns(LatentsegWarning, match=r"looks like a scan of the head, and the liver .* absent"):
         found = segmenter(searched.image, ["liver tumor"])["liver tumor"]
     assert found.presence == 0

@@ -175,6 +175,15 @@ class MaisiBackbone:
         fitted.options = replace(self.options, spacing_mm=spacing_mm or self.options.spacing_mm)
         return fitted
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are; inputs follow them."""
+        return torch.device(self.options.device)
+
+    def encode_with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Latents and the encoder's stages; each volume is coded twice, as both do not fit in memory."""
+        return self.encode(images), self.features(images)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Scaled posterior mean ``(B, 4, D/4, H/4, W/4)`` of volumes ``(B, 1, D, H, W)`` in [-1, 1].

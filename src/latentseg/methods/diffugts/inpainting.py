@@ -128,7 +128,7 @@ def inpaint(
     if holes.shape != (len(latents), 1, *latents.shape[2:]) or len(keys) != len(latents):
         what = f"holes {tuple(holes.shape)} and {len(keys)} keys for latents {tuple(latents.shape)}"
         raise UsageError(what, fix="pool the mask to the grid of the latents; one hole and one key for each")
-    filled = latents.clone()
+    filled, holes = latents.clone(), holes.to(latents.device)
     open_items = holes.flatten(1).any(1).nonzero().flatten()
     for start in range(0, len(open_items), options.slab):
         at = open_items[start : start + options.slab]

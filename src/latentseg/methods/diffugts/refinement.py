@@ -1,26 +1,24 @@
 """From an attention map to a refined mask: dilate, inpaint to a pseudo-healthy image, compare, fuse.
 
 Known secondhand are the steps and their order; dilation, time, number of steps, jumps and seeds are not, so
-they are options here, and the two presets of :mod:`segmenter` say which they take.
+they are options here, and the two presets of :mod:`latentseg.methods.tumor.options` say which they take.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
 from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
 from latentseg.methods.diffugts.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
 
-CUT, LOWEST_CUT = 0.5, 0.1  # probability from which a voxel belongs to the tumor
 Attend = Callable[[Tensor], Tensor]  # images (B, 1, ...) to their abnormal probability on the same grid
 
 
@@ -158,34 +156,21 @@ class Reconstructions:
         self.backbone, self.images = backbone, images
         self.decoded = torch.zeros_like(images)
         self.known = torch.zeros(len(images), dtype=torch.bool)
+        self._lock = threading.Lock()
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """``(B, 1, ...)`` of the slices with some numbers."""
-        missing = rows[~self.known[rows]]
-        if len(missing):
-            self.decoded[missing] = reconstructed(self.backbone, self.images[missing])
-            self.known[missing] = True
+        """``(B, 1, ...)`` of the slices with some numbers, on the CPU; safe to ask for from many threads."""
+        with self._lock:
+            missing = rows[~self.known[rows]]
+            if len(missing):
+                self.decoded[missing] = reconstructed(self.backbone, self.images[missing]).cpu()
+                self.known[missing] = True
         return self.decoded[rows]
 
 
 def reconstructed(backbone: Backbone, images: Tensor) -> Tensor:
     """Images ``(B, 1, ...)`` through the autoencoder."""
     return backbone.decode(backbone.encode(images)).clamp(-1, 1)
-
-
-def leveled(attention: Tensor, flagged: NDArray[np.intp], *, level: float | None) -> Tensor:
-    """A map ``(S, 1, ...)`` whose log-odds are moved so that 0.5 is where it is to be cut.
-
-    Args:
-        attention: Abnormal probability.
-        flagged: Suspicious slices.
-        level: See :class:`~latentseg.methods.tumor.options.TumorOptions`.
-    """
-    if level is None or not len(flagged):
-        return attention
-    peak = attention[torch.from_numpy(flagged)].max()
-    cut = (level * peak).clamp(LOWEST_CUT, CUT)
-    return (attention.logit(eps=1e-6) - cut.logit()).sigmoid()
 
 
 def dilated(masks: Tensor, pixels: int) -> Tensor:

@@ -78,8 +78,9 @@ class Fusion(nn.Module):
         """Logits ``(B, 1, ...)`` of maps ``(B, 1, ...)``."""
         own = attention.clamp(1e-4, 1 - 1e-4).logit()
         evidence = torch.cat([own / 4, found.pixel, _blur(found.pixel), found.feature], 1).movedim(1, -1)
-        added: Tensor = self.layers(evidence)
-        return own + added.movedim(-1, 1)
+        place = next(self.layers.parameters()).device
+        added: Tensor = self.layers(evidence.to(place))
+        return own + added.movedim(-1, 1).to(own.device)
 
 
 def _unit(values: Tensor) -> Tensor:

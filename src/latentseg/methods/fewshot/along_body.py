@@ -2,7 +2,7 @@
 
 Not in SD-FSMIS, whose protocols give slices that are known to hold the organ. Matching alone finds something
 on any slice: the stomach above a spleen, a muscle below a kidney. But the support's scan shows more than its
-labelled slices: it also shows what the body looks like where the target is not. Without any training:
+labelled slices: it also shows what the body coarse like where the target is not. Without any training:
 
 1. Every slice is described by its frozen features on a coarse grid, less the mean of its scan, as a whole and
    around the place of the target. Slices of two scans are as alike as the cosine of the two.
@@ -18,7 +18,7 @@ labelled slices: it also shows what the body looks like where the target is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
+from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search, Tensors
+from latentseg.methods.fewshot.scan_features import GRID, ScanFeatures, coarse
 from latentseg.methods.fewshot.support_scan import SupportScan
 
-GRID = 8
 FEWEST = 4  # slices without which a scan has no course along the body
 
 
@@ -54,19 +55,54 @@ class AxisOptions:
     length: float = 0.8
 
 
+class AlongBody(Part):
+    """Finds the slices that can show the target, and the examples that lie where they do.
+
+    Args:
+        features: Of the matching prior.
+        options: See there.
+        slab: Slices at a time.
+    """
+
+    name = "place along the body"
+
+    def __init__(self, features: MatchingFeatures, options: AxisOptions, *, slab: int = 8) -> None:
+        self.features, self.options, self.slab = features, options, slab
+
+    def of_support(self, examples: Examples) -> Tensors:
+        """The course of each scan of the support, under its number."""
+        axes = [SupportAxis.of(scan, self.features, slab=self.slab) for scan in examples.scans]
+        placed = sum(len(axis.marked) for axis in axes) == len(examples.images)
+        tensors = {f"{i}/{name}": t for i, axis in enumerate(axes) for name, t in vars(axis).items()}
+        return tensors | ({"placed": torch.tensor(placed and examples.shots == 1)} if axes else {})
+
+    def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:
+        """Keep the slices that can show the target; those of a scan too short for a course are all kept."""
+        axes, step_mm = axes_of(support), scan.spacing_mm[0]
+        if not axes or len(search.at) < FEWEST:
+            return search
+        own = scan.of(ScanFeatures.name)["coarse"].cpu()
+        courses = [course(own, axis, step_mm, self.options) for axis in axes]
+        shown = shown_by(courses, axes)
+        if bool(support["placed"]):
+            search = replace(search, among=examples_beside(courses, axes))
+        in_view = shown * seen_length(shown, axes, step_mm=step_mm, options=self.options)
+        return replace(search, in_view=in_view).only(torch.from_numpy(shown >= self.options.certain))
+
+
 @dataclass(frozen=True, eq=False)
 class SupportAxis:
     """The course of a support's scan along the body, from inferior to superior.
 
     Attributes:
-        looks: ``(S, D, 8, 8)`` of all its slices, see :func:`slice_looks`.
+        coarse: ``(S, D, 8, 8)`` of all its slices, see :func:`.scan_features.coarse`.
         holds: ``(S,)`` bool, the run of slices that hold the target.
         region: ``(8, 8)`` in {0, 1}, where the target is in the plane, and a cell around it.
         step_mm: Distance of its slices, a scalar.
         marked: ``(n,)``, where on the run the support slices of this scan lie, from 0 to 1.
     """
 
-    looks: Tensor
+    coarse: Tensor
     holds: Tensor
     region: Tensor
     step_mm: Tensor
@@ -76,15 +112,10 @@ class SupportAxis:
     def of(cls, scan: SupportScan, features: MatchingFeatures, *, slab: int = 8) -> SupportAxis:
         """Describe the scan of a support, some slices at a time."""
         slabs = torch.from_numpy(scan.images)[:, None].split(slab)
-        looks = torch.cat([slice_looks(features.plain(images.float())) for images in slabs])
+        layout = torch.cat([coarse(features.plain(images.float())).cpu() for images in slabs])
         region = coarse_region(torch.from_numpy(scan.region))
         marked = torch.from_numpy(scan.marked)
-        return cls(looks, torch.from_numpy(scan.holds), region, torch.tensor(scan.step_mm), marked)
-
-
-def slice_looks(features: Tensor) -> Tensor:
-    """Features ``(S, D, h, w)`` on a coarse grid, ``(S, D, 8, 8)`` in half precision."""
-    return F.adaptive_avg_pool2d(features, GRID).half()
+        return cls(layout, torch.from_numpy(scan.holds), region, torch.tensor(scan.step_mm), marked)
 
 
 def coarse_region(mask: Tensor) -> Tensor:
@@ -93,37 +124,25 @@ def coarse_region(mask: Tensor) -> Tensor:
     return F.max_pool2d(cells, 3, stride=1, padding=1)[0, 0]
 
 
-@torch.no_grad()
-def chance_along_axis(
-    looks: Tensor, axes: Sequence[SupportAxis], *, step_mm: float, options: AxisOptions | None = None
-) -> NDArray[np.float64]:
-    """Chance ``(S,)`` that each slice of a scan shows the target; 1 where there is nothing to tell it by.
+def shown_by(courses: Sequence[NDArray[np.float64]], axes: Sequence[SupportAxis]) -> NDArray[np.float64]:
+    """Chance ``(S,)`` that each slice of a scan shows the target, mean over the support's scans.
 
     Args:
-        looks: Of the scan's slices ``(S, D, 8, 8)``, inferior to superior.
+        courses: From :func:`course`, one per scan of the support.
         axes: Of the support's scans.
-        step_mm: Distance of the slices.
-        options: See there.
     """
-    options = options or AxisOptions()
-    if not axes or len(looks) < FEWEST:
-        return np.ones(len(looks))
-    found = [course(looks, axis, step_mm, options) @ axis.holds.double().numpy() for axis in axes]
+    found = [course @ axis.holds.double().numpy() for course, axis in zip(courses, axes, strict=True)]
     return np.asarray(np.mean(found, axis=0))
 
 
-@torch.no_grad()
-def slices_along_axis(
-    looks: Tensor, axes: Sequence[SupportAxis], *, step_mm: float, options: AxisOptions | None = None
-) -> Tensor:
+def examples_beside(courses: Sequence[NDArray[np.float64]], axes: Sequence[SupportAxis]) -> Tensor:
     """The support slice ``(S, scans)`` of each scan that lies where a slice does on the run of the target.
 
-    Support slices of all scans are counted in a row. The parameters are those of :func:`chance_along_axis`.
+    Support slices of all scans are counted in a row; arguments as for :func:`shown_by`.
     """
-    options = options or AxisOptions()
     chosen, first = [], 0
-    for axis in axes:
-        chance = torch.from_numpy(course(looks, axis, step_mm, options))[:, axis.holds]
+    for one, axis in zip(courses, axes, strict=True):
+        chance = torch.from_numpy(one)[:, axis.holds]
         along = (torch.arange(chance.shape[1]) + 0.5) / chance.shape[1]
         place = chance @ along.double() / chance.sum(1).clamp(min=1e-12)
         chosen.append(first + (place[:, None] - axis.marked).abs().argmin(1))
@@ -140,7 +159,7 @@ def seen_length(
     side to the other.
 
     Args:
-        shown: Chance ``(S,)`` from :func:`chance_along_axis`.
+        shown: Chance ``(S,)`` from :func:`shown_by`.
         axes: Of the support's scans.
         step_mm: Distance of the slices.
         options: See there.
@@ -151,14 +170,15 @@ def seen_length(
     return float(min(1.0, shown.sum() * step_mm / (options.length * expected_mm)))
 
 
-def course(looks: Tensor, axis: SupportAxis, step_mm: float, options: AxisOptions) -> NDArray[np.float64]:
+@torch.no_grad()
+def course(coarse: Tensor, axis: SupportAxis, step_mm: float, options: AxisOptions) -> NDArray[np.float64]:
     """Chance ``(S, S_support)`` that slice ``i`` lies where slice ``j`` of the support's scan does."""
-    return places(alike(looks, axis, options), step_mm, float(axis.step_mm), options)
+    return places(alike(coarse, axis, options), step_mm, float(axis.step_mm), options)
 
 
-def alike(looks: Tensor, axis: SupportAxis, options: AxisOptions) -> NDArray[np.float64]:
+def alike(coarse: Tensor, axis: SupportAxis, options: AxisOptions) -> NDArray[np.float64]:
     """Cosines ``(S, S_support)`` of slices, of the whole and of the target's surroundings."""
-    query, known = (t.float() - t.float().mean(0) for t in (looks, axis.looks))
+    query, known = (t.float() - t.float().mean(0) for t in (coarse, axis.coarse))
     whole = unit(query) @ unit(known).T
     region = axis.region.to(query)
     beside = unit(query * region) @ unit(known * region).T
@@ -188,3 +208,10 @@ def places(
 def unit(x: Tensor) -> Tensor:
     """Rows ``(S, D, h, w)`` flattened to vectors of length 1."""
     return F.normalize(x.flatten(1), dim=1)
+
+
+def axes_of(tensors: Tensors) -> list[SupportAxis]:
+    """The courses of the scans of a support, as :meth:`AlongBody.of_support` named them."""
+    count = len({name.split("/")[0] for name in tensors if "/" in name})
+    fields = ("coarse", "holds", "region", "step_mm", "marked")
+    return [SupportAxis(*(tensors[f"{number}/{name}"] for name in fields)) for number in range(count)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from latentseg.imaging import Volume, read, to_canonical
 from latentseg.imaging.intensity import Modality
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, Prepared
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter, PreparedScan
 from latentseg.methods.fewshot.support import Support, SupportFolder, choose_label, read_mask
 from latentseg.metrics.overlap import dice
 
@@ -59,9 +59,9 @@ class Preparations:
 
     def __init__(self, segmenter: FewShotSegmenter) -> None:
         self.segmenter = segmenter
-        self._kept: dict[str, Prepared] = {}
+        self._kept: dict[str, PreparedScan] = {}
 
-    def __getitem__(self, scan: Volume) -> Prepared:
+    def __getitem__(self, scan: Volume) -> PreparedScan:
         if scan.name not in self._kept:
             self._kept[scan.name] = self.segmenter.prepare(scan)
         return self._kept[scan.name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,14 +11,12 @@ from torch import Tensor
 
 from latentseg.errors import ModelError
 from latentseg.imaging.files import written_whole
-from latentseg.methods.fewshot.along_body import SupportAxis
-from latentseg.methods.fewshot.closer_look import CloserSupport
-from latentseg.methods.fewshot.matching import MatchingSupport
-from latentseg.methods.sdfsmis.cache import SupportCache
+from latentseg.methods.fewshot.part import Tensors, named
 from latentseg.methods.sdfsmis.compat import Compat
 
 SupportMode = Literal["nearest", "joint"]
-FORMAT = "latentseg-support-3"
+FORMAT = "latentseg-support-4"
+FACTS = ("name", "mode", "model", "flat", "compat")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,51 +25,32 @@ class SupportContext:
 
     Attributes:
         name: Name of the target.
-        cache: Keys, values and condition of each layer; one group per shot (``nearest``) or one for all
-            (``joint``).
-        fg: Foreground prototypes ``(G, C)``.
-        bg: Background prototypes ``(G, C)``.
-        signature: What each group looks like as a whole, ``(G, D)``, to find the one nearest to a query
-            slice.
         mode: How several support slices are used.
         model: Fingerprint of the weights that encoded it.
         flat: Whether the target was shown in 2-D images alone.
         compat: The rules it was encoded by.
-        matching: What the matching prior compares queries with, for networks that have one.
-        closer: The same of cut-outs, for a closer look.
-        axes: The course of each scan of the support along the body, likewise.
+        tensors: What each part of the method needs to know of the examples, under ``part/name``.
     """
 
     name: str
-    cache: SupportCache
-    fg: Tensor
-    bg: Tensor
-    signature: Tensor
     mode: SupportMode
     model: str
     flat: bool = False
     compat: Compat = "fixed"
-    matching: MatchingSupport | None = None
-    closer: CloserSupport | None = None
-    axes: tuple[SupportAxis, ...] = ()
+    tensors: Tensors = field(default_factory=dict)
+
+    def of(self, part: str) -> Tensors:
+        """What a part needs to know of the examples."""
+        return named(self.tensors, part)
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all."""
         from safetensors.torch import save_file
 
-        tensors = {f"cache/{name}": t for name, t in self.cache.tensors().items()}
-        tensors |= {"fg": self.fg, "bg": self.bg, "signature": self.signature}
-        tensors |= matching_tensors("matching", self.matching)
-        if self.closer:
-            tensors |= matching_tensors("closer", self.closer.matching) | {"closer/edge": self.closer.edge}
-        for number, axis in enumerate(self.axes):
-            tensors |= {f"axes/{number}/{field}": t for field, t in vars(axis).items()}
-        about = {n: getattr(self, n) for n in ("name", "mode", "model", "flat", "compat")} | {
-            "format": FORMAT
-        }
+        about = {fact: getattr(self, fact) for fact in FACTS} | {"format": FORMAT}
+        tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in self.tensors.items()}
         with written_whole(Path(path)) as temporary:
-            contiguous = {name: t.contiguous() for name, t in tensors.items()}
-            save_file(contiguous, temporary, {"latentseg": json.dumps(about)})
+            save_file(tensors, temporary, {"latentseg": json.dumps(about)})
         return Path(path)
 
     @classmethod
@@ -79,7 +58,7 @@ class SupportContext:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ModelError: The file is missing, damaged or something else.
+            ModelError: The file is missing, damaged, something else, or of another version of latentseg.
         """
         from safetensors import safe_open
 
@@ -87,44 +66,15 @@ class SupportContext:
             with safe_open(path, "pt") as file:
                 about = json.loads((file.metadata() or {})["latentseg"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if about.pop("format") != FORMAT:
-                raise KeyError("format")  # one message for all that is not a support
-            cache = {n.removeprefix("cache/"): t for n, t in tensors.items() if n.startswith("cache/")}
-            rest = {n: tensors[n] for n in ("fg", "bg", "signature")}
-            near, matching = (matching_of(part, tensors) for part in ("closer", "matching"))
-            closer = CloserSupport(tensors["closer/edge"], near) if near else None
-            axes = axes_of({n.removeprefix("axes/"): t for n, t in tensors.items() if n.startswith("axes/")})
-            return cls(
-                cache=SupportCache.from_tensors(cache),
-                matching=matching,
-                closer=closer,
-                axes=axes,
-                **rest,
-                **about,
-            )
+            written_as = about.pop("format")
+            if written_as == FORMAT:
+                return cls(**about, tensors=tensors)
         except Exception as error:  # safetensors, JSON and key errors alike
             raise ModelError(
                 f"not a readable support context ({error})", where=str(path), fix="encode the support again"
             ) from error
-
-
-def matching_tensors(part: str, matching: MatchingSupport | None) -> dict[str, Tensor]:
-    """What the prior compares queries with, named for a file."""
-    if matching is None:
-        return {}
-    fields = {"features": matching.features.half(), "masks": matching.masks, "places": matching.places}
-    return {f"{part}/{name}": tensor for name, tensor in fields.items()}
-
-
-def matching_of(part: str, tensors: dict[str, Tensor]) -> MatchingSupport | None:
-    """The reverse of :func:`matching_tensors`."""
-    if f"{part}/features" not in tensors:
-        return None
-    return MatchingSupport(*(tensors[f"{part}/{name}"].float() for name in ("features", "masks", "places")))
-
-
-def axes_of(tensors: dict[str, Tensor]) -> tuple[SupportAxis, ...]:
-    """Axes of tensors named ``<number>/<field>``."""
-    count = len({name.split("/")[0] for name in tensors})
-    fields = ("looks", "holds", "region", "step_mm", "marked")
-    return tuple(SupportAxis(*(tensors[f"{number}/{field}"] for field in fields)) for number in range(count))
+        raise ModelError(
+            f"this support was encoded by another version of latentseg ({written_as}, not {FORMAT})",
+            where=str(path),
+            fix="encode it again with `latentseg support encode`",
+        )

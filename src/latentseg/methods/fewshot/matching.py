@@ -2,7 +2,7 @@
 
 Not in SD-FSMIS, whose prior is a full-size diffusion model. The small backbone's latents cannot tell a kidney
 from a psoas muscle; features of a frozen ImageNet network can, as in PFENet (Tian et al. 2020), and better
-when an adapter has learned what they mean in scans (:mod:`matching_features`)::
+when an adapter has learned what they mean in scans (:mod:`.matching_features`)::
 
     s_m(q) = mean of the 3 largest over support cells p in m of  cos(f_q, f_p) - d |q - p|^2
     prior(q) = s_fg(q) - s_bg(q)
@@ -15,11 +15,15 @@ each (:func:`scan_prior`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from latentseg.methods.fewshot.matching_features import MatchingFeatures
+from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search, Tensors
+from latentseg.methods.fewshot.scan_features import ScanFeatures
 
 DISTANCES = (0.0, 2.0)
 NEAREST = 3
@@ -48,12 +52,53 @@ class MatchingSupport:
         size = features.shape[2], features.shape[3]
         cells = F.adaptive_avg_pool2d(masks.float()[:, None], size).flatten(1)
         by_group = features.flatten(2).unflatten(0, (-1, shots)).transpose(1, 2).flatten(2)
-        return cls(by_group, cells.unflatten(0, (-1, shots)).flatten(1), places(*size).repeat(shots, 1))
+        return cls(
+            by_group,
+            cells.unflatten(0, (-1, shots)).flatten(1),
+            places(*size, device=features.device).repeat(shots, 1),
+        )
+
+    def tensors(self) -> Tensors:
+        """For a file: features in half precision."""
+        return {"features": self.features.half(), "masks": self.masks, "places": self.places}
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, device: torch.device) -> MatchingSupport:
+        """The inverse of :meth:`tensors`, where queries are compared."""
+        return cls(*(tensors[name].float().to(device) for name in ("features", "masks", "places")))
 
     def joined(self) -> MatchingSupport:
         """All groups as one."""
         features = self.features.transpose(0, 1).flatten(1)[None]
         return MatchingSupport(features, self.masks.flatten()[None], self.places.repeat(len(self.masks), 1))
+
+
+class Matching(Part):
+    """Adds the vote of the prior, and tells the network what the prior found.
+
+    Args:
+        features: Of the prior.
+        slab: Slices at a time.
+    """
+
+    name = "matching prior"
+
+    def __init__(self, features: MatchingFeatures, *, slab: int = 8) -> None:
+        self.features, self.slab = features, slab
+
+    def of_support(self, examples: Examples) -> Tensors:
+        """Features, masks and places of all cells."""
+        cells = self.features(examples.images)
+        return MatchingSupport.of(cells, examples.masks.to(cells.device), shots=examples.shots).tensors()
+
+    def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:
+        """Add the margin with distance to the log-odds, and set the hint."""
+        cells = scan.of(ScanFeatures.name)["cells"]
+        known = MatchingSupport.from_tensors(support, cells.device)
+        group = None if search.group is None else search.group.to(cells.device)
+        prior = scan_prior(cells, known, group=group, slab=self.slab)
+        vote = prior_logits(prior, search.log_odds.shape[-1])[:, 0].cpu()
+        return replace(search, log_odds=search.log_odds + vote, hint=prior)
 
 
 @torch.no_grad()
@@ -139,7 +184,7 @@ def _similar(
 ) -> list[list[Tensor]]:
     """Similarity ``(B, L)`` to the target, and to what lies beside it, with each weight of the distance."""
     queries, known = features.flatten(2).transpose(1, 2).float(), support.features[group].float()
-    masks, at = support.masks[group], places(*features.shape[2:]).to(features.device)
+    masks, at = support.masks[group], places(*features.shape[2:], device=features.device)
     similar = []
     for cells in (masks >= 0.5 * masks.max(), masks < 0.2):
         cosine = queries @ known[:, cells]
@@ -164,7 +209,8 @@ def best(similar: Tensor) -> Tensor:
     return similar.topk(count, 2).values.mean(2) if count else similar.new_full(similar.shape[:2], -1.0)
 
 
-def places(height: int, width: int) -> Tensor:
+def places(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """Row and column ``(L, 2)`` of the cells of a grid whose sides have length 1."""
-    rows, columns = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    down, across = (torch.arange(count, device=device) / count for count in (height, width))
+    rows, columns = torch.meshgrid(down, across, indexing="ij")
     return torch.stack([rows, columns], -1).flatten(0, 1)

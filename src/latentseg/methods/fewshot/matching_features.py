@@ -60,6 +60,11 @@ class MatchingFeatures(nn.Module):
         super().__init__()
         self.network, self.adapter, self.grid = network, adapter, grid
 
+    @property
+    def device(self) -> torch.device:
+        """Where the features are computed; images follow."""
+        return self.network.device
+
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(N, D, h, w)`` of images ``(N, 1, H, W)`` in [-1, 1]."""
         return self.adapted(self.plain(images))

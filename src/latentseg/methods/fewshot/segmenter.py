@@ -2,239 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.backbones.base import Backbone
 from latentseg.errors import GeometryError, ModelError, UsageError
-from latentseg.imaging import Canonical, Volume, fit_square, normalize, to_canonical
-from latentseg.imaging.components import large_in_volume, largest_per_slice
-from latentseg.methods.fewshot.along_body import (
-    FEWEST,
-    AxisOptions,
-    SupportAxis,
-    chance_along_axis,
-    seen_length,
-    slice_looks,
-    slices_along_axis,
-)
-from latentseg.methods.fewshot.closer_look import CloserOptions, CloserSupport
-from latentseg.methods.fewshot.context import SupportContext, SupportMode
-from latentseg.methods.fewshot.encoded import Encoded
-from latentseg.methods.fewshot.groups import all_placed, nearest, signatures
-from latentseg.methods.fewshot.matching import MatchingSupport, prior_logits, scan_prior
-from latentseg.methods.fewshot.matching_features import MatchingFeatures
-from latentseg.methods.fewshot.support import Support, check_slices, is_flat
-from latentseg.methods.refinement import RefinementOptions, refine
-from latentseg.methods.results import Segmentation, Segmentations, check_names
-from latentseg.methods.sdfsmis.compat import Compat
-from latentseg.methods.sdfsmis.condition import ConditionTranslator, FeatureSource, masked_features
-from latentseg.methods.sdfsmis.mask_decoding import decoded_uint8, mask_images, official_masks, probabilities
-from latentseg.methods.sdfsmis.network import FewShotUNet
-from latentseg.methods.sdfsmis.query_enhancement import Prototypes, enhance, prototypes
-
-Progress = Callable[[int, int, str], None]
-PRESENCE_PIXELS = 40  # the target is as present as its 40 most probable pixels on one slice (of 65536)
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How volumes are segmented.
-
-    Attributes:
-        compat: ``official`` reproduces the released code, ``fixed`` repairs it.
-        support_mode: ``nearest`` gives each query slice the most similar support slice, ``joint`` gives it
-            all.
-        threshold: Probability above which a voxel belongs to the target (``fixed`` only).
-        refinement: What is done to the network's answer with the scan's own intensities (``fixed`` only);
-            nothing when None.
-        closer: How targets that are small in a slice are looked at again, enlarged (``fixed`` only, with
-            matching features); not at all when None.
-        axis: How a scan is laid beside the support's to find the slices that can show the target (``fixed``
-            only, with matching features); all are searched when None.
-        min_presence: Presence below which the target is reported absent and its mask is empty.
-        slab: Slices that go through a network at a time; memory grows with it and not with the volume.
-    """
-
-    compat: Compat = "fixed"
-    support_mode: SupportMode = "nearest"
-    threshold: float = 0.5
-    refinement: RefinementOptions | None = field(default_factory=RefinementOptions)
-    closer: CloserOptions | None = field(default_factory=CloserOptions)
-    axis: AxisOptions | None = field(default_factory=AxisOptions)
-    min_presence: float = 0.5
-    slab: int = 8
+from latentseg.imaging import Volume
+from latentseg.imaging.components import large_in_volume
+from latentseg.imaging.network_input import NetworkInput, square_slices
+from latentseg.methods.base import Segmenter
+from latentseg.methods.fewshot.context import SupportContext
+from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search
+from latentseg.methods.fewshot.parts import FewShotNetworks, SegmentOptions, parts_of
+from latentseg.methods.fewshot.support import Support, is_flat
+from latentseg.methods.log_odds import probability
+from latentseg.methods.results import Segmentation
+from latentseg.metrics.presence import presence_scores
 
 
 @dataclass(frozen=True, eq=False)
-class FewShotParts:
-    """The networks of SD-FSMIS on one backbone.
-
-    Attributes:
-        backbone: The frozen autoencoder.
-        network: The UNet with two entrances.
-        translator: From features to a condition token.
-        features: Frozen features the condition is made of.
-        mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one,
-            masks are decoded by the autoencoder, as published.
-        fingerprint: Identifies the weights in a saved support.
-        matching: Features of the matching prior, for a network that has one.
-    """
-
-    backbone: Backbone
-    network: FewShotUNet
-    translator: ConditionTranslator
-    features: FeatureSource
-    mask_head: Callable[[Tensor], Tensor] | None
-    fingerprint: str
-    matching: MatchingFeatures | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedScan:
     """A scan after the part of the work that does not depend on the target.
 
     Attributes:
-        scan: The scan.
-        canonical: Its axial slices and the way back.
-        undo: From ``(S, 256, 256)`` to the slices' own size.
-        encoded: Its slices as the networks take them.
-        signature: ``(S, D)``, see :class:`SupportContext`.
+        seen: The scan as the networks see it, and the way back.
+        encoded: What the parts keep of it.
     """
 
-    scan: Volume
-    canonical: Canonical
-    undo: Callable[[NDArray[Any]], NDArray[Any]]
-    encoded: Encoded
-    signature: Tensor
+    seen: NetworkInput
+    encoded: EncodedScan
+
+    @property
+    def scan(self) -> Volume:
+        """The scan."""
+        return self.seen.scan
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory."""
+        return self.scan.array.nbytes + self.encoded.nbytes
 
 
-class FewShotSegmenter:
-    """SD-FSMIS as a segmenter: ``prepare`` a scan once, ``predict`` each target, or simply call it."""
+class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
+    """Segments what examples show: ``prepare`` a scan once, ``predict`` each target, or simply call it.
 
-    def __init__(self, parts: FewShotParts, *, options: SegmentOptions | None = None) -> None:
-        self.parts = parts
-        self.options = options or SegmentOptions()
+    Targets are supports, or contexts from :meth:`encode`; supports that come more than once should be
+    encoded by the caller.
 
-    def __call__(
+    Args:
+        networks: Of SD-FSMIS, and beside it.
+        options: See there.
+        parts: What is done, in order; what the options ask for when left out.
+
+    Example:
+        >>> liver = Support.from_files([("a.nii.gz", "a_mask.nii.gz")], name="liver")
+        >>> load("fewshot")(read("b.nii.gz"), liver)["liver"].volume_ml
+    """
+
+    def __init__(
         self,
-        scan: Volume,
-        targets: Sequence[Support | SupportContext],
+        networks: FewShotNetworks,
         *,
-        on_progress: Progress | None = None,
-    ) -> Segmentations:
-        """Segment every target; supports that come more than once should be encoded by the caller.
+        options: SegmentOptions | None = None,
+        parts: Sequence[Part] | None = None,
+    ) -> None:
+        self.networks = networks
+        self.options: SegmentOptions = options or SegmentOptions()
+        self.parts = tuple(parts_of(networks, self.options) if parts is None else parts)
+        self.fingerprint = networks.fingerprint
 
-        Args:
-            scan: Any volume; a picture is a volume of one slice.
-            targets: Supports, or contexts from :meth:`encode_support`.
-            on_progress: Called with ``(done, total, stage)``.
+    def without(self, *names: str) -> FewShotSegmenter:
+        """The same segmenter without some of its parts, for ablations and baselines.
 
         Raises:
-            UsageError: No target, or two of one name.
-            InputError: A scan that cannot be segmented.
-            GeometryError: A 2-D image, and a target that was shown in volumes.
+            UsageError: It has no part of that name.
         """
-        names = [target.name for target in targets]
-        check_names(names)
-        for target in targets:
-            check_dimensions(scan, target)
-        report = on_progress or (lambda *_: None)
-        report(0, len(names) + 1, "reading the scan")
-        prepared = self.prepare(scan)
-        results = Segmentations()
-        for done, target in enumerate(targets, start=1):
-            report(done, len(names) + 1, target.name)
-            results[target.name] = self.predict(prepared, target)
-        report(len(names) + 1, len(names) + 1, "done")
-        return results
+        known = [part.name for part in self.parts]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"there is no part {name!r}", fix=f"choose from {', '.join(known)}")
+        parts = [part for part in self.parts if part.name not in names]
+        return FewShotSegmenter(self.networks, options=self.options, parts=parts)
 
-    def prepare(self, scan: Volume) -> Prepared:
-        """Encode a scan: canonical slices, latents, signatures.
+    def prepare(self, scan: Volume) -> PreparedScan:
+        """Encode a scan, once for any number of targets.
 
         Raises:
             InputError: A constant scan, or one with values that are no numbers.
             GeometryError: Axial slices too narrow to be segmented.
         """
-        canonical = to_canonical(scan)
-        check_slices(canonical, where=str(scan.source or "the scan"))
-        values = normalize(canonical.slices, modality=scan.modality, where=str(scan.source or "the scan"))
-        size = self.parts.backbone.image_size
-        slices, undo = fit_square(values, size, pixel_mm=canonical.spacing_mm[1:])
-        images = torch.from_numpy(slices)[:, None]
-        return Prepared(scan, canonical, undo, self.encode_slices(images), signatures(images))
+        seen = square_slices(scan, self.networks.backbone.image_size)
+        return PreparedScan(seen, self.encode_slices(seen.images, seen.spacing_mm))
 
-    def encode_slices(self, images: Tensor) -> Encoded:
-        """What queries need of slices ``(S, 1, H, W)`` in [-1, 1]."""
-        matching, latents = self.parts.matching, self.encode_images(images)
-        if matching is None:
-            return Encoded(images, latents)
-        features, looks = [], []
+    @torch.no_grad()
+    def encode_slices(
+        self, slices: NDArray[np.float32], spacing_mm: tuple[float, float, float]
+    ) -> EncodedScan:
+        """What the parts need to know of slices ``(S, H, W)`` in [-1, 1], inferior to superior."""
+        images = torch.from_numpy(np.ascontiguousarray(slices, np.float32))[:, None]
+        kept: dict[str, list[Tensor]] = {}
         for slab in images.split(self.options.slab):
-            plain = matching.plain(slab)
-            features.append(matching.adapted(plain).half())
-            looks.append(slice_looks(plain))
-        return Encoded(images, latents, torch.cat(features), torch.cat(looks))
+            for part in self.parts:
+                for name, tensor in part.of_scan(slab).items():
+                    kept.setdefault(f"{part.name}/{name}", []).append(tensor)
+        return EncodedScan(images, spacing_mm, {name: torch.cat(slabs) for name, slabs in kept.items()})
 
     @torch.no_grad()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Latents ``(S, C, h, w)`` of slices ``(S, 1, H, W)`` in [-1, 1]."""
-        return torch.cat([self.parts.backbone.encode(slab) for slab in images.split(self.options.slab)])
+    def encode(self, target: Support | SupportContext) -> SupportContext:
+        """Encode a support, once for any number of scans; a context is returned as it is."""
+        if isinstance(target, SupportContext):
+            return target
+        mode, compat = self.options.support_mode, self.options.compat
+        size = self.networks.backbone.image_size
+        images = resized(torch.from_numpy(target.images)[:, None], size)
+        marked = torch.from_numpy(target.masks.astype(np.float32))[:, None]
+        masks = resized(marked, size, mode="nearest")[:, 0]
+        examples = Examples(images, masks, len(target) if mode == "joint" else 1, target.scans)
+        tensors = {
+            f"{part.name}/{name}": tensor.detach().cpu()
+            for part in self.parts
+            for name, tensor in part.of_support(examples).items()
+        }
+        return SupportContext(target.name, mode, self.fingerprint, target.flat, compat, tensors)
 
-    @torch.no_grad()
-    def encode_support(self, support: Support) -> SupportContext:
-        """Encode a support, once for any number of scans."""
-        parts, compat, mode = self.parts, self.options.compat, self.options.support_mode
-        images = torch.from_numpy(support.images)[:, None]
-        masks = torch.from_numpy(support.masks.astype(np.float32))
-        shots = len(support) if mode == "joint" else 1
-        z_img, z_mask = self.encode_images(images), self.encode_images(mask_images(masks))
-        features = parts.features(images, compat=compat)
-        tokens = parts.translator(masked_features(features, masks, shots=shots, compat=compat))
-        cache = parts.network.encode_support(torch.cat([z_img, z_mask], 1), tokens, shots=shots)
-        fg, bg = prototypes(z_img, masks, compat=compat).over_shots(shots)
-        signature = signatures(images).unflatten(0, (-1, shots)).mean(1)
-        found, near = None, None
-        if parts.matching:
-            found = MatchingSupport.of(parts.matching(images), masks, shots=shots)
-        if parts.matching and self.options.closer:
-            cut = self.options.closer
-            near = CloserSupport.of(images, masks, parts.matching, shots=shots, options=cut)
-        about = (support.name, cache, fg, bg, signature, mode, parts.fingerprint)
-        axes: tuple[SupportAxis, ...] = ()
-        if parts.matching and self.options.axis:
-            axes = tuple(
-                SupportAxis.of(scan, parts.matching, slab=self.options.slab) for scan in support.scans
-            )
-        return SupportContext(
-            *about, flat=support.flat, compat=compat, matching=found, closer=near, axes=axes
-        )
+    def name_of(self, target: Support | SupportContext) -> str:
+        """The target's own name."""
+        return target.name
 
-    def check(self, target: Support | SupportContext) -> None:
-        """Refuse a saved support that these networks cannot use.
+    def check(self, target: Support | SupportContext, scan: Volume | None = None) -> None:
+        """Refuse a saved support that these networks cannot use, and 2-D images where volumes were shown.
 
         Raises:
             ModelError: It was encoded by other weights.
             UsageError: It was encoded with the other ``compat``.
+            GeometryError: The scan is a 2-D image, and the target was shown in volumes.
         """
+        if scan is not None and is_flat(scan) and not target.flat:
+            raise GeometryError(
+                f"the scan is a 2-D image and the support {target.name!r} was shown in volumes",
+                where=str(scan.source or "the scan"),
+                fix="give a support drawn on 2-D images, or save the image as a volume of one slice",
+            )
         if isinstance(target, Support):
             return
-        if target.model != self.parts.fingerprint:
+        if target.model != self.fingerprint:
             raise ModelError(
                 f"the support {target.name!r} was encoded by other weights ({target.model})",
-                fix=f"encode it again with {self.parts.fingerprint}",
+                fix=f"encode it again with {self.fingerprint}",
             )
         if target.compat != self.options.compat:
             what = f"the support {target.name!r} was encoded with compat={target.compat!r}"
             raise UsageError(what, fix=f"encode it again with compat={self.options.compat!r}")
 
-    def predict(self, prepared: Prepared, target: Support | SupportContext) -> Segmentation:
+    def predict(self, prepared: PreparedScan, target: Support | SupportContext) -> Segmentation:
         """Segment one target in a prepared scan.
 
         Raises:
@@ -242,142 +167,54 @@ class FewShotSegmenter:
             ModelError: A saved support of other weights.
             UsageError: A saved support of the other ``compat``.
         """
-        check_dimensions(prepared.scan, target)
-        context = target if isinstance(target, SupportContext) else self.encode_support(target)
-        self.check(context)
-        mask = None
-        if self.options.compat == "official":
-            group = nearest(prepared.signature, context)
-            chance, mask = self.official_slices(prepared.encoded, context, group)
-            shown = np.ones(len(chance))
-        else:
-            step_mm = prepared.canonical.spacing_mm[0]
-            chance, shown = self.search(prepared.encoded, context, prepared.signature, step_mm=step_mm)
-        presence = presence_score(chance * shown.astype(np.float32)[:, None, None])
-        return self._on_grid(prepared, context.name, chance, mask, presence)
+        context = self.encode(target)
+        self.check(context, prepared.scan)
+        found = self.search(prepared.encoded, context)
+        presence = float((presence_scores(found.chance) * found.in_view).max())
+        seen = prepared.seen
+        fine = np.asarray(seen.undo(found.chance)).clip(0, 1)
+        mask = None if found.mask is None else np.asarray(seen.undo(found.mask)).astype(bool)
+        mask = self.decide(fine, presence) if mask is None else mask
+        restore = seen.canonical.restore
+        return Segmentation(context.name, prepared.scan, restore(mask), restore(fine), presence)
 
     @torch.no_grad()
-    def mask_latents(
-        self, query: Encoded, context: SupportContext, group: Tensor | None, prior: Tensor | None = None
-    ) -> Tensor:
-        """``z_m`` ``(B, C, h, w)``, one evaluation of the network for ``B`` query slices."""
-        fg_bg = Prototypes(context.fg, context.bg)
-        x = enhance(query.latents, *fg_bg, compat=self.options.compat, group=group)
-        inputs = x if prior is None else torch.cat([x, prior], 1)
-        return self.parts.network.segment(inputs, context.cache, group=group)
+    def search(self, scan: EncodedScan, context: SupportContext) -> Found:
+        """Let every part look for one target on all slices of a scan."""
+        search, searched = Search.everywhere(scan), scan
+        for part in self.parts:
+            if len(search.at) < len(searched):
+                searched = scan[search.at]
+            if len(searched):
+                search = part(search, searched, context.of(part.name))
+        chance = np.zeros((len(scan), *scan.images.shape[2:]), np.float32)
+        chance[search.at.numpy()] = probability(search.log_odds).numpy()
+        return Found(chance, search.in_view.astype(np.float32), search.mask)
 
-    def search(
-        self, query: Encoded, context: SupportContext, signature: Tensor, *, step_mm: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Search a whole scan where it can show the target.
-
-        Returns:
-            Probability ``(S, H, W)``, 0 on slices that are not searched, and how much each slice may
-            contribute to the presence of the target, ``(S,)``.
-        """
-        options, shown = self.options.axis, np.ones(len(query.images))
-        group = nearest(signature, context)
-        if options is None or query.looks is None or not context.axes:
-            return self.probability_slices(query, context, group), shown
-        shown = chance_along_axis(query.looks, context.axes, step_mm=step_mm, options=options)
-        if group is not None and len(group) >= FEWEST and all_placed(context):
-            beside = slices_along_axis(query.looks, context.axes, step_mm=step_mm, options=options)
-            group = nearest(signature, context, among=beside)
-        chance = np.zeros((len(shown), *query.images.shape[2:]), np.float32)
-        at = torch.from_numpy(shown >= options.certain)
-        if bool(at.any()):
-            own = None if group is None else group[at]
-            chance[at.numpy()] = self.probability_slices(query[at], context, own)
-        return chance, shown * seen_length(shown, context.axes, step_mm=step_mm, options=options)
-
-    @torch.no_grad()
-    def probability_slices(
-        self, query: Encoded, context: SupportContext, group: Tensor | None
-    ) -> NDArray[np.float32]:
-        """Probability ``(S, H, W)`` of the query slices of one scan."""
-        out = []
-        for slab, own, prior in self._slabs(query, context, group):
-            z_mask = self.mask_latents(slab, context, own, prior)
-            out.append(self._probability(z_mask, prior).float().numpy())
-        chance, matching = np.concatenate(out), self.parts.matching
-        found = self._refined(query.images, chance)
-        if not (context.closer and matching and self.options.closer):
-            return found
-        chance = context.closer.look(query.images, chance, found, features=matching, group=group)
-        return self._refined(query.images, chance)
-
-    def _refined(self, images: Tensor, chance: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The probability ``(S, H, W)`` with what the scan itself says."""
-        refinement = self.options.refinement
-        return refine(images[:, 0].numpy(), chance, options=refinement) if refinement else chance
-
-    def _probability(self, z_mask: Tensor, prior: Tensor | None) -> Tensor:
-        """Probability ``(B, H, W)`` of mask latents."""
-        if self.parts.mask_head is None:
-            return probabilities(self.parts.backbone.decode(z_mask))
-        logits = self.parts.mask_head(z_mask)
-        if prior is not None:
-            logits = logits + prior_logits(prior, logits.shape[-1])
-        return logits.sigmoid()[:, 0]
-
-    @torch.no_grad()
-    def official_slices(
-        self, query: Encoded, context: SupportContext, group: Tensor | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probability and mask ``(S, H, W)`` by the released rules; the threshold depends on all slices."""
-        found = [
-            self.mask_latents(slab, context, *rest) for slab, *rest in self._slabs(query, context, group)
-        ]
-        rgb = np.concatenate([decoded_uint8(self.parts.backbone.decode_rgb(z_mask)) for z_mask in found])
-        return rgb.mean(-1, dtype=np.float32) / 255, largest_per_slice(official_masks(rgb))
-
-    def _slabs(
-        self, query: Encoded, context: SupportContext, group: Tensor | None
-    ) -> Iterator[tuple[Encoded, Tensor | None, Tensor | None]]:
-        """Some query slices at a time, the support group and the matching prior of each."""
-        prior, size = None, self.options.slab
-        if query.features is not None and context.matching is not None:
-            prior = scan_prior(query.features, context.matching, group=group, slab=size)
-        for start in range(0, len(query.latents), size):
-            at = slice(start, start + size)
-            yield query[at], None if group is None else group[at], None if prior is None else prior[at]
-
-    def _on_grid(
-        self,
-        prepared: Prepared,
-        name: str,
-        chance: NDArray[np.float32],
-        mask: NDArray[np.bool_] | None,
-        presence: float,
-    ) -> Segmentation:
-        """Bring slices ``(S, 256, 256)`` to the scan's grid, and decide what is there."""
-        probability = prepared.undo(chance).clip(0, 1)
-        if mask is not None:
-            inside = prepared.undo(mask).astype(bool)
-        elif presence < self.options.min_presence:
-            inside = np.zeros(probability.shape, bool)
-        else:
-            inside = large_in_volume(probability >= self.options.threshold)
-        restore = prepared.canonical.restore
-        return Segmentation(name, prepared.scan, restore(inside), restore(probability), presence)
+    def decide(self, chance: NDArray[np.float32], presence: float) -> NDArray[np.bool_]:
+        """The mask ``(S, H, W)`` of a probability: empty where the target is absent, without small parts."""
+        if presence < self.options.min_presence:
+            return np.zeros(chance.shape, bool)
+        return large_in_volume(chance >= self.options.threshold)
 
 
-def check_dimensions(scan: Volume, target: Support | SupportContext) -> None:
-    """Refuse a 2-D image, which knows neither its plane nor its scale, for a target shown in volumes.
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
 
-    Raises:
-        GeometryError: The scan is a 2-D image, the support is not.
+    Attributes:
+        chance: Probability ``(S, H, W)``; 0 on slices that were not searched.
+        in_view: ``(S,)`` in [0, 1], how much each slice may say about the presence of the target.
+        mask: ``(S, H, W)``, where the rules of the release have decided.
     """
-    if is_flat(scan) and not target.flat:
-        raise GeometryError(
-            f"the scan is a 2-D image and the support {target.name!r} was shown in volumes",
-            where=str(scan.source or "the scan"),
-            fix="give a support drawn on 2-D images, or save the image as a volume of one slice",
-        )
+
+    chance: NDArray[np.float32]
+    in_view: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None = None
 
 
-def presence_score(chance: NDArray[np.float32]) -> float:
-    """Mean of the most probable pixels of the most probable slice of ``(S, H, W)``."""
-    flat = chance.reshape(len(chance), -1)
-    best = np.partition(flat, -PRESENCE_PIXELS, axis=1)[:, -PRESENCE_PIXELS:]
-    return float(best.mean(1).max())
+def resized(images: Tensor, size: int, *, mode: str = "bilinear") -> Tensor:
+    """Examples ``(n, 1, H, W)`` at the size of a backbone's slices; most have it."""
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode=mode, antialias=mode != "nearest")

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import (
-    Canonical,
     Volume,
     check_same_grid,
     fit_square,
@@ -26,11 +25,11 @@ from latentseg.imaging import (
 from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, case_name, suffix_of
 from latentseg.imaging.formats import kind_of
 from latentseg.imaging.intensity import Modality
+from latentseg.imaging.network_input import check_slices
 from latentseg.methods.fewshot.support_scan import SupportScan
 
 SIZE = 256
 THIRDS = 3
-NARROWEST = 64  # a slice this many times longer than wide would be less than four pixels wide
 MASK_ENDINGS = ("_mask", "_label", "_seg")
 NAMES_FILE = "labels.json"
 
@@ -285,22 +284,6 @@ def is_flat(volume: Volume) -> bool:
         return True
     header = volume.header
     return header is not None and int(getattr(header, "dimensions", 0) or header["dim"][0]) < 3
-
-
-def check_slices(canonical: Canonical, *, where: str) -> None:
-    """Refuse slices too narrow to be seen, such as those of a single sagittal slice or of a damaged header.
-
-    Raises:
-        GeometryError: Height and width differ more than 64 times.
-    """
-    _, height, width = canonical.slices.shape
-    sides_mm = height * canonical.spacing_mm[1], width * canonical.spacing_mm[2]
-    if max(sides_mm) > NARROWEST * min(sides_mm):
-        raise GeometryError(
-            f"the axial slices measure {sides_mm[0]:.4g} x {sides_mm[1]:.4g} mm, too narrow to segment",
-            where=where,
-            fix="check the spacing and the orientation in the header",
-        )
 
 
 def fit_masks(inside: NDArray[np.bool_], *, pixel_mm: tuple[float, float]) -> NDArray[np.bool_]:

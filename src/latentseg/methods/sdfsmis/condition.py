@@ -95,6 +95,11 @@ class DinoFeatures:
             raise ModelError(f"{len(info['missing_keys'])} tensors of DINOv2 are missing", where=str(path))
         return cls(model)
 
+    def to(self, device: torch.device) -> DinoFeatures:
+        """Move the network; images follow it."""
+        self.model.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, images: Tensor, *, compat: Compat = "fixed") -> Tensor:
         """Features ``(N, dim, 16, 16)`` of images ``(N, 1, H, W)`` in [-1, 1]."""
@@ -123,9 +128,26 @@ class BackboneFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor, *, compat: Compat = "fixed") -> Tensor:  # noqa: ARG002 - one way only
         """Features ``(N, dim, grid, grid)``: finer stages pooled by area, coarser ones interpolated."""
-        stages = self.backbone.features(images)
+        return self.joined(self.backbone.features(images))
+
+    def joined(self, stages: Sequence[Tensor]) -> Tensor:
+        """The chosen ones of the backbone's stages, on one grid."""
         chosen = stages if self.stages is None else [stages[i] for i in self.stages]
         return torch.cat([_on_grid(f, self.grid) for f in chosen], 1)
+
+
+def latents_and_features(
+    backbone: Backbone, source: FeatureSource, images: Tensor, *, compat: Compat
+) -> tuple[Tensor, Tensor]:
+    """Latents ``(N, C, h, w)`` and condition features ``(N, dim, g, g)`` of images ``(N, 1, H, W)``.
+
+    Where the features are the backbone's own, one pass through its encoder gives both.
+    """
+    if isinstance(source, BackboneFeatures) and source.backbone is backbone:
+        latents, stages = backbone.encode_with_features(images)
+        return latents, source.joined(stages)
+    latents = backbone.encode(images)
+    return latents, source(images, compat=compat).to(latents.device)
 
 
 def preprocess_for_dino(images: Tensor, *, compat: Compat) -> Tensor:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from latentseg.imaging import fit_square
+from latentseg.imaging import Volume, fit_square
 from latentseg.imaging.components import large_in_volume
-from latentseg.imaging.intensity import scan_noise
+from latentseg.imaging.intensity import brightened, is_windowed, scan_noise
+from latentseg.imaging.network_input import NetworkInput, Undo, normalized_slices
 
 BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
 SHARE = 0.1  # of the slices in which the body has to reach a pixel
@@ -26,17 +26,34 @@ QUIET = 0.066  # noise of slices in [-1, 1], the median over abdominal CT of the
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels, of the Gaussian against more noise
 PROBED = 9  # slices from which the noise of a scan is read
 
-Undo = Callable[[NDArray[Any]], NDArray[Any]]
+
+def body_slices(scan: Volume, size: int) -> NetworkInput:
+    """The axial slices of a scan, cut to the body, as squares of ``size`` pixels in [-1, 1].
+
+    A CT in a window that is not known is brought to usual brightness, and noise beyond that of the training
+    scans is smoothed.
+
+    Raises:
+        InputError: A constant scan, or one with values that are no numbers.
+        GeometryError: Axial slices too narrow to be segmented.
+    """
+    canonical, values = normalized_slices(scan)
+    unknown_window = scan.modality == "CT" and is_windowed(canonical.slices)
+    bright = brightened(values) if unknown_window else values
+    images, undo, pixel_mm = body_field(bright, size, pixel_mm=canonical.spacing_mm[1:])
+    quiet = denoised(images) if scan.modality == "CT" else images
+    images = brightened(quiet) if unknown_window else quiet
+    return NetworkInput(scan, canonical, images, (canonical.spacing_mm[0], pixel_mm, pixel_mm), undo)
 
 
 def body_field(
     slices: NDArray[np.float32], size: int, *, pixel_mm: tuple[float, float]
-) -> tuple[NDArray[Any], Undo]:
+) -> tuple[NDArray[Any], Undo, float]:
     """Cut slices ``(S, H, W)`` in [-1, 1] to the body, and fit them to squares of ``size`` pixels.
 
     Returns:
-        ``(S, size, size)`` and ``undo``, from there to ``(S, H, W)``; see
-        :func:`~latentseg.imaging.geometry.fit_square`. What lies outside of the box is 0.
+        ``(S, size, size)``; ``undo``, from there to ``(S, H, W)``, with 0 outside of the box (see
+        :func:`~latentseg.imaging.resize.fit_square`); and the edge of a pixel in millimeters.
     """
     rows, columns = body_box(slices)
     fitted, undo_square = fit_square(slices[:, rows, columns], size, pixel_mm=pixel_mm)
@@ -47,10 +64,11 @@ def body_field(
         whole[:, rows, columns] = inside
         return whole
 
-    return fitted, undo
+    height, width = (side.stop - side.start for side in (rows, columns))
+    return fitted, undo, max(height * pixel_mm[0], width * pixel_mm[1]) / size
 
 
-def calmed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+def denoised(slices: NDArray[np.float32]) -> NDArray[np.float32]:
     """Slices ``(S, H, W)`` in [-1, 1] of one CT, smoothed no more than it takes to bring their noise down.
 
     Sharp reconstructions hold more noise than the training, which hides tumors from the networks.

@@ -26,7 +26,7 @@ from latentseg.methods.cutouts import CutOuts
 
 FADED = 0.1  # of a square's edge
 
-Look = Callable[[Tensor, Tensor | None], Tensor]
+Compare = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def look_closer(
     inside: NDArray[np.bool_],
     *,
     away: Tensor | None,
-    look: Look,
+    compare: Compare,
     options: CloserOptions,
 ) -> Tensor:
     """Log-odds ``(S, 1, H, W)`` after a closer look.
@@ -60,7 +60,7 @@ def look_closer(
         margins: Log-odds of the first look, likewise.
         inside: ``(S, h, w)``, what squares have to cover.
         away: ``(S, 1, H, W)``, distance from the organ; None where it is not known.
-        look: Log-odds ``(N, 1, H, W)`` of images and of what they are away.
+        compare: Log-odds ``(N, 1, H, W)`` of images and of what they are away.
         options: See there.
     """
     edge = images.shape[-1]
@@ -71,7 +71,7 @@ def look_closer(
     centers = torch.tensor(np.array([place for _, place in squares]), dtype=torch.float32) * edge
     cuts = CutOuts(centers, torch.full((len(rows),), options.edge * edge))
     near = None if away is None else cuts.of(away[rows])
-    closer, covered = cuts.back(look(cuts.of(images[rows]), near))
+    closer, covered = cuts.back(compare(cuts.of(images[rows]), near))
     middle = cuts.back(pyramid(images.shape[2:]).expand(len(rows), -1, -1, -1))[0] * covered
     total = torch.zeros_like(margins).index_add(0, rows, closer * middle)
     count = torch.zeros_like(margins).index_add(0, rows, middle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import UsageError
-from latentseg.imaging import Canonical, default_suffix, write_like
+from latentseg.imaging import default_suffix, write_like
+from latentseg.imaging.network_input import NetworkInput
 from latentseg.imaging.previews import Canvas, Layer, heatmap, key_slices, montage, overlay
 from latentseg.methods.results import SAVED, Segmentation, check_outputs, file_name, write_bytes
 
@@ -26,26 +27,27 @@ class Evidence:
     """The maps behind a mask, on the square slices that the networks saw, inferior to superior.
 
     Attributes:
-        images: ``(S, H, W)`` in [-1, 1].
+        seen: The scan as the networks saw it, and the way back.
         attention: Abnormal probability of every slice, before refinement.
         healthy: Pseudo-healthy slices in [-1, 1]; the slice itself where nothing was refined.
         residual: ``|decode(z) - decode(z0)|``, 0 to 2; 0 where nothing was refined.
         uncertainty: Standard deviation of the probability over seeds.
         scores: ``(S,)`` anomaly score of every slice, in [0, 1].
         refined: ``(S,)`` whether a slice was refined.
-        undo: From ``(S, H, W)`` to the canonical slices' own size.
-        canonical: From there to the scan's grid.
     """
 
-    images: NDArray[np.float32]
+    seen: NetworkInput
     attention: NDArray[np.float32]
     healthy: NDArray[np.float32]
     residual: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
     scores: NDArray[np.float32]
     refined: NDArray[np.bool_]
-    undo: Callable[[NDArray[Any]], NDArray[Any]]
-    canonical: Canonical
+
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """The slices ``(S, H, W)`` in [-1, 1]."""
+        return self.seen.images
 
     def on_grid(self, name: str) -> NDArray[np.float32]:
         """A map on the grid of the scan, ``(I, J, K)``.
@@ -55,12 +57,12 @@ class Evidence:
         """
         if name not in MAPS:
             raise UsageError(f"unknown map {name!r}", fix=f"choose from {', '.join(MAPS)}")
-        return np.asarray(self.canonical.restore(self.slices(name)), np.float32)
+        return np.asarray(self.seen.canonical.restore(self.slices(name)), np.float32)
 
     def slices(self, name: str) -> NDArray[np.float32]:
         """A map, or ``images``, on the canonical slices ``(S, H, W)``; pictures are -1 outside the field."""
         dark = 1 if name in ("images", "healthy") else 0
-        return np.asarray(self.undo(getattr(self, name) + np.float32(dark)), np.float32) - dark
+        return np.asarray(self.seen.undo(getattr(self, name) + np.float32(dark)), np.float32) - dark
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,27 +103,27 @@ class TumorSegmentation(Segmentation):
 
     def evidence_page(self, *, slices: int = 3) -> bytes:
         """PNG of the slices that hold most: mask, attention map, pseudo-healthy image, residual."""
-        seen = self.evidence
-        mask = seen.canonical.apply(self.mask)
-        suspected = seen.scores[:, None, None] >= seen.scores.max()
+        maps = self.evidence
+        mask = maps.seen.canonical.apply(self.mask)
+        suspected = maps.scores[:, None, None] >= maps.scores.max()
         shown = key_slices(mask if mask.any() else suspected, count=slices)
         return montage([picture for k in shown for picture in self._row(k, mask[k])], columns=4)
 
     def _row(self, k: int, mask: NDArray[np.bool_]) -> list[bytes]:
         """Four pictures of slice ``k`` of the canonical volume."""
-        seen = self.evidence
+        maps = self.evidence
         images, attention, healthy, residual = (
-            seen.slices(name)[k] for name in ("images", "attention", "healthy", "residual")
+            maps.slices(name)[k] for name in ("images", "attention", "healthy", "residual")
         )
-        spacing_mm = seen.canonical.spacing_mm[1:]
+        spacing_mm = maps.seen.canonical.spacing_mm[1:]
 
         def canvas(caption: str) -> Canvas:
             return Canvas(height=HEIGHT, spacing_mm=spacing_mm, window=(-1.0, 1.0), caption=caption)
 
         return [
-            overlay(images, layers=[Layer(mask)], canvas=canvas(f"slice {k}, score {seen.scores[k]:.2f}")),
+            overlay(images, layers=[Layer(mask)], canvas=canvas(f"slice {k}, score {maps.scores[k]:.2f}")),
             heatmap(images, probability=attention, canvas=canvas("attention map")),
-            overlay(healthy, canvas=canvas("pseudo-healthy" if seen.refined[k] else "not refined")),
+            overlay(healthy, canvas=canvas("pseudo-healthy" if maps.refined[k] else "not refined")),
             heatmap(images, probability=residual, canvas=canvas("residual")),
         ]
 

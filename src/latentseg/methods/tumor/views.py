@@ -77,7 +77,7 @@ class Views(nn.Module):
             region: Of the vocabulary, of the organ that is asked for.
         """
         part = PART_OF.get(region, "")
-        return scores - self.offset[self.names.index(part) if part in self.names else -1]
+        return scores - self.offset[self.names.index(part) if part in self.names else -1].to(scores.device)
 
     @torch.no_grad()
     def missing(self, coarsest: Tensor, region: str) -> str:

@@ -143,7 +143,9 @@ class FewShotTask:
         self.episodes = Episodes(packed, options.episodes)
         self.matching = matching
         unet = initial_unet(options, backbone)
-        self.model = FewShotModel(unet, backbone.mask_head, condition_features=backbone.feature_dim)
+        self.model = FewShotModel(
+            unet, backbone.mask_head, condition_features=int(backbone.vae.config["block_out_channels"][-1])
+        )
 
     def images(self, batch: EpisodeBatch) -> int:
         """Queries, each with one target."""
@@ -188,10 +190,10 @@ class FewShotTask:
         targets = len(batch.support_masks) // len(batch.support_images)
         queries = len(batch.query_images) // len(batch.support_images)
         images = torch.cat([batch.support_images, batch.query_images])
-        latents, features = self.backbone.encode_with_features(images)
+        latents, stages = self.backbone.encode_with_features(images)
         support, query = latents.split([len(batch.support_images), len(batch.query_images)])
         support = support.repeat_interleave(targets, 0)
-        stage = features[: len(batch.support_images)].repeat_interleave(targets, 0)
+        stage = stages[-1][: len(batch.support_images)].repeat_interleave(targets, 0)
         mask_latents = self.backbone.encode(mask_images(torch.cat([batch.support_masks, batch.query_masks])))
         per_target = query.unflatten(0, (-1, 1, queries)).expand(-1, targets, -1, -1, -1, -1).flatten(0, 2)
         fg, bg = prototypes(support, batch.support_masks)

@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from latentseg.methods.diffugts.attention_maps import ABNORMAL, AnomalyAttention, AttentionMaps, resized
-from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner, dilated, leveled
+from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner, dilated
 from latentseg.methods.diffugts.residuals import Fusion, Residuals
+from latentseg.methods.log_odds import log_odds, probability
 from latentseg.methods.tumor import network as files
-from latentseg.methods.tumor.body_crop import calmed
+from latentseg.methods.tumor.body_crop import denoised
+from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.options import RECOMMENDED
@@ -165,7 +167,7 @@ class AttentionTask:
 
     def _score(self, sample: Sample) -> Tensor:
         """The anomaly score ``(1,)`` of a sample, as a logit."""
-        image = calmed(sample.image[None]) if sample.modality == "CT" else sample.image[None]
+        image = denoised(sample.image[None]) if sample.modality == "CT" else sample.image[None]
         query = self.queries(sample.finding, sample.modality)
         stages = self.frozen(torch.from_numpy(image)[None])
         away = self.network.distances(stages, query.prompt.organ)
@@ -284,7 +286,7 @@ class FusionTask:
                 return maps.chance(images.shape[2:])
 
             options = RECOMMENDED.refinement or RefinementOptions()
-            attention = leveled(attend(image), np.array([0]), level=RECOMMENDED.level)
+            attention = probability(leveled(log_odds(attend(image)), np.array([0]), level=RECOMMENDED.level))
             refiner = Refiner(
                 self.source.frozen.backbone, self.model, attend, self.condition(query.healthy), options
             )

@@ -1,0 +1,85 @@
+"""How few-shot segmentation is built on each kind of backbone. To add a kind, write a builder and list it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from latentseg.backbones import registry
+from latentseg.backbones.compact import CompactBackbone, MaskHead
+from latentseg.backbones.device import Precision, RunOptions, pick_dtype
+from latentseg.backbones.identity import fingerprint
+from latentseg.backbones.stable_diffusion import Diffusers2D, place
+from latentseg.errors import ModelError
+from latentseg.methods.fewshot import matching_features
+from latentseg.methods.fewshot.parts import FewShotNetworks
+from latentseg.methods.sdfsmis import checkpoint
+from latentseg.methods.sdfsmis.condition import BackboneFeatures, DinoFeatures
+from latentseg.methods.sdfsmis.method import SDFSMIS
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be built.
+
+    Attributes:
+        folder: Of the backbone.
+        weights: Of the method, where the backbone brings none.
+        device: Where it shall run.
+        dtype: Of the backbones that compute in several.
+        offline: Only changes the advice of the error when weights are missing.
+    """
+
+    folder: Path
+    weights: Path | None
+    device: torch.device
+    dtype: Precision = "auto"
+    offline: bool | None = None
+
+
+def on_compact(asked: Request) -> FewShotNetworks:
+    """The networks of the embedded default, from a folder of its files."""
+    backbone = CompactBackbone.from_folder(asked.folder).to(asked.device)
+    path = asked.weights or asked.folder / "fewshot.safetensors"
+    trained = checkpoint.load(path)
+    head = MaskHead()
+    checkpoint.fill(head, trained.mask_head, where=str(path))
+    network, translator = trained.network.to(asked.device), trained.translator.to(asked.device)
+    features = BackboneFeatures(backbone, stages=[-1])
+    files, matching = [path, asked.folder / "autoencoder.safetensors"], None
+    if trained.network.prior_channels:
+        files.append(path.parent / "matching.safetensors")
+        grid = backbone.image_size // backbone.downscale
+        matching = matching_features.load(files[-1], grid=grid).to(asked.device)
+    sdfsmis = SDFSMIS(backbone, network, translator, features, head.eval().to(asked.device))
+    return FewShotNetworks(sdfsmis, fingerprint(files), matching)
+
+
+def on_stable_diffusion(asked: Request) -> FewShotNetworks:
+    """The networks as published, on Stable Diffusion's autoencoder and DINOv2."""
+    if asked.weights is None:
+        raise ModelError(
+            "this backbone has no few-shot weights of its own",
+            where=str(asked.folder),
+            fix="give weights=, a checkpoint folder with unet/ and image_projector/",
+        )
+    run = RunOptions(dtype=pick_dtype(asked.dtype, asked.device), device=str(asked.device))
+    backbone = Diffusers2D.from_folder(asked.folder, options=run)
+    path = asked.weights
+    trained = checkpoint.load_released(path) if path.is_dir() else checkpoint.load(path)
+    network = place(trained.network, run)
+    beside = path / "dinov2"
+    dino = beside if beside.is_dir() else registry.resolve("dinov2-base", offline=asked.offline)
+    features = DinoFeatures.from_folder(dino).to(asked.device)
+    translator = trained.translator.to(asked.device)
+    sdfsmis = SDFSMIS(backbone, network, translator, features)
+    return FewShotNetworks(sdfsmis, fingerprint([path, asked.folder]))
+
+
+BUILDERS: dict[str, Callable[[Request], FewShotNetworks]] = {
+    "compact": on_compact,
+    "stable-diffusion": on_stable_diffusion,
+}

@@ -1,0 +1,84 @@
+"""The networks of tumor segmentation on one backbone, and a scan after its pass through the frozen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentseg.backbones.base import Backbone
+from latentseg.imaging import Volume
+from latentseg.imaging.network_input import NetworkInput
+from latentseg.methods.diffugts.refinement import Reconstructions
+from latentseg.methods.tumor.features import FrozenStages
+from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.queries import Queries
+
+
+@dataclass(frozen=True, eq=False)
+class TumorNetworks:
+    """The networks of DiffuGTS on one backbone.
+
+    Attributes:
+        stages: Frozen features, of a backbone with a denoiser.
+        network: What was trained.
+        queries: Reads prompts.
+        condition: Tokens of the denoiser for phrases such as ("CT", "abdomen", "healthy").
+        fingerprint: Identifies the weights.
+        without: Findings that were left out of the training.
+    """
+
+    stages: FrozenStages
+    network: TumorNetwork
+    queries: Queries
+    condition: Callable[[Sequence[str]], Tensor]
+    fingerprint: str
+    without: tuple[str, ...] = ()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen model."""
+        return self.stages.backbone
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.network.parameters()).device
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan after the part of the work that does not depend on the prompt.
+
+    Attributes:
+        seen: The scan as the networks see it, cut to the body, and the way back.
+        images: Its slices ``(S, 1, H, W)`` in [-1, 1], on the CPU.
+        stages: Frozen features, in half precision.
+        organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
+        decoded: Slices through the autoencoder, of those that some prompt had refined.
+    """
+
+    seen: NetworkInput
+    images: Tensor
+    stages: list[Tensor]
+    organs: Tensor | None
+    decoded: Reconstructions
+
+    @property
+    def scan(self) -> Volume:
+        """The scan."""
+        return self.seen.scan
+
+    @property
+    def step_mm(self) -> float:
+        """Distance of the slices."""
+        return self.seen.spacing_mm[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory."""
+        tensors = [self.images, *self.stages, self.decoded.decoded]
+        organs = 0 if self.organs is None else self.organs.nbytes
+        return self.scan.array.nbytes + organs + sum(tensor.nbytes for tensor in tensors)

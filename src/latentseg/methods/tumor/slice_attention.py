@@ -1,0 +1,114 @@
+"""The attention maps of a prompt on all slices of a scan, made to agree along them, and looked at closer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentseg.imaging.components import large_in_volume
+from latentseg.methods.diffugts.attention_maps import AttentionMaps, resized
+from latentseg.methods.log_odds import limited
+from latentseg.methods.tumor.along_slices import smooth
+from latentseg.methods.tumor.closer_look import look_closer
+from latentseg.methods.tumor.cut import leveled
+from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
+from latentseg.methods.tumor.options import TumorOptions
+from latentseg.methods.tumor.organs import PART
+from latentseg.methods.tumor.queries import Query
+
+
+class SliceAttention(NamedTuple):
+    """What the attention says about all slices of a scan.
+
+    Attributes:
+        query: What was asked for.
+        log_odds: Of being abnormal, ``(S, 1, H, W)``, on the CPU.
+        scores: Anomaly score ``(S,)`` in [0, 1].
+        away: ``(S, 1, ...)``, distance from the organ of the query; None where it is not known.
+    """
+
+    query: Query
+    log_odds: Tensor
+    scores: Tensor
+    away: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Attends to the texts of prompts.
+
+    Attributes:
+        networks: Frozen.
+        options: See there.
+    """
+
+    networks: TumorNetworks
+    options: TumorOptions
+
+    def of_scan(self, prepared: PreparedScan, query: Query) -> SliceAttention:
+        """The maps of all slices, smooth across them."""
+        away, organs = None, self.networks.network.organs
+        if prepared.organs is not None and query.prompt.organ in organs.trusted:
+            away = organs.distances(prepared.organs, query.prompt.organ)
+        margins, scores = [], []
+        for start in range(0, len(prepared.images), self.options.slab):
+            at = slice(start, start + self.options.slab)
+            stages = [level[at].float() for level in prepared.stages]
+            maps = self.maps(stages, query, None if away is None else away[at])
+            margins.append(maps.margin.cpu())
+            scores.append(maps.score.cpu())
+        sigma = self.options.across_mm / prepared.step_mm
+        margin = resized(smooth(torch.cat(margins), sigma), prepared.images.shape[2:])
+        lowered = self.networks.network.views.lowered(torch.cat(scores), query.region)
+        return SliceAttention(query, limited(margin), smooth(lowered, sigma).sigmoid(), away)
+
+    def closer(
+        self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
+    ) -> SliceAttention:
+        """The maps after a closer look at suspicious slices."""
+        options, slab = self.options.closer, self.options.slab
+        if options is None:
+            return attention
+        inside = self._inside(prepared, attention, suspicious)
+        log_odds, grid = attention.log_odds.clone(), prepared.images.shape[2:]
+
+        def compare(images: Tensor, away: Tensor | None) -> Tensor:
+            margins = []
+            for start in range(0, len(images), slab):
+                at = slice(start, start + slab)
+                near = None if away is None else away[at]
+                stages = self.networks.stages(images[at])
+                margins.append(self.maps(stages, attention.query, near).margin.cpu())
+            return resized(torch.cat(margins), grid)
+
+        for rows in torch.from_numpy(suspicious).split(slab):
+            images, first = prepared.images[rows], log_odds[rows]
+            away = None if attention.away is None else resized(attention.away[rows], grid)
+            found = look_closer(
+                images, first, inside[rows.numpy()], away=away, compare=compare, options=options
+            )
+            log_odds[rows] = limited(found)
+        return attention._replace(log_odds=log_odds)
+
+    def maps(self, stages: Sequence[Tensor], query: Query, away: Tensor | None) -> AttentionMaps:
+        """The maps of some slices, ``away`` on any grid."""
+        texts = query.texts.to(stages[0].device).expand(len(stages[0]), -1, -1)
+        near = None if away is None else resized(away, stages[0].shape[2:]).to(stages[0].device)
+        maps: AttentionMaps = self.networks.network.attention(stages, texts, away=near)
+        return maps
+
+    def _inside(
+        self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
+    ) -> NDArray[np.bool_]:
+        """Where the organ is or, where that is not known, large pieces of what was found; ``(S, ...)``."""
+        if prepared.organs is not None and attention.away is not None:
+            return self.networks.network.organs.inside(prepared.organs, attention.query.prompt.organ)
+        found = (leveled(attention.log_odds, suspicious, level=self.options.level)[:, 0] >= 0).numpy()
+        slices = np.isin(np.arange(len(found)), suspicious)[:, None, None]
+        return large_in_volume(found & slices, fraction=PART)

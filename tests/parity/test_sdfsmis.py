@@ -3,7 +3,7 @@
 The references are float32 and carry rounding of their own: evaluated in float64, our network is 3.9e-6
 (1 shot) and 4.7e-6 (3 shots) from them at the worst value. So the UNet's 3e-6 is asked of the root mean
 square, and of the worst value in units of the largest output (3.6); the float64 test shows that the operator
-is the same one.
+is the same one. :mod:`test_naive` shows it without these tensors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from latentseg.methods.sdfsmis.query_enhancement import enhance, prototypes
 from .conftest import Reference
 
 UNET, TOKEN, DECODED, UINT8_SHARE, MASK_SHARE = 3e-6, 2e-6, 3e-3, 2e-4, 1e-3
+FLOAT64 = 2e-6  # of the largest output
 
 
 def off(a: Tensor, b: Tensor) -> float:
@@ -128,7 +129,8 @@ def test_query_unet_output_in_float64(
             expected["support_unet_input"], expected["condition_token"], shots=shots
         )
         exact = -network.segment(expected["query_unet_input"], cache)
-    assert off(exact, expected["query_unet_output"]) < 5e-6
+    reference = expected["query_unet_output"]
+    assert off(exact, reference) < FLOAT64 * reference.abs().max()
 
 
 def test_decoded_0_255(decoded: Tensor, expected: dict[str, Tensor]) -> None:

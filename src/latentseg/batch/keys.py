@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from latentseg.batch.cases import Case
+
+NOT_CONTENT = ("sources",)  # fields of a support that only tell where it is from
 
 
 def scan_state(image: Path) -> dict[str, Any]:
@@ -53,30 +55,38 @@ def case_key(case: Case, *, content: str, recipe: object) -> str:
 
 
 def target_digest(target: Any) -> str:
-    """A hash that changes with what is asked for: the words of a prompt, or the content of a support."""
+    """A hash that changes with what is asked for: the words of a prompt, or the content of a support.
+
+    Every field of a support, encoded or not, counts, and every field of its parts; but the names of the files
+    it was read from do not.
+    """
     if isinstance(target, str):
         return target
     digest = hashlib.sha256()
-    for part in _parts(target):
+    for part in _content(target):
         digest.update(part)
     return digest.hexdigest()
 
 
-def _parts(target: Any) -> Iterator[bytes]:
-    """The content of a support, encoded or not, as bytes."""
-    if hasattr(target, "tensors"):
-        for name, tensor in sorted(target.tensors.items()):
-            yield name.encode()
-            yield tensor.detach().cpu().float().contiguous().numpy().tobytes()
-        yield repr((target.name, target.mode, target.compat, target.model, target.flat)).encode()
+def _content(value: Any) -> Iterator[bytes]:
+    """A value and all that it holds as bytes, each with its name, kind and length."""
+    if is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in NOT_CONTENT}
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().float().numpy()
+    if isinstance(value, Mapping):
+        for name, item in sorted(value.items()):
+            yield repr((name, len(value))).encode()
+            yield from _content(item)
+    elif isinstance(value, tuple):
+        yield repr(len(value)).encode()
+        for item in value:
+            yield from _content(item)
+    elif hasattr(value, "tobytes") and hasattr(value, "shape"):
+        yield repr((value.shape, str(value.dtype))).encode()
+        yield value.tobytes()
     else:
-        yield repr((target.name, target.images.shape)).encode()
-        yield target.images.tobytes()
-        yield target.masks.tobytes()
-        for scan in getattr(target, "scans", ()):
-            yield scan.holds.tobytes()
-            yield scan.images.tobytes()
-            yield scan.marked.tobytes()
+        yield repr(value).encode()
 
 
 def _files(image: Path) -> list[Path]:

@@ -41,6 +41,7 @@ from latentseg.batch.runner import BatchOptions, Silence, run_batch
 from latentseg.batch.store import PARTIAL, OutputFolder, Record
 from latentseg.batch.work import Loaded, Task, Work, read_case, segment_case
 from latentseg.imaging import Volume, write_like
+from latentseg.methods.base import Segmenter
 from latentseg.methods.results import Segmentation
 from latentseg.phantom import abdomen
 
@@ -171,7 +172,7 @@ def memory(setup: Setup) -> dict[str, Any]:
     }
 
 
-class Busy:
+class Busy(Segmenter[str, Any]):
     """A stand-in for the networks: products of matrices, as many as fit into a given time."""
 
     def __init__(self, seconds: float) -> None:
@@ -182,7 +183,7 @@ class Busy:
             self.numbers @ self.numbers
             self.products += 1
 
-    def check(self, target: str) -> None:
+    def check(self, target: str, scan: Volume | None = None) -> None:
         """Take any target."""
 
     def prepare(self, scan: Volume) -> Volume:

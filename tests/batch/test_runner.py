@@ -230,9 +230,9 @@ def test_warnings_are_kept_with_their_case(cohort: Path, task: Task, tmp_path: P
 
 def test_supports_are_encoded_once(cohort: Path, tmp_path: Path, cohorts: SimpleNamespace) -> None:
     class Shown(cohorts.Threshold):  # type: ignore[misc, name-defined]
-        def encode_support(self, support: SimpleNamespace) -> str:
-            encoded.append(support.name)
-            return str(support.name)
+        def encode(self, target: SimpleNamespace) -> str:
+            encoded.append(target.name)
+            return str(target.name)
 
     encoded: list[str] = []
     array = np.zeros((1, 4, 4))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.work import Task
 from latentseg.imaging import Volume, write_like
+from latentseg.methods.base import Segmenter
 from latentseg.methods.results import Segmentation
 from latentseg.phantom.bodies import abdomen
 
@@ -30,7 +32,7 @@ class Options:
     threshold: float = 100.0
 
 
-class Threshold:
+class Threshold(Segmenter[Any, Any]):
     """A method that finds what is brighter than a value, and tells when it is asked."""
 
     def __init__(self, threshold: float = 100.0, *, tell: Callable[[str], None] | None = None) -> None:
@@ -38,7 +40,7 @@ class Threshold:
         self.asked: list[str] = []
         self.tell = tell or self.asked.append
 
-    def check(self, target: str) -> None:
+    def check(self, target: str, scan: Volume | None = None) -> None:
         """Take any target."""
 
     def prepare(self, scan: Volume) -> Volume:

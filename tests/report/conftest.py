@@ -18,6 +18,7 @@ from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.work import Task
 from latentseg.imaging import Volume, read_labels, write_like
+from latentseg.methods.base import Segmenter
 from latentseg.methods.results import SAVED, Segmentation
 from latentseg.phantom.bodies import abdomen
 
@@ -51,13 +52,13 @@ class Options:
     support_mode: str = "nearest"
 
 
-class Faded:
+class Faded(Segmenter[Any, Any]):
     """Finds what the truth says, a voxel aside, and less surely from scan to scan."""
 
     def __init__(self, truth: Path) -> None:
         self.options, self.truth = Options(), truth
 
-    def check(self, target: str) -> None:
+    def check(self, target: str, scan: Volume | None = None) -> None:
         """Take any target."""
 
     def prepare(self, scan: Volume) -> Volume:

@@ -21,6 +21,7 @@ from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.label_maps import MetricOptions
 from latentseg.imaging import Volume, read
+from latentseg.methods.base import Segmenter
 from latentseg.methods.results import Segmentation
 from latentseg.phantom.bodies import abdomen
 from latentseg.phantom.dicom import save_slices, slice_datasets
@@ -31,13 +32,13 @@ from latentseg.report.cohort_truth import find_truth
 from latentseg.report.page import render
 
 
-class Fixed:
+class Fixed(Segmenter[str, Volume]):
     """Finds the same in every scan."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
 
-    def check(self, target: str) -> None:
+    def check(self, target: str, scan: Volume | None = None) -> None:
         """Take any target."""
 
     def prepare(self, scan: Volume) -> Volume:

@@ -49,8 +49,8 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
         >>> results = [segmenter.predict(prepared, target) for target in targets]
     """
 
-    options: Any
-    fingerprint: str
+    options: Any = None
+    fingerprint: str = ""
 
     def __call__(
         self, scan: Volume, targets: Target | Sequence[Target], *, on_progress: Progress | None = None
@@ -99,9 +99,9 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
     def check(self, target: Target, scan: Volume | None = None) -> None:
         """Refuse a target that would fail, in every scan or in the one that is given, before any work."""
 
-    @abstractmethod
     def name_of(self, target: Target) -> str:
-        """What results of a target are called."""
+        """What results of a target are called: a prompt is its own name, other targets have one."""
+        return target if isinstance(target, str) else str(target.name)  # type: ignore[attr-defined]
 
     def encode(self, target: Target) -> Target:
         """The target after the part of the work that does not depend on the scan, for any number of scans."""

@@ -130,10 +130,6 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
         }
         return SupportContext(target.name, mode, self.fingerprint, target.flat, compat, tensors)
 
-    def name_of(self, target: Support | SupportContext) -> str:
-        """The target's own name."""
-        return target.name
-
     def check(self, target: Support | SupportContext, scan: Volume | None = None) -> None:
         """Refuse a saved support that these networks cannot use, and 2-D images where volumes were shown.
 

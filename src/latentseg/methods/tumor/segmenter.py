@@ -51,10 +51,6 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         self.fingerprint = networks.fingerprint
         self.attention = Attention(networks, self.options)
 
-    def name_of(self, target: str) -> str:
-        """The prompt itself."""
-        return target
-
     def check(self, target: str, scan: Volume | None = None) -> None:
         """Read a prompt, so that what cannot be read is said before the work.
 

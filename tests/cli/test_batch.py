@@ -241,15 +241,15 @@ def test_neither_examples_nor_prompts(cohort: Path, capsys: Capture) -> None:
 def test_a_signal_ends_cleanly(
     cohort: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, number: int
 ) -> None:
-    presence, calls = module.presence_score, []
+    presence, calls = module.presence_of, []
 
-    def stop_at_second(chance: object) -> float:
+    def stop_at_second(found: object) -> float:
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), number)
-        return presence(chance)  # type: ignore[arg-type]
+        return presence(found)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "presence_score", stop_at_second)
+    monkeypatch.setattr(module, "presence_of", stop_at_second)
     assert main(line(tiny_model, "--save", "mask")) == 130
     assert "E130 interrupted, 1 of 2 cases are finished. Run again with --resume" in capsys.readouterr().err
     assert len(rows_of("out/cases.csv")) == 1

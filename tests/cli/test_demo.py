@@ -104,6 +104,6 @@ def test_queries_and_supports_are_encoded_once(
     example = SupportSlices(support.images[:1], support.masks[:1])
     first = method(example, query)
     assert first.shape == query.shape
-    monkeypatch.setattr(segmenter, "encode_support", None)
-    monkeypatch.setattr(segmenter, "encode_images", None)
+    monkeypatch.setattr(segmenter, "encode", None)
+    monkeypatch.setattr(segmenter, "encode_slices", None)
     np.testing.assert_allclose(method(example, query[::-1])[::-1], first, atol=1e-5)

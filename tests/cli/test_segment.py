@@ -54,7 +54,7 @@ def named(cases: Path) -> Path:
 @pytest.fixture
 def present(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights: let nothing be called absent."""
-    monkeypatch.setattr(module, "presence_score", lambda chance: 1.0)
+    monkeypatch.setattr(module, "presence_of", lambda found: 1.0)
 
 
 def save(volume: Volume, path: Path, *, kind: str = "mask") -> Path:
@@ -96,7 +96,7 @@ def test_masks_on_the_grid_of_the_scan(
 def test_absence_is_said(
     cases: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(module, "presence_score", lambda chance: 0.2)
+    monkeypatch.setattr(module, "presence_of", lambda found: 0.2)
     words = ("-s", "in/ex.nii.gz,in/ex_mask.nii.gz", "-t", "liver", "--save", "mask")
     assert main(line(tiny_model, *words)) == 0
     assert "absent" in capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_which_targets_are_read(cases: Path, named: Path, tiny_model: Path) -> N
     assert isinstance(joined, ls.Support)
     assert len(joined) == 6
     assert [t.name for t in read_targets([named, pair], ["ex_mask", "spleen"])] == ["ex_mask", "spleen"]
-    context = ls.load(backbone=tiny_model).encode_support(joined).save("liver.safetensors")
+    context = ls.load(backbone=tiny_model).encode(joined).save("liver.safetensors")
     with pytest.raises(UsageError, match=r"'liver' is shown more than once"):
         read_targets([context, named], ["liver"])
 

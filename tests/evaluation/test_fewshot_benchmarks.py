@@ -77,14 +77,15 @@ def test_each_part_can_be_taken_away(part: str, tiny_model: Path, shown: Phantom
     liver = Support.from_volumes(shown.image, shown.labels, name="liver", label=1)
     support = SupportSlices(liver.images[:1], liver.masks[:1])
     module = benchmark("ablation_fewshot")
-    methods = {method.name: method for method in module.variants(segmenter, whole_scans=False)}
-    assert "without place along the body" not in methods
+    methods = {method.name: method for method in module.variants(segmenter)}
+    assert "without refinement" in methods
     full, less = methods["full"], methods[f"without {part}"]
     assert full.fingerprint == less.fingerprint
     before, after = full(support, liver.images[1:]), less(support, liver.images[1:])
     assert before.shape == after.shape
     if part == "SQI":
-        assert not any(t.shape[2] for t in less._context(support).cache.keys.values())
+        told = less._context(support).of("network")
+        assert not any(t.shape[2] for name, t in told.items() if name.startswith("cache/keys/"))
     assert not np.array_equal(before, after)
 
 
@@ -97,10 +98,10 @@ def test_the_ablations_of_whole_scans(tmp_path: Path, tiny_model: Path) -> None:
             path = tmp_path / CHAOS.folder / f"{kind}_{case}.nii.gz"
             write_like(array, like=phantom.image, path=path, kind="image" if kind == "image" else "mask")
     module = benchmark("ablation_fewshot")
-    methods = list(module.variants(ls.load(backbone=tiny_model), whole_scans=True))
+    methods = list(module.variants(ls.load(backbone=tiny_model)))
     protocol = EP2(CHAOS.at(tmp_path), organs=("liver",), support_slices=3)
     rows = [outcome.row for outcome in run_protocol(protocol, methods=methods[-1:], queries=1)]
-    assert [row.method for row in rows] == ["without place along the body"]
+    assert [row.method for row in rows] == ["without refinement"]
 
 
 def test_the_start_is_an_option_of_the_training() -> None:

@@ -190,9 +190,13 @@ class Fixed:
         return self.chance[: len(query_slices)]
 
     def scan(
-        self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+        self,
+        support: SupportSlices,
+        query_slices: NDArray[np.float32],
+        *,
+        spacing_mm: tuple[float, float, float],
     ) -> ScanAnswer:
-        assert step_mm == 5.0
+        assert spacing_mm[0] == 5.0
         chance = self(support, query_slices)
         return ScanAnswer(chance, chance.max((1, 2)))
 
@@ -226,10 +230,14 @@ def test_whole_scans_are_shown_with_their_support(chaos: Dataset) -> None:
 
     class Watcher(Fixed):
         def scan(
-            self, support: SupportSlices, query_slices: NDArray[np.float32], *, step_mm: float
+            self,
+            support: SupportSlices,
+            query_slices: NDArray[np.float32],
+            *,
+            spacing_mm: tuple[float, float, float],
         ) -> ScanAnswer:
             shown.append(support)
-            return super().scan(support, query_slices, step_mm=step_mm)
+            return super().scan(support, query_slices, spacing_mm=spacing_mm)
 
     method = Watcher(np.zeros((9, 24, 24), np.float32))
     list(run_protocol(EP2(chaos, organs=("liver",), size=24), methods=[method], queries=1))

@@ -57,4 +57,3 @@ def shrink_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(compact.UNET_CONFIG, "block_out_channels", [16, 16, 32])
     monkeypatch.setitem(compact.UNET_CONFIG, "norm_num_groups", 8)
     monkeypatch.setitem(compact.UNET_CONFIG, "cross_attention_dim", 16)
-    monkeypatch.setattr(compact.CompactBackbone, "feature_dim", 16)

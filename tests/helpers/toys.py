@@ -13,6 +13,7 @@ class GaussianBackbone:
 
     name, dims, image_size, latent_channels, downscale, condition_dim = "toy", 2, 64, 3, 8, 5
     schedule = RectifiedFlow()
+    device = torch.device("cpu")
 
     def __init__(self, mean: float = 0.5, spread: float = 0.7) -> None:
         self.mean, self.spread, self.calls = mean, spread, 0

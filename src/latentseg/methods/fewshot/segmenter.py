@@ -166,7 +166,7 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
         context = self.encode(target)
         self.check(context, prepared.scan)
         found = self.search(prepared.encoded, context)
-        presence = float((presence_scores(found.chance) * found.in_view).max())
+        presence = presence_of(found)
         seen = prepared.seen
         fine = np.asarray(seen.undo(found.chance)).clip(0, 1)
         mask = None if found.mask is None else np.asarray(seen.undo(found.mask)).astype(bool)
@@ -207,6 +207,11 @@ class Found:
     chance: NDArray[np.float32]
     in_view: NDArray[np.float32]
     mask: NDArray[np.bool_] | None = None
+
+
+def presence_of(found: Found) -> float:
+    """How present the target is on the slice where it is most present, in [0, 1]."""
+    return float((presence_scores(found.chance) * found.in_view).max())
 
 
 def resized(images: Tensor, size: int, *, mode: str = "bilinear") -> Tensor:

@@ -74,14 +74,21 @@ TINY_UNET = {
 
 
 def save_tiny_model(folder: Path, *, seed: int) -> Path:
-    """Write a model folder in the layout of ``compact``, with random weights a thousandth of its size."""
+    """Write a model folder in the layout of ``compact``, with random weights a thousandth of its size.
+
+    Like the shipped model it has matching features, so that everything that rests on them is tested: the
+    prior, the place along the body and the closer look.
+    """
     import json
 
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from safetensors.torch import save_file
 
+    from helpers.tiny_features import tiny_state
     from latentseg.backbones.compact import MaskHead
+    from latentseg.backbones.image_features import FeatureNetwork
+    from latentseg.methods.fewshot import matching, matching_features
     from latentseg.methods.sdfsmis import checkpoint
     from latentseg.methods.sdfsmis.condition import ConditionTranslator
     from latentseg.methods.sdfsmis.network import FewShotUNet
@@ -90,8 +97,12 @@ def save_tiny_model(folder: Path, *, seed: int) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae, head = AutoencoderKL(**TINY_AUTOENCODER), MaskHead()
-        network = FewShotUNet.from_denoiser(UNet2DConditionModel(**TINY_UNET))
+        network = FewShotUNet.from_denoiser(UNet2DConditionModel(**TINY_UNET), prior=matching.CHANNELS)
+        torch.nn.init.normal_(network.conv_in.weight[:, -matching.CHANNELS :], std=0.1)  # else without effect
         translator = ConditionTranslator(8, 8)
+        photographs = FeatureNetwork(tiny_state())
+        adapter = matching_features.MatchingAdapter(matching_features.width_of(photographs), 8)
+        torch.nn.init.normal_(adapter.out.weight, std=0.1)
         for name, weight in head.named_parameters():
             weight.data.mul_(8.0 if name.endswith("weight") else 1.0)  # so that probabilities differ
     (folder / "autoencoder.json").write_text(json.dumps(TINY_AUTOENCODER), encoding="utf-8")
@@ -100,6 +111,8 @@ def save_tiny_model(folder: Path, *, seed: int) -> Path:
     save_file(tensors, folder / "autoencoder.safetensors")
     weights = checkpoint.FewShotWeights(network, translator, {"backbone": "compact"}, dict(head.state_dict()))
     checkpoint.save(folder / "fewshot.safetensors", weights=weights, dtype=torch.float32)
+    features = matching_features.MatchingFeatures(photographs, adapter)
+    matching_features.save(features, folder / "matching.safetensors")
     return folder
 
 

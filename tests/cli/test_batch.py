@@ -94,7 +94,8 @@ def test_a_manifest_says_how_it_was_made(cohort: Path, tiny_model: Path) -> None
     assert main(line(tiny_model, "--save", "mask", "--shard", "0/2")) == 0
     manifest = json.loads(Path("out/run_shard-0-of-2.json").read_text(encoding="utf-8"))
     (method,) = manifest["methods"]
-    assert set(method["files"]) == {"autoencoder.json", "autoencoder.safetensors", "fewshot.safetensors"}
+    weights = {f"{name}.safetensors" for name in ("autoencoder", "fewshot", "matching")}
+    assert set(method["files"]) == {"autoencoder.json"} | weights
     assert method["targets"] == ["ex_mask"]
     assert method["options"]["support_mode"] == "nearest"
     assert [case["case"] for case in manifest["cases"]] == ["ct0"]

@@ -15,6 +15,7 @@ from latentseg.errors import InputError, LatentsegWarning
 from latentseg.evaluation.datasets.base import Case
 from latentseg.imaging import Canonical, fit_square
 from latentseg.imaging.network_input import NetworkInput, Undo, square_slices
+from latentseg.methods.fewshot.support import fit_masks
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.metrics.presence import presence_scores
 
@@ -170,14 +171,17 @@ def support_slices(
     if held.size == 0:
         where = f"{support.case.dataset} case {support.case.id}"
         raise InputError(f"the support scan has no {organ}", where=where, fix="choose another support scan")
-    chosen = held[support_positions(held.size, count=count)]
-    masks = support.mask_slices(organ)
+    positions = support_positions(held.size, count=count)
+    chosen = held[sorted(set(positions)) if whole else positions]  # a chunk needs its slice, a scan does not
+    inside, canonical = support.canonical.apply(support.case.mask(organ)), support.canonical
+    pixel_mm, size = canonical.spacing_mm[1:], support.images.shape[-1]
+    masks = fit_masks(inside[chosen], pixel_mm=pixel_mm, size=size)
     scans: tuple[SupportScan, ...] = ()
     if whole:
-        on_slice, step_mm = np.isin(np.arange(len(masks)), held), support.canonical.spacing_mm[0]
-        region = np.asarray(masks.any(0))
+        on_slice, step_mm = np.isin(np.arange(len(inside)), held), canonical.spacing_mm[0]
+        region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm, size=size)[0]
         scans = SupportScan.of(support.images, on_slice, region, step_mm=step_mm, chosen=chosen.tolist())
-    return SupportSlices(support.images[chosen], masks[chosen], scans)
+    return SupportSlices(support.images[chosen], masks, scans)
 
 
 def support_positions(slices: int, *, count: int = THIRDS) -> list[int]:

@@ -131,8 +131,10 @@ def test_order_and_slab_do_not_change_the_answer(
 ) -> None:
     one = load(support_mode=mode, slab=1)(searched.image, [liver, spleen])
     eight = load(support_mode=mode, slab=8)(searched.image, [spleen, liver])
-    for name in ("liver", "spleen"):
-        np.testing.assert_allclose(one[name].probability, eight[name].probability, atol=1e-4)
+    for name in ("liver", "spleen"):  # matching features are kept in half precision: a last digit of 5e-4
+        apart = np.abs(one[name].probability - eight[name].probability)
+        assert apart.max() < 1e-3
+        assert apart.mean() < 1e-4
 
 
 def test_nearest_uses_one_slice_and_joint_all(

@@ -286,12 +286,14 @@ def is_flat(volume: Volume) -> bool:
     return header is not None and int(getattr(header, "dimensions", 0) or header["dim"][0]) < 3
 
 
-def fit_masks(inside: NDArray[np.bool_], *, pixel_mm: tuple[float, float]) -> NDArray[np.bool_]:
-    """Masks ``(n, H, W)`` as ``(n, 256, 256)``; one too small for any keeps the pixel it lies in most."""
-    masks = fit_square(inside, SIZE, kind="mask", pixel_mm=pixel_mm)[0].astype(bool)
+def fit_masks(
+    inside: NDArray[np.bool_], *, pixel_mm: tuple[float, float], size: int = SIZE
+) -> NDArray[np.bool_]:
+    """Masks ``(n, H, W)`` as ``(n, size, size)``; one too small for any keeps the pixel it lies in most."""
+    masks = fit_square(inside, size, kind="mask", pixel_mm=pixel_mm)[0].astype(bool)
     lost = ~masks.any((1, 2))
     if lost.any():
-        cover = fit_square(inside[lost], SIZE, kind="soft", pixel_mm=pixel_mm)[0]
+        cover = fit_square(inside[lost], size, kind="soft", pixel_mm=pixel_mm)[0]
         masks[lost] = cover >= cover.max((1, 2), keepdims=True)
     return masks
 

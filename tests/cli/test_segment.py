@@ -116,16 +116,6 @@ def test_an_encoded_support_gives_the_same_mask(
     assert Path("out/scan/scan_seg-liver.nii.gz").read_bytes() == first
 
 
-def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    from latentseg.cli import segment
-
-    segment.show_progress(1, 2, "liver")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    segment.show_progress(1, 2, "liver")
-    assert capsys.readouterr().err == "[1/2] liver\n"
-
-
 def test_which_targets_are_read(cases: Path, named: Path, tiny_model: Path) -> None:
     pair = Path("in/ex.nii.gz,in/ex_mask.nii.gz")
     assert [t.name for t in read_targets([named], None)] == ["liver", "spleen", "left/right"]

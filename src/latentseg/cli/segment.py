@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentseg.cli.output import show_table
+from latentseg.cli.progress import Progress
 from latentseg.errors import UsageError
 from latentseg.imaging.files import case_name
 
@@ -142,11 +142,15 @@ def segment(
     if priority is not None:
         check_priority(priority, names)
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
-    scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
-    results = load()(scan, targets, on_progress=show_progress)
-    results.save(out, what=outputs)
-    if priority is not None:
-        overlap = results.save_combined(out, priority, what=outputs)
+    with Progress("segment") as progress:
+        progress.stage("reading the scan")
+        scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
+        progress.stage("loading the model")
+        results = load()(scan, targets, on_progress=progress)
+        progress.stage("writing")
+        results.save(out, what=outputs)
+        overlap = None if priority is None else results.save_combined(out, priority, what=outputs)
+    if overlap is not None:
         typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
     show_results(results)
     typer.echo(f"written to {out / scan.name}")
@@ -316,9 +320,3 @@ def read_mode(text: str) -> SupportMode:
             f"unknown support mode {text!r}", where="--support-mode", fix="give nearest or joint"
         )
     return "nearest" if text == "nearest" else "joint"
-
-
-def show_progress(done: int, total: int, stage: str) -> None:
-    """One line per stage, for people: without a terminal, standard error holds errors and warnings alone."""
-    if sys.stderr.isatty():
-        typer.echo(f"[{done}/{total}] {stage}", err=True)

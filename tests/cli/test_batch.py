@@ -136,6 +136,13 @@ def test_one_label_map_of_all_targets(
     assert "0 done, 2 kept" in capsys.readouterr().out
     assert main(line(tiny_model, *both, "--combined", "ex_mask,spleen", "--resume")) == 0
     assert "2 done, 0 kept" in capsys.readouterr().out
+    assert main(line(tiny_model, *both[:2], "--save", "mask,dseg", "--resume")) == 0
+    table = Path("out/ct0/sub-ct0_desc-latentseg_dseg.tsv").read_text(encoding="utf-8")
+    assert table.splitlines()[2].startswith("1\tspleen\t")
+    row = rows_of("out/cases.csv")[0]
+    assert float(row["largest_axial_diameter_mm"]) > 0
+    assert row["bounding_box_ijk"].startswith("I ")
+    assert float(row["intensity_p5"]) <= float(row["intensity_mean"]) <= float(row["intensity_p95"])
 
 
 def test_a_dry_run_writes_nothing(cohort: Path, tiny_model: Path, capsys: Capture) -> None:

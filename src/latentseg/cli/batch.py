@@ -28,16 +28,17 @@ from latentseg.cli.segment import (
     Preset,
     Prompts,
     ResampleTilt,
+    Save,
     Supports,
     Targets,
     Weights,
+    read_combined,
     read_modality,
     read_mode,
     read_outputs,
     read_preset,
     read_targets,
     search_options,
-    split_names,
 )
 from latentseg.errors import SomeCasesFailed, UsageError
 
@@ -63,13 +64,7 @@ def batch(
     prompt: Prompts = None,
     target: Targets = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Annotated[
-        str | None,
-        typer.Option(
-            help="What to write, of mask,prob,preview; with prompts evidence,attention,healthy,residual,"
-            "uncertainty; of DICOM dicom-labelmap,dicom-prob,dicom-sr."
-        ),
-    ] = None,
+    save: Save = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run: what is finished is kept.")
     ] = False,
@@ -113,7 +108,6 @@ def batch(
         raise UsageError(what, fix="give --support or --prompt")
     kind, mode = read_modality(modality), read_mode(support_mode)
     outputs = read_outputs(save, prompts=bool(prompt))
-    options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(split_names(combined) or ()))
     through = read_engine(engine, workers=workers)
     check_writable(out)
     dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
@@ -128,6 +122,9 @@ def batch(
     else:
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
         load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
+    names = prompt or [shown.name for shown in targets]
+    outputs, priority = read_combined(outputs, combined, names=names)
+    options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(priority or ()))
     segmenter = load()
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
     task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError, UsageError, caution, noted
-from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
+from latentseg.errors import InputError, UsageError, caution
+from latentseg.imaging import Canonical, Volume, default_suffix, to_canonical, write_like
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.previews import Canvas, Layer, key_slices, montage, overlay
+from latentseg.imaging.windows import display_windows
 from latentseg.methods.bids import dseg_name, dseg_table
 from latentseg.methods.measures import bounding_box, intensity_statistics, largest_axial_diameter_mm
 from latentseg.methods.radiomic_features import radiomic_features, radiomics_module
@@ -104,15 +105,18 @@ class Segmentation:
         }
 
     def preview(self, *, slices: int = 3) -> bytes:
-        """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty."""
+        """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty.
+
+        A CT is drawn in its soft-tissue window, and what lies in the lungs in the lung window.
+        """
         canonical = to_canonical(self.scan)
-        with noted([]):  # was said when the scan was segmented
-            values = normalize(canonical.slices, modality=self.scan.modality)
+        _, low, high = display_windows(self.scan, target=self.target, mask=self.mask)[0]
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
-        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
+        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(low, high))
         pictures = [
-            overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown
+            overlay(canonical.slices[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas)
+            for k in shown
         ]
         return montage(pictures, columns=len(pictures))
 

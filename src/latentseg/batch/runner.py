@@ -14,6 +14,7 @@ from latentseg.batch import keys
 from latentseg.batch.cases import Case, take_shard
 from latentseg.batch.manifest import Manifest, cases_csv, failures_csv
 from latentseg.batch.store import OutputFolder, Record
+from latentseg.batch.supports import save_supports
 from latentseg.batch.work import Loaded, Task, Work, read_case, recipe_of, segment_case
 from latentseg.errors import Interrupted, UsageError, caution
 from latentseg.methods.results import ONE_FILE, SAVED, check_names, check_priority
@@ -131,6 +132,7 @@ def run_batch(
         new: list[Record] = []
         status = "stopped by an error"
         try:
+            save_supports(tasks, folder.path)
             encoded = tuple(task.encoded() for task in tasks) if pending else ()
             recipe = recipe_of(tasks, options.save, combined=options.in_one_map(tasks))
             work = Work(encoded, tuple(options.save), recipe, options.in_one_map(tasks))

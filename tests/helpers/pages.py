@@ -46,7 +46,8 @@ seen.viewers = [...document.querySelectorAll(".viewer")].map((root) => {
   };
   const boxes = [...root.querySelectorAll(".layers input")], slice = tool("slice");
   const first = slice.value;
-  const steps = [change(slice, 0), change(slice, slice.max), change(slice, first), change(tool("preset"), "lung"),
+  const steps = [change(slice, 0), change(slice, slice.max), change(slice, first),
+    change(tool("preset"), "lung"),
     change(tool("opacity"), 0.8), change(tool("level"), 900)];
   steps.push(...boxes.map((box) => change(box, !box.checked)));
   root.querySelector(".stage").dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown"}));

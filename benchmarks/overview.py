@@ -1,0 +1,96 @@
+"""The picture of the README, of real scans: ``docs/images/overview.png``.
+
+Usage: ``python benchmarks/overview.py [--output FILE]``; data through ``LATENTSEG_DATA``. Four organs are
+marked in three slices each of one CT (SABS 2) and found in the CT of another patient (SABS fold 0) and in an
+MR scan (the example of TotalSegmentator MRI, at 3 mm), whole volumes. The truth of the CT was drawn by hand,
+that of the MR is the output of TotalSegmentator.
+
+SABS: Landman et al., MICCAI 2015 BTCV challenge, CC BY 4.0 as stated by others. TotalSegmentator example:
+Wasserthal et al. 2023, CC BY 4.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import latentseg as ls
+from latentseg.evaluation.datasets import ORGANS, SABS, data_root
+from latentseg.imaging import Volume, read, read_labels, to_canonical
+from latentseg.imaging.files import written_whole
+from latentseg.imaging.previews import PALETTE, Canvas, Layer, montage, overlay
+from latentseg.imaging.windows import display_windows
+from latentseg.metrics.overlap import dice
+
+HEIGHT = 300  # pixels of a picture
+MR_LABELS = {"spleen": 1, "right_kidney": 2, "left_kidney": 3, "liver": 5}
+Masks = Mapping[str, NDArray[np.bool_]]
+
+
+def picture(scan: Volume, masks: Masks, *, k: int, caption: str) -> bytes:
+    """Slice ``k`` of a scan with the masks ``(I, J, K)`` of the organs."""
+    canonical = to_canonical(scan)
+    window = display_windows(scan)[0]
+    canvas = Canvas(
+        HEIGHT, canonical.spacing_mm[1:], (window.low, window.high), line_width=1.5, caption=caption
+    )
+    layers = [
+        Layer(canonical.apply(masks[organ])[k], PALETTE[number], "both")
+        for number, organ in enumerate(ORGANS)
+        if organ in masks
+    ]
+    return overlay(canonical.slices[k], layers=layers, canvas=canvas)
+
+
+def best_slice(scan: Volume, masks: Masks) -> int:
+    """The slice that shows as many of the organs as possible, and as much of the smallest as possible."""
+    areas = np.stack([to_canonical(scan).apply(mask).sum((1, 2)) for mask in masks.values()])
+    share = areas / np.maximum(areas.max(1, keepdims=True), 1)
+    return int(((areas > 0).sum(0) + share.min(0)).argmax())
+
+
+def main() -> None:
+    """Segment both scans, draw the picture, and print Dice of the whole volumes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs/images/overview.png"))
+    options = parser.parse_args()
+    shown, ct = SABS.load(SABS.fold(0)[2]), SABS.load(SABS.fold(0)[0])
+    folder = data_root() / "totalsegmentator_example"
+    mr = read(folder / "example_mr_sm.nii.gz", modality="MR")
+    mr_labels = read_labels(folder / "example_seg_mr.nii.gz")
+    marked = {organ: shown.labels.array == shown.label_of[organ] for organ in ORGANS}
+    truths = {
+        "CT": (ct.image, {organ: ct.labels.array == ct.label_of[organ] for organ in ORGANS}),
+        "MR": (mr, {organ: mr_labels.array == MR_LABELS[organ] for organ in ORGANS}),
+    }
+    supports = [
+        ls.Support.from_volumes(shown.image, shown.labels, name=organ, label=shown.label_of[organ])
+        for organ in ORGANS
+    ]
+    segmenter = ls.load()
+    contexts = [segmenter.encode_support(support) for support in supports]
+    cells = []
+    for name, (scan, truth) in truths.items():
+        found = segmenter(scan, contexts)
+        scores = {organ: dice(found[organ].mask, truth[organ]) for organ in ORGANS}
+        sys.stdout.write(f"{name}: " + ", ".join(f"{o} {d:.2f}" for o, d in scores.items()) + "\n")
+        first, k = best_slice(shown.image, marked), best_slice(scan, truth)
+        cells += [
+            picture(shown.image, marked, k=first, caption="marked in one CT"),
+            picture(scan, {o: found[o].mask for o in ORGANS}, k=k, caption=f"found in another {name}"),
+            picture(scan, truth, k=k, caption="truth"),
+        ]
+    with written_whole(options.output) as temporary:
+        temporary.write_bytes(montage(cells, columns=3))
+    sys.stdout.write(f"{options.output}: {options.output.stat().st_size} bytes\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ def main() -> None:
         for organ in ORGANS
     ]
     segmenter = ls.load()
-    contexts = [segmenter.encode_support(support) for support in supports]
+    contexts = [segmenter.encode(support) for support in supports]
     cells = []
     for name, (scan, truth) in truths.items():
         found = segmenter(scan, contexts)

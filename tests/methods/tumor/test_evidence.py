@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from latentseg.imaging import Volume, to_canonical
+from latentseg.imaging.network_input import NetworkInput
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 
 
@@ -29,13 +30,8 @@ def found_in(scan: Volume, target: str, *, absent: bool) -> TumorSegmentation:
         mask[20:26, 20:26, 3] = True
     slices = np.zeros(canonical.slices.shape, np.float32)
     scores = np.array([0.1, 0.2, 0.1, 0.1 if absent else 0.9, 0.1, 0.1], np.float32)
-    evidence = Evidence(
-        *(slices - 1, slices, slices - 1, slices, slices),
-        scores=scores,
-        refined=scores >= 0.5,
-        undo=lambda stack: stack,
-        canonical=canonical,
-    )
+    seen = NetworkInput(scan, canonical, slices - 1, canonical.spacing_mm, lambda stack: stack)
+    evidence = Evidence(seen, *(slices, slices - 1, slices, slices), scores=scores, refined=scores >= 0.5)
     return TumorSegmentation(target, scan, mask, mask.astype(np.float32), float(scores.max()), evidence)
 
 

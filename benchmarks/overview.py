@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 import latentseg as ls
 from latentseg.evaluation.datasets import ORGANS, SABS, data_root
@@ -27,31 +28,39 @@ from latentseg.imaging.previews import PALETTE, Canvas, Layer, montage, overlay
 from latentseg.imaging.windows import display_windows
 from latentseg.metrics.overlap import dice
 
-HEIGHT = 300  # pixels of a picture
+WIDTH = 380  # pixels of a picture
+AIR = 0.15  # of the window, below which there is air
+EDGE = 3  # pixels around the body
 MR_LABELS = {"spleen": 1, "right_kidney": 2, "left_kidney": 3, "liver": 5}
 Masks = Mapping[str, NDArray[np.bool_]]
 
 
 def picture(scan: Volume, masks: Masks, *, k: int, caption: str) -> bytes:
-    """Slice ``k`` of a scan with the masks ``(I, J, K)`` of the organs."""
+    """Slice ``k`` of a scan, cut to the body, with the masks ``(I, J, K)`` of the organs."""
     canonical = to_canonical(scan)
-    window = display_windows(scan)[0]
-    canvas = Canvas(
-        HEIGHT, canonical.spacing_mm[1:], (window.low, window.high), line_width=1.5, caption=caption
-    )
+    window, spacing_mm = display_windows(scan)[0], canonical.spacing_mm[1:]
+    cut = body(canonical.slices[k], above=window.low + AIR * (window.high - window.low))
+    tall, wide = ((part.stop - part.start) * step for part, step in zip(cut, spacing_mm, strict=True))
+    canvas = Canvas(round(WIDTH * tall / wide), spacing_mm, window[1:], line_width=1.5, caption=caption)
     layers = [
-        Layer(canonical.apply(masks[organ])[k], PALETTE[number], "both")
+        Layer(canonical.apply(masks[organ])[k][cut], PALETTE[number], "both")
         for number, organ in enumerate(ORGANS)
-        if organ in masks
     ]
-    return overlay(canonical.slices[k], layers=layers, canvas=canvas)
+    return overlay(canonical.slices[k][cut], layers=layers, canvas=canvas)
+
+
+def body(plane: NDArray[np.generic], *, above: float) -> tuple[slice, slice]:
+    """The box around the largest piece of a slice ``(H, W)`` that is brighter than air, and a little more."""
+    pieces, _ = ndimage.label(ndimage.binary_opening(plane > above, iterations=2))
+    largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+    rows, columns = ndimage.find_objects(pieces)[largest - 1]
+    return tuple(slice(max(0, at.start - EDGE), at.stop + EDGE) for at in (rows, columns))  # type: ignore[return-value]
 
 
 def best_slice(scan: Volume, masks: Masks) -> int:
-    """The slice that shows as many of the organs as possible, and as much of the smallest as possible."""
+    """The slice with as many of the organs as possible, and of those slices the one with most of them."""
     areas = np.stack([to_canonical(scan).apply(mask).sum((1, 2)) for mask in masks.values()])
-    share = areas / np.maximum(areas.max(1, keepdims=True), 1)
-    return int(((areas > 0).sum(0) + share.min(0)).argmax())
+    return int(((areas > 0).sum(0) + areas.sum(0) / areas.sum(0).max() / 2).argmax())
 
 
 def main() -> None:
@@ -76,14 +85,15 @@ def main() -> None:
     ]
     segmenter = ls.load()
     contexts = [segmenter.encode(support) for support in supports]
-    cells = []
+    liver = to_canonical(shown.image).apply(marked["liver"]).sum((1, 2))
+    first, cells = {"CT": best_slice(shown.image, marked), "MR": int(liver.argmax())}, []
     for name, (scan, truth) in truths.items():
         found = segmenter(scan, contexts)
         scores = {organ: dice(found[organ].mask, truth[organ]) for organ in ORGANS}
         sys.stdout.write(f"{name}: " + ", ".join(f"{o} {d:.2f}" for o, d in scores.items()) + "\n")
-        first, k = best_slice(shown.image, marked), best_slice(scan, truth)
+        k = best_slice(scan, truth)
         cells += [
-            picture(shown.image, marked, k=first, caption="marked in one CT"),
+            picture(shown.image, marked, k=first[name], caption="marked in one CT"),
             picture(scan, {o: found[o].mask for o in ORGANS}, k=k, caption=f"found in another {name}"),
             picture(scan, truth, k=k, caption="truth"),
         ]

@@ -132,6 +132,17 @@ def test_absent_targets_are_a_sentence(rich_cohort: Path, pages: SimpleNamespace
     )
 
 
+def test_the_sentence_that_the_batch_saved(cohort: Path, pages: SimpleNamespace) -> None:
+    case = cohort / "out/ct2"
+    (case / "ct2_evidence-liver.txt").write_text("No liver <tumor> was found.\n", encoding="utf-8")
+    record = json.loads((case / "ct2_case.json").read_text(encoding="utf-8"))
+    record["files"]["ct2_evidence-liver.txt"] = 28
+    (case / "ct2_case.json").write_text(json.dumps(record), encoding="utf-8")
+    html = page_of(cohort)
+    assert "No liver <tumor> was found." in pages.parse(html).text
+    assert 'href="ct2/ct2_evidence-liver.txt">evidence</a>' in html
+
+
 def test_slices_to_scroll(rich_cohort: Path, pages: SimpleNamespace) -> None:
     html = page_of(rich_cohort)
     plans = [json.loads(unescape(plan)) for plan in re.findall(r'data-plan="([^"]*)"', html)]

@@ -127,7 +127,8 @@ class Segmentation:
             folder: Output folder; made where it is missing.
             what: Any of ``mask``, ``prob``, ``preview``, ``radiomics`` (features by pyradiomics); for DICOM
                 scans also ``dicom-labelmap`` (instead of a binary SEG beside the mask), ``dicom-prob`` (a
-                fractional SEG) and ``dicom-sr`` (the volume of the SEG as a structured report).
+                fractional SEG) and ``dicom-sr`` (the volume of the SEG as a structured report). What is one
+                file of all targets is written by :meth:`Segmentations.save`.
 
         Returns:
             The paths written, each whole or not at all.

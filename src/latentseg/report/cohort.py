@@ -29,6 +29,7 @@ KINDS = {
     "healthy": "pseudo-healthy",
     "residual": "residual",
     "uncertainty": "spread over seeds",
+    "evidence": "evidence",
     "radiomics": "radiomics",
     "combined": "label map",
     "stats": "statistics",

@@ -150,10 +150,10 @@ class _Case:
                 drawn = self.drawn(row, true)
                 panels = drawn.panels()
                 viewer = drawn.viewer(self.stack, self.chosen) if self.slices else None
-                notes += self.absence(row) if drawn.absent else []
             except LatentsegError as error:
                 notes.append(f"No pictures of the scan: {error}")
             try:
+                notes += self.absence(row) if row["absent"] else []
                 panels = self.support(target) + panels + self.saved(row, instead=not panels)
             except OSError as error:
                 notes.append(f"A saved picture is damaged: {error}")
@@ -170,12 +170,18 @@ class _Case:
         return Target.of(self.view, maps, name=row["target"], worst_slice=int(row["worst_slice"]))
 
     def absence(self, row: Mapping[str, Any]) -> list[str]:
-        """What there is to say of a target that was not found, instead of the evidence."""
-        if not any(self.run.file_of(self.record, kind, row["target"]) for kind in (*EVIDENCE, "evidence")):
-            return []
-        return [
-            f"No {row['target']} was found (presence {row['presence']:.2f}): there is no evidence to see."
-        ]
+        """What there is to say of a target that was not found, instead of the evidence.
+
+        Raises:
+            OSError: The sentence that the batch saved cannot be read.
+        """
+        case, target = self.record.case, row["target"]
+        path = self.run.folder / case / f"{case}_evidence-{file_name(target)}.txt"
+        if path.name in self.record.files and path.is_file():
+            return [path.read_text(encoding="utf-8", errors="replace").strip()]
+        if any(self.run.file_of(self.record, kind, target) for kind in EVIDENCE):
+            return [f"No {target} was found (presence {row['presence']:.2f}): there is no evidence to see."]
+        return []
 
     def support(self, target: str) -> list[Panel]:
         """What was shown of a target.

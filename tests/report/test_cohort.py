@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
+from latentseg.batch.store import Record
 from latentseg.batch.supports import support_path, support_picture
 from latentseg.batch.work import Task
 from latentseg.cli import main
@@ -169,6 +170,24 @@ def test_the_support_is_beside_the_result(cohort: Path, pages: SimpleNamespace) 
     support = Support.from_volumes(phantom.image, phantom.labels, name="liver", label=1)
     support_path(cohort / "out", "liver").write_bytes(support_picture(support))
     assert sum(alt.startswith("Support. ") for alt in pages.parse(page_of(cohort)).alts) == 3
+
+
+def test_what_files_are(cohort: Path) -> None:
+    run = read_run(cohort / "out")
+    names = [
+        *("ct0_seg-liver.nii.gz", "ct0_seg-liver.dcm", "ct0_seg-spleen.nii.gz", "ct0_stats.json"),
+        *("ct0_combined.nii.gz", "ct0_combined.dcm", "ct0_combined_sr.dcm", "labels.json"),
+        *("sub-ct0_desc-latentseg_dseg.nii.gz", "sub-ct0_desc-latentseg_dseg.tsv", "ct0_preview-liver.png"),
+    ]
+    found = dict(run.files_of(Record("ct0", "", files=dict.fromkeys(names, 1)), "liver"))
+    assert {title: path.name for title, path in found.items()} == {
+        "mask": names[0],
+        "DICOM SEG": names[1],
+        "label map": names[4],
+        "DICOM SEG of all targets": names[5],
+        "BIDS dseg": names[8],
+        "statistics": names[3],
+    }
 
 
 def test_links_from_elsewhere(cohort: Path, tmp_path: Path) -> None:

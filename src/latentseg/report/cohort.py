@@ -32,10 +32,12 @@ KINDS = {
     "evidence": "evidence",
     "radiomics": "radiomics",
     "combined": "label map",
+    "combined.dcm": "DICOM SEG of all targets",
+    "dseg.nii.gz": "BIDS dseg",
     "stats": "statistics",
 }
 """What files are, by the part of their name after the case, and their suffix where that matters."""
-WHOLE = ("combined", "stats")  # of all targets of a case
+WHOLE = ("combined", "dseg", "stats")  # of all targets of a case
 SHOWN_OF_ROW = ("volume_ml", "components", "absent")  # what a page needs besides the confidence
 
 IN_MANIFEST = {"methods": list, "versions": dict, "machine": dict, "command": list}
@@ -98,15 +100,15 @@ class Run:
 
     def files_of(self, record: Record, target: str) -> list[tuple[str, Path]]:
         """What was written of one target and of all targets together, each with what it is."""
-        ends, order, found = f"-{file_name(target)}", list(KINDS.values()), []
+        ends, found = f"-{file_name(target)}", {}
         for name in record.files:
             suffix = suffix_of(Path(name)) or Path(name).suffix
             stem = name[: len(name) - len(suffix)].removeprefix(f"{record.case}_")
-            kind = f"{stem.removesuffix(ends)}{suffix}" if stem.endswith(ends) else name
-            title = KINDS.get(kind) or KINDS.get(stem.removesuffix(ends))
-            if title and (stem.endswith(ends) or stem in WHOLE):
-                found.append((title, self.folder / record.case / name))
-        return sorted(found, key=lambda one: order.index(one[0]))
+            kind = "dseg" if stem.endswith("_dseg") else stem.removesuffix(ends)
+            title = KINDS.get(f"{kind}{suffix}") or KINDS.get(kind)
+            if title and (stem.endswith(ends) or kind in WHOLE):
+                found[title] = self.folder / record.case / name
+        return [(title, found[title]) for title in dict.fromkeys(KINDS.values()) if title in found]
 
     def lost_files(self, record: Record) -> list[str]:
         """Files that are gone, or have another size than they were written with."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,17 @@ def matmul_gflops(threads: int) -> float:
     return round(2 * 2048**3 / best / 1e9, 1)
 
 
+def processor() -> str:
+    """Name, model and clock of the processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    pairs = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    name, clock = facts.get("model name", platform.processor()), facts.get("cpu MHz", "?")
+    return f"{name}, family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}, {clock} MHz"
+
+
 def main() -> None:
     """Run, print a table, write JSON."""
     parser = argparse.ArgumentParser(
@@ -125,6 +137,7 @@ def main() -> None:
         "further_prompt_of_first": round(both.wall_s / first.wall_s - 1, 3),
         "half_the_slices_of_all": round(half.wall_s / four.wall_s, 3),
         "matmul_gflops_before_after": [before, matmul_gflops(options.threads)],
+        "processor": processor(),
         "threads": options.threads,
         "date": datetime.now(UTC).date().isoformat(),
     }

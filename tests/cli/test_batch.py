@@ -12,9 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
-from latentseg.batch.store import Record
 from latentseg.cli import main
-from latentseg.cli.batch import Progress, human_time
 from latentseg.imaging import write_like
 from latentseg.methods.fewshot import segmenter as module
 from latentseg.phantom.bodies import Phantom, abdomen
@@ -139,6 +137,13 @@ def test_one_label_map_of_all_targets(
     assert "0 done, 2 kept" in capsys.readouterr().out
     assert main(line(tiny_model, *both, "--combined", "ex_mask,spleen", "--resume")) == 0
     assert "2 done, 0 kept" in capsys.readouterr().out
+    assert main(line(tiny_model, *both[:2], "--save", "mask,dseg", "--resume")) == 0
+    table = Path("out/ct0/sub-ct0_desc-latentseg_dseg.tsv").read_text(encoding="utf-8")
+    assert {row.split("\t")[1] for row in table.splitlines()[2:]} == {"ex_mask", "spleen"}
+    row = rows_of("out/cases.csv")[0]
+    assert float(row["largest_axial_diameter_mm"]) > 0
+    assert row["bounding_box_ijk"].startswith("I ")
+    assert float(row["intensity_p5"]) <= float(row["intensity_mean"]) <= float(row["intensity_p95"])
 
 
 def test_a_dry_run_writes_nothing(cohort: Path, tiny_model: Path, capsys: Capture) -> None:
@@ -256,23 +261,6 @@ def test_a_signal_ends_cleanly(
     assert len(rows_of("out/cases.csv")) == 1
     assert not [path for path in Path("out").iterdir() if path.name.startswith(".")]
     assert main(line(tiny_model, "--save", "mask", "--resume")) == 0
-
-
-def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    progress = Progress()
-    progress.started(pending=2, kept=1)
-    progress.finished(Record("a", "a.nii"))
-    reason = {"code": "E300", "what": "bad [file]", "where": "b.nii", "fix": "mend"}
-    progress.finished(Record("b", "b.nii", error=reason))
-    progress.ended()
-    error = capsys.readouterr().err
-    assert "b: E300 bad [file]: b.nii. Mend." in error
-    assert "3/3" in error
-
-
-def test_times_as_people_read_them() -> None:
-    assert [human_time(s) for s in (3, 100, 7500)] == ["3 s", "2 min", "2 h 05 min"]
 
 
 def test_engines(cohort: Path, tiny_model: Path, capsys: Capture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -233,6 +234,8 @@ def test_doctor(capsys: Capture) -> None:
     assert checks["weights stable-diffusion-1.5"]["required"] is False
     assert checks["weights stable-diffusion-1.5"]["fix"] == "latentseg models pull stable-diffusion-1.5"
     assert all(check["ok"] or check["fix"] for check in checks.values())
+    used = checks["inference"]["found"]
+    assert re.match(r"(cpu, \d+ threads?|cuda:?\d*, .+|mps); compact in float32, Stable Diffusion in", used)
 
 
 def test_doctor_says_which_extra_is_missing(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

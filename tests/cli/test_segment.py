@@ -93,6 +93,22 @@ def test_masks_on_the_grid_of_the_scan(
     assert ((combined == 1) == (spleen > 0)).all()
 
 
+def test_one_label_map_in_the_order_of_the_targets(
+    cases: Path, named: Path, tiny_model: Path, present: None
+) -> None:
+    assert main(line(tiny_model, "-s", "named", "--save", "mask,multilabel")) == 0
+    names = json.loads(Path("out/scan/labels.json").read_text(encoding="utf-8"))
+    assert names == {"liver": 1, "spleen": 2, "left/right": 3}
+    assert Path("out/scan/scan_combined.nii.gz").exists()
+    assert (
+        main(line(tiny_model, "-s", "named", "--save", "dseg", "--combined", "spleen,liver,left/right")) == 0
+    )
+    table = Path("out/scan/sub-scan_desc-latentseg_dseg.tsv").read_text(encoding="utf-8").splitlines()
+    assert [row.split("\t")[1] for row in table] == ["name", "background", "spleen", "liver", "left/right"]
+    names = json.loads(Path("out/scan/labels.json").read_text(encoding="utf-8"))
+    assert list(names) == ["spleen", "liver", "left/right"]
+
+
 def test_absence_is_said(
     cases: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -114,16 +130,6 @@ def test_an_encoded_support_gives_the_same_mask(
     shutil.rmtree("out")
     assert main(line(tiny_model, "-s", "named", "-t", "liver", "--save", "mask")) == 0
     assert Path("out/scan/scan_seg-liver.nii.gz").read_bytes() == first
-
-
-def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    from latentseg.cli import segment
-
-    segment.show_progress(1, 2, "liver")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    segment.show_progress(1, 2, "liver")
-    assert capsys.readouterr().err == "[1/2] liver\n"
 
 
 def test_which_targets_are_read(cases: Path, named: Path, tiny_model: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROBE = """<pre id="seen"></pre><script>
+addEventListener("load", () => {
 const seen = {rows: {}, violations: violated, errors: failed};
 for (const [name, column] of CLICKS) {
   const table = [...document.querySelectorAll("h2")].find((h) => h.textContent === name)
@@ -34,12 +35,34 @@ for (const [name, column] of CLICKS) {
 document.querySelector("figure button").click();
 seen.zoomed = document.getElementById("zoom").open;
 document.getElementById("zoom").close();
+seen.viewers = [...document.querySelectorAll(".viewer")].map((root) => {
+  const canvas = root.querySelector("canvas"), tool = (name) => root.querySelector(`[name=${name}]`);
+  const sum = () => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data
+    .reduce((total, value, at) => (total * 31 + value * (at % 97)) % 1000000007, 7);
+  const change = (element, value) => {
+    if (element.type === "checkbox") element.checked = value; else element.value = value;
+    element.dispatchEvent(new Event("input"));
+    return [sum(), root.querySelector("output").textContent];
+  };
+  const boxes = [...root.querySelectorAll(".layers input")], slice = tool("slice");
+  const first = slice.value;
+  const steps = [change(slice, 0), change(slice, slice.max), change(slice, first),
+    change(tool("preset"), "lung"),
+    change(tool("opacity"), 0.8), change(tool("level"), 900)];
+  steps.push(...boxes.map((box) => change(box, !box.checked)));
+  root.querySelector(".stage").dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown"}));
+  return {hidden: root.hidden, steps, preset: tool("preset").value, slice: [first, slice.value]};
+});
 seen.broken = [...document.images].filter((i) => i.src && !i.naturalWidth).length;
 const fetched = performance.getEntriesByType("resource").map((entry) => entry.name);
 seen.fetched = fetched.filter((name) => !name.startsWith("data:"));
 seen.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+const tables = [...document.querySelectorAll(".scroll")];
+seen.scrolled = tables.some((table) => table.scrollWidth > table.clientWidth);
+seen.filled = tables.length && tables[0].offsetWidth / document.documentElement.clientWidth;
 seen.paper = getComputedStyle(document.body).backgroundColor;
 document.getElementById("seen").textContent = JSON.stringify(seen);
+});
 </script>"""
 LISTENERS = """<script>
 const violated = [], failed = [];
@@ -52,7 +75,7 @@ addEventListener("error", (event) => failed.push(event.message));
 class Seen(HTMLParser):
     """What a page holds."""
 
-    VOID = frozenset({"meta", "img", "br", "link"})
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
 
     open: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -98,7 +121,7 @@ def parse(html: str) -> Seen:
 def tables(html: str) -> dict[str, list[list[str]]]:
     """Cells of every table by its heading, the first row being the names of the columns."""
     found = {}
-    whole = r"<h2>([^<]*)</h2>\s*<div class=\"card scroll\"><table>(.*?)</table>"
+    whole = r"<h2>([^<]*)</h2>\s*<div class=\"card scroll\"[^>]*><table>(.*?)</table>"
     for title, table in re.findall(whole, html, re.DOTALL):
         rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table, re.DOTALL)
         cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]

@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging import Volume
 from latentseg.methods import results as module
+from latentseg.methods.radiomic_features import radiomic_features
 from latentseg.methods.results import Segmentation, Segmentations, check_writable
 
 
@@ -36,14 +41,24 @@ def result(scan: Volume, name: str, *corner: int, size: int = 3) -> Segmentation
 
 def test_stats(scan: Volume) -> None:
     stats = result(scan, "liver", 2, 3, 1).stats()
+    inside = scan.array[2:5, 3:6, 1:4].astype(float)
+    shares = (5, 25, 50, 75, 95)
+    spread = dict(
+        zip([f"intensity_p{share}" for share in shares], np.percentile(inside, shares), strict=True)
+    )
     assert stats == {
         "target": "liver",
         "absent": False,
         "presence": 0.9,
         "volume_ml": 0.27,
         "components": 1,
+        "largest_axial_diameter_mm": round(float(np.hypot(6, 2)), 2),
         "centroid_ras_mm": [10 - 2 * 3, 20 - 4, 30 + 5 * 2],
+        "bounding_box_ijk": [[2, 4], [3, 5], [1, 3]],
         "touches_border": False,
+        "intensity_mean": round(inside.mean(), 3),
+        "intensity_sd": round(inside.std(), 3),
+        **{name: round(value, 3) for name, value in spread.items()},
     }
     assert result(scan, "liver", 0, 3, 1).stats()["touches_border"]
     two = result(scan, "liver", 0, 0, 0, size=2)
@@ -51,7 +66,8 @@ def test_stats(scan: Volume) -> None:
     assert two.components == 2
     empty = result(scan, "spleen").stats()
     assert empty["absent"]
-    assert empty["centroid_ras_mm"] is None
+    assert empty["centroid_ras_mm"] is empty["bounding_box_ijk"] is empty["intensity_mean"] is None
+    assert empty["largest_axial_diameter_mm"] == 0
     assert not empty["touches_border"]
     json.dumps([stats, empty])
 
@@ -130,3 +146,67 @@ def test_output_folders_are_checked_before_the_work(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(module.os, "access", lambda path, mode: not mode & os.W_OK)
     with pytest.raises(InputError, match=rf"no permission to write the output: {tmp_path}. Choose a folder"):
         check_writable(tmp_path / "new" / "newer")
+
+
+def test_one_label_map_with_its_names(scan: Volume, tmp_path: Path) -> None:
+    results = Segmentations({n: result(scan, n, *at) for n, at in {"a": (1, 1, 1), "b c": (2, 2, 1)}.items()})
+    results.save(tmp_path / "ml", what=["multilabel"])
+    folder = tmp_path / "ml/case7"
+    assert {path.name for path in folder.iterdir()} == {
+        "case7_combined.nii.gz",
+        "case7_stats.json",
+        "labels.json",
+    }
+    assert json.loads((folder / "labels.json").read_text(encoding="utf-8")) == {"a": 1, "b c": 2}
+    labels = np.asarray(nib.load(folder / "case7_combined.nii.gz").dataobj)
+    assert ((labels == 1) == results["a"].mask).all()
+
+    results.save(tmp_path / "bids", what=["dseg"])
+    folder = tmp_path / "bids/case7"
+    name = "sub-case7_desc-latentseg_dseg"
+    assert {path.name for path in folder.iterdir()} == {f"{name}.nii.gz", f"{name}.tsv", "case7_stats.json"}
+    assert (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) == labels).all()
+    rows = [line.split("\t") for line in (folder / f"{name}.tsv").read_text(encoding="utf-8").splitlines()]
+    assert [row[:2] for row in rows] == [["index", "name"], ["0", "background"], ["1", "a"], ["2", "b c"]]
+    assert all(len(row) == 3 for row in rows)
+
+    results.save(tmp_path / "both", what=["dseg", "multilabel"])
+    assert len(list((tmp_path / "both/case7").iterdir())) == 5
+
+
+def test_a_picture_has_a_dseg_too(tmp_path: Path) -> None:
+    png = Volume(
+        np.eye(8, dtype=np.uint8)[..., None] * 200, np.diag([-1.0, -1, 1, 1]), "MR", Path("sub-9_T1w.png")
+    )
+    Segmentations({"x": result(png, "x", 1, 1, 0)}).save(tmp_path, what=["dseg"])
+    assert (tmp_path / "sub-9_T1w/sub-9_desc-latentseg_dseg.nii.gz").exists()
+
+
+def test_radiomics(scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = result(scan, "liver", 2, 3, 1)
+    monkeypatch.setitem(sys.modules, "radiomics", None)
+    with pytest.raises(
+        UsageError, match=r"radiomics needs pyradiomics .*Pip install 'latentseg\[radiomics\]'"
+    ):
+        one.save(tmp_path / "out", what=["mask", "radiomics"])
+    assert not (tmp_path / "out").exists()
+
+    class Extractor:
+        def execute(self, image: Any, mask: Any) -> dict[str, Any]:
+            assert image.GetSpacing() == mask.GetSpacing() == (2.0, 1.0, 5.0)
+            assert image.GetOrigin() == (-10.0, -20.0, 30.0)
+            place = image.TransformContinuousIndexToPhysicalPoint((3.0, 4.0, 2.0))
+            assert place == (-4.0, -16.0, 40.0)  # LPS of the centroid
+            if not mask[3, 4, 2]:
+                raise ValueError("mask has too few dimensions")
+            inside = SimpleITK.GetArrayFromImage(image)[SimpleITK.GetArrayFromImage(mask) > 0]
+            return {"original_firstorder_Mean": np.float64(inside.mean()), "diagnostics_Mask": (1, 2)}
+
+    module_ = SimpleNamespace(featureextractor=SimpleNamespace(RadiomicsFeatureExtractor=Extractor))
+    monkeypatch.setitem(sys.modules, "radiomics", module_)
+    assert len(one.save(tmp_path / "out", what=["radiomics"])) == 1
+    found = json.loads((tmp_path / "out/case7/case7_radiomics-liver.json").read_text(encoding="utf-8"))
+    assert found["original_firstorder_Mean"] == pytest.approx(one.stats()["intensity_mean"], abs=1e-3)
+    assert radiomic_features(scan, np.zeros(scan.shape, bool)) == {}
+    with pytest.raises(UsageError, match=r"pyradiomics refuses the mask .*too few dimensions.*case7"):
+        radiomic_features(scan, result(scan, "x", 0, 0, 0, size=1).mask)

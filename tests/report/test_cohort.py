@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 
 from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
+from latentseg.batch.store import Record
+from latentseg.batch.supports import support_path, support_picture
 from latentseg.batch.work import Task
 from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.label_maps import MetricOptions
 from latentseg.imaging import Volume, read
 from latentseg.methods.base import Segmenter
+from latentseg.methods.fewshot.support import Support
 from latentseg.methods.results import Segmentation
 from latentseg.phantom.bodies import abdomen
 from latentseg.phantom.dicom import save_slices, slice_datasets
@@ -30,6 +34,7 @@ from latentseg.report.cohort_cases import findings
 from latentseg.report.cohort_page import cohort_page
 from latentseg.report.cohort_truth import find_truth
 from latentseg.report.page import render
+from latentseg.report.stack import Room
 
 
 class Fixed(Segmenter[str, Volume]):
@@ -61,10 +66,17 @@ def test_nothing_is_outside_the_page(rich_cohort: Path, pages: SimpleNamespace) 
     seen = pages.parse(html)
     shown = pages.pictures(seen)
     assert len(shown) == len(seen.sources) > 20
-    assert all(picture.format == "JPEG" and max(picture.size) <= 224 for picture in shown)
-    assert len(html) < 6 * 100_000  # bytes, of six results: 50 of them make 5 MB
+    sheets = [alt.startswith("Slices of ") for alt in seen.alts]
+    panels = [picture for picture, sheet in zip(shown, sheets, strict=True) if not sheet]
+    assert all(picture.format == "JPEG" and max(picture.size) <= 224 for picture in panels)
+    assert sum(sheets) == 3 + 6 * 2  # three scans; what was found and how probable it was, of six results
+    assert len(html) < 6 * 110_000  # bytes, of six results
     assert all(alt and len(alt) > 5 for alt in seen.alts)
-    assert all(link.startswith("#") and link[1:] in seen.ids for link in seen.links)
+    inside = [link for link in seen.links if link.startswith("#")]
+    assert inside
+    assert all(link[1:] in seen.ids for link in inside)
+    assert all((rich_cohort / "out" / link).is_file() for link in seen.links if link not in inside)
+    assert sum("_seg-" in link for link in seen.links) == 6
     assert len(set(seen.ids)) == len(seen.ids)
     assert "default-src 'none'" in html
 
@@ -108,17 +120,103 @@ def test_tables(rich_cohort: Path, pages: SimpleNamespace) -> None:
 
 def test_pictures_of_every_result(rich_cohort: Path, pages: SimpleNamespace) -> None:
     alts = pages.parse(page_of(rich_cohort)).alts
-    for title in ("Probability", "Attention map", "Pseudo-healthy", "Residual"):
-        assert sum(alt.startswith(f"{title}. slice K") for alt in alts) == 6
+    for title, count in (("Probability", 6), ("Attention map", 4), ("Pseudo-healthy", 4), ("Residual", 4)):
+        assert sum(alt.startswith(f"{title}. slice K") for alt in alts) == count
     assert sum(alt.startswith("Largest. slice K") for alt in alts) == 4
     assert sum(alt.startswith("Absent; most probable. slice K") for alt in alts) == 2
+
+
+def test_absent_targets_are_a_sentence(rich_cohort: Path, pages: SimpleNamespace) -> None:
+    text = pages.parse(page_of(rich_cohort)).text
+    assert (
+        text.count("No spleen was found (presence 0.") == text.count("No liver was found (presence 0.") == 1
+    )
+
+
+def test_the_sentence_that_the_batch_saved(cohort: Path, pages: SimpleNamespace) -> None:
+    case = cohort / "out/ct2"
+    (case / "ct2_evidence-liver.txt").write_text("No liver <tumor> was found.\n", encoding="utf-8")
+    record = json.loads((case / "ct2_case.json").read_text(encoding="utf-8"))
+    record["files"]["ct2_evidence-liver.txt"] = 28
+    (case / "ct2_case.json").write_text(json.dumps(record), encoding="utf-8")
+    html = page_of(cohort)
+    assert "No liver <tumor> was found." in pages.parse(html).text
+    assert 'href="ct2/ct2_evidence-liver.txt">evidence</a>' in html
+
+
+def test_slices_to_scroll(rich_cohort: Path, pages: SimpleNamespace) -> None:
+    html = page_of(rich_cohort)
+    plans = [json.loads(unescape(plan)) for plan in re.findall(r'data-plan="([^"]*)"', html)]
+    assert len(plans) == 6
+    run = read_run(rich_cohort / "out")
+    for plan, row in zip(plans, run.review, strict=True):
+        assert plan["names"] == [f"slice K {k}" for k in range(6)]
+        assert plan["unit"] == "HU"
+        assert [one[0] for one in plan["windows"]] == ["soft tissue", "lung", "bone", "brain"]
+        assert [one["name"] for one in plan["overlays"]] == ["found", "probability"]
+        kind = "prob" if row["absent"] else "seg"
+        shown = read(rich_cohort / f"out/{row['case']}/{row['case']}_{kind}-{row['target']}.nii.gz").array
+        assert plan["first"] == shown.sum((0, 1)).argmax()
+    run_, found = read_run(rich_cohort / "out"), []
+    for case in findings(run_, pictures=9, room=Room(most=2)):
+        found += case
+    assert all(one.viewer and len(one.viewer.stack.names) <= 2 for one in found)
+    assert all(one.viewer is None for case in findings(run_, pictures=9, room=Room(0)) for one in case)
+
+
+def test_the_support_is_beside_the_result(cohort: Path, pages: SimpleNamespace) -> None:
+    assert "Support. " not in " ".join(pages.parse(page_of(cohort)).alts)
+    phantom = abdomen(seed=9, shape=(64, 64, 6))
+    support = Support.from_volumes(phantom.image, phantom.labels, name="liver", label=1)
+    support_path(cohort / "out", "liver").write_bytes(support_picture(support))
+    assert sum(alt.startswith("Support. ") for alt in pages.parse(page_of(cohort)).alts) == 3
+
+
+def test_what_files_are(cohort: Path) -> None:
+    run = read_run(cohort / "out")
+    names = [
+        *("ct0_seg-liver.nii.gz", "ct0_seg-liver.dcm", "ct0_seg-spleen.nii.gz", "ct0_stats.json"),
+        *("ct0_combined.nii.gz", "ct0_combined.dcm", "ct0_combined_sr.dcm", "labels.json"),
+        *("sub-ct0_desc-latentseg_dseg.nii.gz", "sub-ct0_desc-latentseg_dseg.tsv", "ct0_preview-liver.png"),
+    ]
+    found = dict(run.files_of(Record("ct0", "", files=dict.fromkeys(names, 1)), "liver"))
+    assert {title: path.name for title, path in found.items()} == {
+        "mask": names[0],
+        "DICOM SEG": names[1],
+        "label map": names[4],
+        "DICOM SEG of all targets": names[5],
+        "BIDS dseg": names[8],
+        "statistics": names[3],
+    }
+
+
+def test_links_from_elsewhere(cohort: Path, tmp_path: Path) -> None:
+    """A page beside the run finds its masks; characters of names are quoted."""
+    (cohort / "out").rename(tmp_path / "a run")
+    assert main(["report", str(tmp_path / "a run"), "-o", str(tmp_path / "pages/page.html")]) == 0
+    html = (tmp_path / "pages/page.html").read_text(encoding="utf-8")
+    assert 'href="../a%20run/ct0/ct0_seg-liver.nii.gz">mask</a>' in html
+
+
+def test_a_run_of_an_earlier_version(cohort: Path, pages: SimpleNamespace) -> None:
+    """Its records hold neither diameters nor intensities."""
+    for path in (cohort / "out").glob("ct?/*_case.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        later = ("intensity", "bounding", "largest")
+        for row in record["targets"]:
+            for name in [name for name in row if name.startswith(later)]:
+                del row[name]
+        path.write_text(json.dumps(record), encoding="utf-8")
+    header, *rows = pages.tables(page_of(cohort))["All results"]
+    assert {row[header.index("diameter mm")] for row in rows} == {"–"}
 
 
 def test_pictures_of_the_first_only(cohort: Path, pages: SimpleNamespace) -> None:
     html = page_of(cohort, pictures=1)
     assert "2 without pictures" in html
     assert html.index("data:image") > html.index("1. ct")
-    assert "data:image" not in html[html.index("2. ct") :]
+    assert "<figure" not in html[html.index("2. ct") :]
+    assert html.count("data-plan") == html.count('id="stack-') == 1
     assert "data:image" not in page_of(cohort, pictures=0)
 
 

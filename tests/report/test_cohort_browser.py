@@ -11,6 +11,8 @@ from PIL import Image
 
 from latentseg.cli import main
 
+LABELS = "1=liver,4=spleen"
+
 
 @pytest.fixture(autouse=True)
 def _browser(pages: SimpleNamespace) -> None:
@@ -19,7 +21,7 @@ def _browser(pages: SimpleNamespace) -> None:
 
 
 def test_in_a_browser(rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path) -> None:
-    words = ["--truth", str(rich_cohort / "truth"), "--labels", "1=liver,4=spleen"]
+    words = ["--truth", str(rich_cohort / "truth"), "--labels", LABELS]
     assert main(["report", str(rich_cohort / "out"), *words]) == 0
     clicks = [("All results", "uncertainty"), ("All results", "case"), ("Look at these first", "review")]
     seen = pages.browse(rich_cohort / "out/report.html", tmp_path, clicks=clicks)
@@ -37,6 +39,38 @@ def test_in_a_browser(rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path)
     picture = np.asarray(Image.open(seen["screenshot"]).convert("L"), float)
     assert picture.shape == (1600, 1280)
     assert picture.std() > 10
+
+
+def test_slices_are_scrolled_and_windowed(rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path) -> None:
+    assert (
+        main(["report", str(rich_cohort / "out"), "--truth", str(rich_cohort / "truth"), "--labels", LABELS])
+        == 0
+    )
+    seen = pages.browse(rich_cohort / "out/report.html", tmp_path)
+    assert seen["console"] == seen["errors"] == []
+    assert len(seen["viewers"]) == 6
+    for viewer in seen["viewers"]:
+        assert not viewer["hidden"]
+        sums, said = zip(*viewer["steps"], strict=True)
+        assert said[0].startswith("slice K 0 · -125 to 275 HU")
+        assert said[1].startswith("slice K 5 ·")
+        assert said[3].endswith("· -1350 to 150 HU")
+        assert len(set(sums[2:6])) == 4  # window, opacity and level change the picture
+        assert len(sums) == 6 + 3  # truth, found, probability
+        assert viewer["preset"] == ""
+        first, now = map(int, viewer["slice"])
+        assert now == max(0, first - 1)
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_nothing_is_wider_than_the_window(
+    rich_cohort: Path, pages: SimpleNamespace, tmp_path: Path, width: int
+) -> None:
+    assert main(["report", str(rich_cohort / "out")]) == 0
+    seen = pages.browse(rich_cohort / "out/report.html", tmp_path, f"--window-size={width},1600")
+    assert not seen["wide"]
+    assert seen["scrolled"] == (width == 420)
+    assert seen["filled"] > 0.9
 
 
 def test_light_and_dark(cohort: Path, pages: SimpleNamespace, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ PAGE = Page(
 class Outline(HTMLParser):
     """Collects text, links and whether tags close in order."""
 
-    VOID = frozenset({"meta", "img", "br", "link"})
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
 
     def __init__(self) -> None:
         super().__init__()

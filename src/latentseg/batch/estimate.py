@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,11 +79,21 @@ class Estimate:
     problem: str = ""
 
 
-def estimate_cases(cases: Sequence[Case], cost: Cost) -> list[Estimate]:
-    """Estimate every case; files that cannot be opened are problems and no errors."""
+def estimate_cases(
+    cases: Sequence[Case], cost: Cost, *, on_progress: Callable[[int, int, str], None] | None = None
+) -> list[Estimate]:
+    """Estimate every case; files that cannot be opened are problems and no errors.
+
+    Args:
+        cases: The scans.
+        cost: What this machine needs, from :func:`measure`.
+        on_progress: Called with ``(done, total, name of the case)``.
+    """
+    report = on_progress or (lambda *_: None)
     grids: list[Grid | None] = []
     problems = []
-    for case in cases:
+    for done, case in enumerate(cases):
+        report(done, len(cases), case.name)
         try:
             grids.append(grid_of(case))
             problems.append("")

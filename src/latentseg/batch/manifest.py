@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentseg.batch.confidence import Confidence
 from latentseg.batch.store import Record
+from latentseg.methods.measures import PERCENTILES
 from latentseg.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 CONFIDENCE = ("presence", "uncertainty", "worst_slice", "slice_axis", "touches_border")
 CASE_COLUMNS = (
     *("rank", "case", "target", "why", "review", "absent", *CONFIDENCE),
-    *("volume_ml", "components", "warnings", "image"),
+    *("volume_ml", "components", "largest_axial_diameter_mm", "bounding_box_ijk"),
+    *("intensity_mean", "intensity_sd", *(f"intensity_p{share}" for share in PERCENTILES)),
+    *("warnings", "image"),
 )
 FAILURE_COLUMNS = ("case", "code", "what", "where", "fix", "image")
 LIBRARIES = ("torch", "diffusers", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
@@ -117,7 +120,14 @@ def review_list(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 def cases_csv(records: Iterable[Record]) -> str:
     """The table of all results."""
-    return as_csv(CASE_COLUMNS, review_list(record for record in records if not record.failed))
+    rows = review_list(record for record in records if not record.failed)
+    return as_csv(CASE_COLUMNS, [row | {"bounding_box_ijk": box_text(row)} for row in rows])
+
+
+def box_text(row: Mapping[str, Any]) -> str:
+    """A bounding box as first and last indices: ``I 12-45, J 20-80, K 3-9``; empty where there is none."""
+    box = row.get("bounding_box_ijk") or []
+    return ", ".join(f"{axis} {first}-{last}" for axis, (first, last) in zip("IJK", box, strict=False))
 
 
 def failures_csv(records: Iterable[Record]) -> str:

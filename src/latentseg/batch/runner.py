@@ -14,9 +14,10 @@ from latentseg.batch import keys
 from latentseg.batch.cases import Case, take_shard
 from latentseg.batch.manifest import Manifest, cases_csv, failures_csv
 from latentseg.batch.store import OutputFolder, Record
+from latentseg.batch.supports import save_supports
 from latentseg.batch.work import Loaded, Task, Work, read_case, recipe_of, segment_case
 from latentseg.errors import Interrupted, UsageError, caution
-from latentseg.methods.results import SAVED, check_names, check_priority
+from latentseg.methods.results import ONE_FILE, SAVED, check_names, check_priority
 
 Engine = Callable[[Sequence[Case], Work, OutputFolder], Iterator[Record]]
 
@@ -29,13 +30,19 @@ class BatchOptions:
         save: What to write of each target, see :meth:`latentseg.methods.results.Segmentation.save`.
         resume: Leave out the cases that are finished; without it, finished cases are an error.
         shard: Only a part of the cases, ``i/n``; None is all of them.
-        combined: Also one label map of each case: all targets, in order of priority. Empty for none.
+        combined: One label map of each case: all targets, in order of priority. Empty for none, or for the
+            order of the targets where ``save`` asks for one.
     """
 
     save: tuple[str, ...] = SAVED
     resume: bool = False
     shard: str | None = None
     combined: tuple[str, ...] = ()
+
+    def in_one_map(self, tasks: Sequence[Task]) -> tuple[str, ...]:
+        """The targets of one label map, in order of priority; empty for none."""
+        wanted = self.combined or not set(ONE_FILE) & set(self.save)
+        return self.combined if wanted else tuple(name for task in tasks for name in task.names)
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,10 @@ def run_batch(
         new: list[Record] = []
         status = "stopped by an error"
         try:
+            save_supports(tasks, folder.path)
             encoded = tuple(task.encoded() for task in tasks) if pending else ()
-            recipe = recipe_of(tasks, options.save, combined=options.combined)
-            work = Work(encoded, tuple(options.save), recipe, options.combined)
+            recipe = recipe_of(tasks, options.save, combined=options.in_one_map(tasks))
+            work = Work(encoded, tuple(options.save), recipe, options.in_one_map(tasks))
             for record in (engine or run_here)(pending, work, folder):
                 new.append(record)
                 listener.finished(record)
@@ -178,7 +186,10 @@ def plan(
         check_priority(options.combined, names)
     for task in tasks:
         task.check()
-    folder, recipe = OutputFolder(Path(out)), recipe_of(tasks, options.save, combined=options.combined)
+    folder, recipe = (
+        OutputFolder(Path(out)),
+        recipe_of(tasks, options.save, combined=options.in_one_map(tasks)),
+    )
     kept: list[Record] = []
     pending: list[Case] = []
     for case in take_shard(cases, options.shard) if options.shard else cases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentseg.cli.output import human_bytes, show_table
+from latentseg.cli.progress import BatchProgress, Progress, human_time
 from latentseg.cli.segment import (
     AllowGaps,
     Anywhere,
@@ -27,24 +28,24 @@ from latentseg.cli.segment import (
     Preset,
     Prompts,
     ResampleTilt,
+    Save,
     Supports,
     Targets,
     Weights,
+    read_combined,
     read_modality,
     read_mode,
     read_outputs,
     read_preset,
     read_targets,
     search_options,
-    split_names,
 )
-from latentseg.errors import LatentsegError, SomeCasesFailed, UsageError
+from latentseg.errors import SomeCasesFailed, UsageError
 
 if TYPE_CHECKING:
     from latentseg.backbones.device import Precision
     from latentseg.batch.cases import Case
     from latentseg.batch.runner import BatchOptions, Engine, Outcome
-    from latentseg.batch.store import Record
     from latentseg.batch.work import Task
     from latentseg.methods.tumor.options import TumorOptions
 
@@ -63,13 +64,7 @@ def batch(
     prompt: Prompts = None,
     target: Targets = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Annotated[
-        str | None,
-        typer.Option(
-            help="What to write, of mask,prob,preview; with prompts evidence,attention,healthy,residual,"
-            "uncertainty; of DICOM dicom-labelmap,dicom-prob,dicom-sr."
-        ),
-    ] = None,
+    save: Save = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run: what is finished is kept.")
     ] = False,
@@ -113,7 +108,6 @@ def batch(
         raise UsageError(what, fix="give --support or --prompt")
     kind, mode = read_modality(modality), read_mode(support_mode)
     outputs = read_outputs(save, prompts=bool(prompt))
-    options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(split_names(combined) or ()))
     through = read_engine(engine, workers=workers)
     check_writable(out)
     dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
@@ -129,6 +123,9 @@ def batch(
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
         load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
     segmenter = load()
+    names = [segmenter.name_of(one) for one in targets]
+    outputs, priority = read_combined(outputs, combined, names=names)
+    options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(priority or ()))
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
     task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)
     if dry_run:
@@ -160,10 +157,8 @@ def run(
     """
     from latentseg.batch.runner import run_batch
 
-    with stoppable():
-        outcome = run_batch(
-            [task], cases=cohort, out=out, options=options, engine=engine, listener=Progress()
-        )
+    with stoppable(), BatchProgress("batch") as progress:
+        outcome = run_batch([task], cases=cohort, out=out, options=options, engine=engine, listener=progress)
     show_outcome(outcome, out)
 
 
@@ -193,9 +188,12 @@ def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: Bat
     from latentseg.batch import estimate
     from latentseg.batch.runner import plan
 
-    kept, pending = plan([task], cases=cohort, out=out, options=options)
-    cost = estimate.measure([task], save=options.save)
-    estimates = estimate.estimate_cases(pending, cost)
+    with Progress("dry run") as progress:
+        progress.stage("what is finished")
+        kept, pending = plan([task], cases=cohort, out=out, options=options)
+        progress.stage("timing two phantoms")
+        cost = estimate.measure([task], save=options.save)
+        estimates = estimate.estimate_cases(pending, cost, on_progress=progress)
     rows = [
         (e.case.name, " x ".join(map(str, e.grid.shape)), e.grid.slices, f"{e.seconds:.0f} s")
         for e in estimates
@@ -248,53 +246,3 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class Progress:
-    """Failures as they happen, and on a terminal a bar with the time that is left."""
-
-    def __init__(self) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        console = Console(stderr=True, highlight=False, markup=False)
-        self.bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-
-    def started(self, *, pending: int, kept: int) -> None:
-        """Show the bar."""
-        self.row = self.bar.add_task("cases", total=pending + kept, completed=kept)
-        self.bar.start()
-
-    def finished(self, record: Record) -> None:
-        """Move the bar; say why a case failed."""
-        self.bar.advance(self.row)
-        if record.error:
-            self.bar.console.print(f"{record.case}: {as_error(record.error)}", soft_wrap=True)
-
-    def ended(self) -> None:
-        """Remove the bar."""
-        self.bar.stop()
-
-
-def as_error(reason: Mapping[str, str]) -> LatentsegError:
-    """The error of a failed case, as it was raised."""
-    error = LatentsegError(reason["what"], where=reason["where"], fix=reason["fix"])
-    error.code = reason["code"]
-    return error
-
-
-def human_time(seconds: float) -> str:
-    """Write a time as people read it, such as `2 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"

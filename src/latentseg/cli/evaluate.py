@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from latentseg.cli.output import AsJson, show_json, show_table
+from latentseg.cli.progress import Progress
 from latentseg.cli.segment import (
     BackboneOption,
     CompatOption,
@@ -109,7 +112,11 @@ def masks(
     if labels:
         mask_files.check_names(pairs, names)
     options = label_maps.MetricOptions(names, tolerance_mm=tolerance_mm, lesion_iou=lesion_iou)
-    rows = [row for pair in pairs for row in label_maps.evaluate_pair(pair, options)]
+    rows = []
+    with Progress("evaluate") as progress:
+        for done, pair in enumerate(pairs):
+            progress(done, len(pairs), pair.case)
+            rows += label_maps.evaluate_pair(pair, options)
     summaries = label_maps.summarize_labels(rows)
     if out is not None:
         label_maps.write_label_tables(rows, folder=out, options=options)
@@ -188,8 +195,13 @@ def fewshot(
     facts = run_facts(segmenter, support_mode)
     folder = RunFolder(out, facts=facts, restart=restart)
     seen = scans_seen(backbone, weights, runs) if segmenter else {}
-    options = RunOptions(queries, seen, say)
-    rows = run_all(runs, methods=make_methods(chosen, segmenter), folder=folder, options=options)
+    made = make_methods(chosen, segmenter)
+    with Progress("evaluate") as progress:
+        progress(
+            0, results_left(runs, len(made), queries=queries, finished=len(folder.rows)), "reading scans"
+        )
+        options = RunOptions(queries, seen, partial(say, progress))
+        rows = run_all(runs, methods=made, folder=folder, options=options)
     limit = {"queries": f"the first {queries} of each fold: a trial"} if queries else {}
     show_rows(rows, out, about=facts | limit)
 
@@ -301,10 +313,18 @@ def run_facts(segmenter: FewShotSegmenter | None, support_mode: str) -> dict[str
     return {"version": ls.__version__, "weights": fingerprint, "support_mode": support_mode, **rules}
 
 
-def say(row: Row) -> None:
+def results_left(runs: Sequence[FewShotProtocol], methods: int, *, queries: int | None, finished: int) -> int:
+    """How many results a run will make, at least 1, if those that are finished are all asked for."""
+    asked = sum(len(run.cases()[1][:queries]) * len(run.targets) * methods for run in runs)
+    return max(1, asked - finished)
+
+
+def say(progress: Progress, row: Row) -> None:
     """One line for each result, as it is ready."""
-    text = f"{row.protocol} {row.patient} {row.organ} {row.method}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}"
-    typer.echo(text, err=True)
+    progress.say(
+        f"{row.protocol} {row.patient} {row.organ} {row.method}: Dice {row.dice:.3f}, NSD {row.nsd:.3f}"
+    )
+    progress.advance(f"{row.patient} {row.organ}")
 
 
 def show_rows(rows: list[Row], out: Path, *, about: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentseg.cli.progress import Progress
 from latentseg.errors import SomeCasesFailed, UsageError, caution
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def report(
     pictures: Annotated[
         int, typer.Option(min=0, help="Results with pictures, those to look at first.")
     ] = 100,
+    slices: Annotated[
+        int, typer.Option(min=0, help="Slices of a scan that can be scrolled, at most; 0 for none.")
+    ] = 40,
 ) -> None:
     """Write one HTML page about a batch; it needs no other file and no network."""
     from latentseg.evaluation.label_maps import MetricOptions
@@ -42,16 +46,22 @@ def report(
     from latentseg.report.cohort_page import cohort_page
     from latentseg.report.cohort_truth import find_truth
     from latentseg.report.page import write_page
+    from latentseg.report.stack import Room
 
     if labels and not truth:
         raise UsageError("labels of no truth", where="--labels", fix="give --truth too")
     read = read_run(run)
     known = find_truth(truth, run=read, labels=labels) if truth else None
     metrics = MetricOptions(tolerance_mm=tolerance_mm)
-    looked_at = findings(read, truth=known, metrics=metrics, pictures=pictures)
-    found = [one for case in looked_at for one in case]
-    page = cohort_page(read, found, metrics=metrics if truth else None)
-    path = write_page(page, path=out or run / "report.html")
+    room, path = Room(slices), out or run / "report.html"
+    found = []
+    with Progress("report") as progress:
+        looked_at = findings(read, truth=known, metrics=metrics, pictures=pictures, room=room)
+        for done, case in enumerate(looked_at, start=1):
+            found += case
+            progress(done, len(read.done), read.done[done - 1].case)
+        page = cohort_page(read, found, metrics=metrics if truth else None, folder=path.parent)
+        path = write_page(page, path=path)
     typer.echo(f"Look at {path.resolve()}")
     if truth:
         tell_left_out(found, truth)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from latentseg.cli.output import show_table
+from latentseg.cli.progress import Progress
 from latentseg.errors import UsageError
 from latentseg.imaging.files import case_name
 
@@ -46,6 +46,14 @@ Preset = Annotated[str, typer.Option(help="Of prompts: recommended or paper_like
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", "-t", help="What to segment; default: all the support names."),
+]
+Save = Annotated[
+    str | None,
+    typer.Option(
+        help="What to write, of mask,prob,preview,radiomics; all targets in one label map: multilabel (with "
+        "labels.json), dseg (BIDS); with prompts evidence,attention,healthy,residual,uncertainty; of DICOM "
+        "dicom-labelmap,dicom-prob,dicom-sr."
+    ),
 ]
 Label = Annotated[
     int | None, typer.Option(help="Label id of the target, where masks hold several without names.")
@@ -94,13 +102,7 @@ def segment(
     prompt: Prompts = None,
     target: Targets = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Annotated[
-        str | None,
-        typer.Option(
-            help="What to write, of mask,prob,preview; with prompts evidence,attention,healthy,residual,"
-            "uncertainty; of DICOM dicom-labelmap,dicom-prob,dicom-sr."
-        ),
-    ] = None,
+    save: Save = None,
     label: Label = None,
     combined: Combined = None,
     modality: ModalityOption = None,
@@ -120,12 +122,12 @@ def segment(
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
     from latentseg.imaging.dicom.series import DicomOptions
-    from latentseg.methods.results import check_priority, check_writable
+    from latentseg.methods.results import ONE_FILE, check_priority, check_writable
 
     if bool(support) == bool(prompt):
         what = "examples and prompts in one call" if support else "neither examples nor a prompt"
         raise UsageError(what, fix="give --support or --prompt")
-    kind, mode, priority = read_modality(modality), read_mode(support_mode), split_names(combined)
+    kind, mode = read_modality(modality), read_mode(support_mode)
     outputs = read_outputs(save, prompts=bool(prompt))
     check_writable(out)
     load: Any = partial(
@@ -139,14 +141,19 @@ def segment(
         targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
         names = [shown.name for shown in targets]
         load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
+    outputs, priority = read_combined(outputs, combined, names=names)
     if priority is not None:
         check_priority(priority, names)
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
-    scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
-    results = load()(scan, targets, on_progress=show_progress)
-    results.save(out, what=outputs)
-    if priority is not None:
-        overlap = results.save_combined(out, priority, what=outputs)
+    with Progress("segment") as progress:
+        progress.stage("reading the scan")
+        scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
+        progress.stage("loading the model")
+        results = load()(scan, targets, on_progress=progress)
+        progress.stage("writing")
+        results.save(out, what=[one for one in outputs if one not in ONE_FILE])
+        overlap = None if priority is None else results.save_combined(out, priority, what=outputs)
+    if overlap is not None:
         typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
     show_results(results)
     typer.echo(f"written to {out / scan.name}")
@@ -290,6 +297,18 @@ def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
     return check_outputs(asked, known=known)
 
 
+def read_combined(
+    outputs: tuple[str, ...], combined: str | None, *, names: Sequence[str]
+) -> tuple[tuple[str, ...], list[str] | None]:
+    """Outputs with `--combined` among them, and the order of targets in one label map; None without one."""
+    from latentseg.methods.results import ONE_FILE
+
+    order = split_names(combined)
+    if order is not None:
+        return tuple(dict.fromkeys([*outputs, "multilabel"])), order
+    return outputs, list(names) if set(ONE_FILE) & set(outputs) else None
+
+
 def search_options(mode: SupportMode, *, anywhere: bool = False, compat: str = "fixed") -> SegmentOptions:
     """Options of the few-shot segmenter.
 
@@ -316,9 +335,3 @@ def read_mode(text: str) -> SupportMode:
             f"unknown support mode {text!r}", where="--support-mode", fix="give nearest or joint"
         )
     return "nearest" if text == "nearest" else "joint"
-
-
-def show_progress(done: int, total: int, stage: str) -> None:
-    """One line per stage, for people: without a terminal, standard error holds errors and warnings alone."""
-    if sys.stderr.isatty():
-        typer.echo(f"[{done}/{total}] {stage}", err=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from latentseg.cli.output import AsJson, show_json, show_table
+from latentseg.cli.progress import Progress
 from latentseg.cli.segment import (
     BackboneOption,
     Label,
@@ -35,9 +36,12 @@ def check(
     import latentseg as ls
     from latentseg.methods.fewshot.audit import audit
 
-    rows = audit(
-        folder, ls.load(backbone=backbone), modality=read_modality(modality), orientation=orientation
-    )
+    with Progress("support check") as progress:
+        progress.stage("loading the model")
+        segmenter = ls.load(backbone=backbone)
+        progress.stage("reading the examples")
+        kind = read_modality(modality)
+        rows = audit(folder, segmenter, modality=kind, orientation=orientation, on_progress=progress)
     if as_json:
         show_json([row._asdict() for row in rows])
         return

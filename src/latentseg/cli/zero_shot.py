@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentseg.cli.output import AsJson, show_json, show_table
+from latentseg.cli.progress import Progress
 from latentseg.cli.segment import BackboneOption, Preset, read_preset, split_names
 from latentseg.errors import UsageError
 
@@ -71,14 +72,17 @@ def tumor(
         **({"limit": limit} if limit else {}),
     }
     rows: list[SliceRow] = []
-    for one in chosen:
-        if one.prompt_concept not in segmenter.networks.without:
-            typer.echo(f"warning: these weights were not trained without {one.prompt!r}", err=True)
-        for row in evaluate_category(one, made, limit=limit):
-            rows.append(row)
-            typer.echo(f"{row.case} slice {row.slice} {row.method}: {said(row)}", err=True)
-        summaries = summarize_categories(rows)
-        write_tables(rows, summaries, folder=out, about=about)  # a run that is stopped keeps what is whole
+    with Progress("evaluate tumor") as progress:
+        for done, one in enumerate(chosen):
+            progress(done, len(chosen), one.prompt)
+            if one.prompt_concept not in segmenter.networks.without:
+                progress.say(f"warning: these weights were not trained without {one.prompt!r}")
+            for row in evaluate_category(one, made, limit=limit):
+                rows.append(row)
+                progress.say(f"{row.case} slice {row.slice} {row.method}: {said(row)}")
+            summaries = summarize_categories(rows)
+            # a run that is stopped keeps what is whole
+            write_tables(rows, summaries, folder=out, about=about)
     if as_json:
         show_json([asdict(summary) for summary in summaries])
         return

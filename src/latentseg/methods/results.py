@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError, UsageError, caution, noted
-from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
+from latentseg.errors import InputError, UsageError, caution
+from latentseg.imaging import Canonical, Volume, default_suffix, to_canonical, write_like
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.previews import Canvas, Layer, key_slices, montage, overlay
+from latentseg.imaging.windows import display_windows
+from latentseg.methods.bids import dseg_name, dseg_table
+from latentseg.methods.measures import bounding_box, intensity_statistics, largest_axial_diameter_mm
+from latentseg.methods.radiomic_features import radiomic_features, radiomics_module
 
 if TYPE_CHECKING:
     from latentseg.imaging.dicom.seg import SegKind
 
 SAVED = ("mask", "prob", "preview")
 DICOM_SAVED = ("dicom-labelmap", "dicom-prob", "dicom-sr")
+MORE_SAVED = ("radiomics", "multilabel", "dseg")
+ONE_FILE = ("multilabel", "dseg")  # of all targets together
 SAVED_DECIMALS = 3  # of a probability on disk: a third of the size, in less than half the time
 PREVIEW = 320  # pixels of the longer side of a slice
 
@@ -65,10 +71,18 @@ class Segmentation:
 
         return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
 
-    def stats(self) -> dict[str, Any]:
-        """Presence, volume, components, centroid (RAS mm), and whether the mask touches the grid's border.
+    @cached_property
+    def largest_axial_diameter_mm(self) -> float:
+        """Longest straight line inside one axial slice of the mask; 0 where the target is absent."""
+        canonical = to_canonical(self.scan)
+        return largest_axial_diameter_mm(canonical.apply(self.mask), canonical.spacing_mm[1:])
 
-        Of a DICOM series that was resampled also what makes the mask ``approximate``.
+    def stats(self) -> dict[str, Any]:
+        """Presence, volume, shape, place and intensities of the mask.
+
+        Distances are in millimeters, ``bounding_box_ijk`` holds the first and last voxel index along each
+        axis of the stored array, and intensities are in the units of the scan. Of a DICOM series that was
+        resampled also what makes the mask ``approximate``.
         """
         centroid = None
         if not self.absent:
@@ -82,21 +96,27 @@ class Segmentation:
             "presence": round(self.presence, 4),
             "volume_ml": round(self.volume_ml, 3),
             "components": self.components,
+            "largest_axial_diameter_mm": round(self.largest_axial_diameter_mm, 2),
             "centroid_ras_mm": centroid,
+            "bounding_box_ijk": bounding_box(self.mask),
             "touches_border": bool(any(edges)),
+            **intensity_statistics(self.scan.array[self.mask]),
             **({"approximate": "; ".join(marks)} if marks else {}),
         }
 
     def preview(self, *, slices: int = 3) -> bytes:
-        """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty."""
+        """PNG of the slices that hold most of the mask, or of the most probable ones where it is empty.
+
+        A CT is drawn in its soft-tissue window, and what lies in the lungs in the lung window.
+        """
         canonical = to_canonical(self.scan)
-        with noted([]):  # was said when the scan was segmented
-            values = normalize(canonical.slices, modality=self.scan.modality)
+        _, low, high = display_windows(self.scan, target=self.target, mask=self.mask)[0]
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
-        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
+        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(low, high))
         pictures = [
-            overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown
+            overlay(canonical.slices[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas)
+            for k in shown
         ]
         return montage(pictures, columns=len(pictures))
 
@@ -105,15 +125,16 @@ class Segmentation:
 
         Args:
             folder: Output folder; made where it is missing.
-            what: Any of ``mask``, ``prob`` and ``preview``; for DICOM scans also ``dicom-labelmap`` (instead
-                of a binary SEG beside the mask), ``dicom-prob`` (a fractional SEG) and ``dicom-sr`` (the
-                volume of the SEG as a structured report).
+            what: Any of ``mask``, ``prob``, ``preview``, ``radiomics`` (features by pyradiomics); for DICOM
+                scans also ``dicom-labelmap`` (instead of a binary SEG beside the mask), ``dicom-prob`` (a
+                fractional SEG) and ``dicom-sr`` (the volume of the SEG as a structured report). What is one
+                file of all targets is written by :meth:`Segmentations.save`.
 
         Returns:
             The paths written, each whole or not at all.
 
         Raises:
-            UsageError: Something else is asked for.
+            UsageError: Something else is asked for, or radiomics without pyradiomics.
             InputError: A file cannot be written.
         """
         what = check_outputs(what)
@@ -129,6 +150,9 @@ class Segmentation:
             written.append(write_like(probability, like=self.scan, path=path, kind="probability"))
         if "preview" in what:
             written.append(write_bytes(base / f"{case}_preview-{target}.png", self.preview()))
+        if "radiomics" in what:
+            features = json.dumps(radiomic_features(self.scan, self.mask), indent=2) + "\n"
+            written.append(write_bytes(base / f"{case}_radiomics-{target}.json", features.encode()))
         return written + self._save_dicom(base, what)
 
     def _save_dicom(self, base: Path, what: Sequence[str]) -> list[Path]:
@@ -156,7 +180,11 @@ class Segmentations(dict[str, Segmentation]):
     """The targets of one scan, by name, in the order they were asked for."""
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
-        """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`."""
+        """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`.
+
+        ``what`` may also hold ``multilabel`` and ``dseg``: one label map of all targets, in which earlier
+        ones win where they overlap; see :meth:`save_combined`.
+        """
         what = tuple(what)
         check_names(list(self))
         written = [path for result in self.values() for path in result.save(folder, what=what)]
@@ -164,6 +192,8 @@ class Segmentations(dict[str, Segmentation]):
             case = next(iter(self.values())).scan.name
             stats = json.dumps([result.stats() for result in self.values()], indent=2) + "\n"
             written.append(write_bytes(Path(folder) / case / f"{case}_stats.json", stats.encode()))
+        if self and set(ONE_FILE) & set(what):
+            self.save_combined(folder, list(self), what=what)
         return written
 
     def combined(self, priority: Sequence[str]) -> tuple[NDArray[np.uint16], int]:
@@ -186,7 +216,8 @@ class Segmentations(dict[str, Segmentation]):
         """Write one label map ``<case>_combined`` under ``folder/<case>/``, and its names as ``labels.json``.
 
         Of a DICOM scan also one SEG with every target as a segment, whatever overlaps, and where ``what``
-        has ``dicom-sr`` their volumes as one structured report.
+        has ``dicom-sr`` their volumes as one structured report. Where ``what`` has ``dseg`` the label map has
+        a name of BIDS and a table of its labels, instead of all this unless ``what`` has ``multilabel`` too.
 
         Returns:
             How many voxels more than one target claimed.
@@ -196,17 +227,26 @@ class Segmentations(dict[str, Segmentation]):
             InputError: A file cannot be written.
         """
         labels, overlap = self.combined(priority)
-        scan = next(iter(self.values())).scan
+        scan, what = next(iter(self.values())).scan, tuple(what)
         base = Path(folder) / scan.name
-        write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
+        if "dseg" in what:
+            name = dseg_name(scan.name)
+            write_like(labels, like=scan, path=base / f"{name}.nii.gz")
+            write_bytes(base / f"{name}.tsv", dseg_table(priority).encode())
+        if "dseg" not in what or "multilabel" in what:
+            write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
+            self._save_combined_dicom(base, priority, what)
+            names = {name: number for number, name in enumerate(priority, start=1)}
+            write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
+        return overlap
+
+    def _save_combined_dicom(self, base: Path, priority: Sequence[str], what: Sequence[str]) -> None:
+        scan = self[priority[0]].scan
         if isinstance(scan.header, DicomHeader):
             masks, seg = {name: self[name].mask for name in priority}, base / f"{scan.name}_combined.dcm"
             if save_seg(masks, like=scan, path=seg) and "dicom-sr" in what:
                 volumes = [self[name].volume_ml for name in priority]
                 save_sr(seg, volumes, like=scan, path=base / f"{scan.name}_combined_sr.dcm")
-        names = {name: number for number, name in enumerate(priority, start=1)}
-        write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
-        return overlap
 
 
 def save_seg(
@@ -273,12 +313,15 @@ def check_outputs(what: Iterable[str], *, known: Sequence[str] = SAVED) -> tuple
     """The outputs asked for, each one known.
 
     Raises:
-        UsageError: An output that is none of ``known`` and none of those for DICOM.
+        UsageError: An output that is none of ``known``, none of those for DICOM and none that any result has;
+            or radiomics without pyradiomics.
     """
-    asked, known = tuple(what), (*known, *DICOM_SAVED)
+    asked, known = tuple(what), (*known, *MORE_SAVED, *DICOM_SAVED)
     unknown = set(asked) - set(known)
     if unknown:
         raise UsageError(f"unknown output {min(unknown)!r}", fix=f"choose from {', '.join(known)}")
+    if "radiomics" in asked:
+        radiomics_module()
     return asked
 
 

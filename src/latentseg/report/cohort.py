@@ -12,12 +12,32 @@ from typing import Any
 
 from latentseg.batch.manifest import review_list
 from latentseg.batch.store import OutputFolder, Record
+from latentseg.batch.supports import support_path
 from latentseg.errors import InputError
 from latentseg.imaging.files import natural_key, suffix_of
 from latentseg.methods.results import file_name
 
 NOT_A_RUN = "give the folder that 'latentseg batch -o' wrote"
 AGAIN = "run 'latentseg batch' again with --resume: what is finished is kept"
+KINDS = {
+    "seg": "mask",
+    "seg.dcm": "DICOM SEG",
+    "prob": "probability",
+    "prob.dcm": "fractional DICOM SEG",
+    "sr": "DICOM SR",
+    "attention": "attention map",
+    "healthy": "pseudo-healthy",
+    "residual": "residual",
+    "uncertainty": "spread over seeds",
+    "evidence": "evidence",
+    "radiomics": "radiomics",
+    "combined": "label map",
+    "combined.dcm": "DICOM SEG of all targets",
+    "dseg.nii.gz": "BIDS dseg",
+    "stats": "statistics",
+}
+"""What files are, by the part of their name after the case, and their suffix where that matters."""
+WHOLE = ("combined", "dseg", "stats")  # of all targets of a case
 SHOWN_OF_ROW = ("volume_ml", "components", "absent")  # what a page needs besides the confidence
 
 IN_MANIFEST = {"methods": list, "versions": dict, "machine": dict, "command": list}
@@ -72,6 +92,23 @@ class Run:
         stem = f"{record.case}_{kind}-{file_name(target)}"
         names = (name for name in record.files if name.removesuffix(suffix_of(Path(name))) == stem)
         return next((self.folder / record.case / name for name in names), None)
+
+    def support_of(self, target: str) -> Path | None:
+        """The picture of the examples of a target; None where it was not shown, or only encoded."""
+        path = support_path(self.folder, target)
+        return path if path.is_file() else None
+
+    def files_of(self, record: Record, target: str) -> list[tuple[str, Path]]:
+        """What was written of one target and of all targets together, each with what it is."""
+        ends, found = f"-{file_name(target)}", {}
+        for name in record.files:
+            suffix = suffix_of(Path(name)) or Path(name).suffix
+            stem = name[: len(name) - len(suffix)].removeprefix(f"{record.case}_")
+            kind = "dseg" if stem.endswith("_dseg") else stem.removesuffix(ends)
+            title = KINDS.get(f"{kind}{suffix}") or KINDS.get(kind)
+            if title and (stem.endswith(ends) or kind in WHOLE):
+                found[title] = self.folder / record.case / name
+        return [(title, found[title]) for title in dict.fromkeys(KINDS.values()) if title in found]
 
     def lost_files(self, record: Record) -> list[str]:
         """Files that are gone, or have another size than they were written with."""

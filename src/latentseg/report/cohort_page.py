@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 from latentseg.evaluation.label_maps import MetricOptions
 from latentseg.imaging.previews import PREDICTION, TRUTH
@@ -26,13 +28,20 @@ CITATIONS = {
 """What to cite, by an option that only this method has."""
 
 
-def cohort_page(run: Run, found: Iterable[Finding], *, metrics: MetricOptions | None = None) -> Page:
+def cohort_page(
+    run: Run,
+    found: Iterable[Finding],
+    *,
+    metrics: MetricOptions | None = None,
+    folder: Path | None = None,
+) -> Page:
     """The page.
 
     Args:
         run: The run.
         found: Every target of every case that is done.
         metrics: How results were compared with a truth; None where there is none.
+        folder: Where the page will be, for its links to masks; default: the folder of the run.
     """
     ranked, compared = sorted(found, key=lambda finding: int(finding.row["rank"])), metrics is not None
     tables = [first_table(ranked), results_table(ranked, compared=compared), failures_table(run)]
@@ -45,7 +54,7 @@ def cohort_page(run: Run, found: Iterable[Finding], *, metrics: MetricOptions | 
         run_card=run_card(run),
         tables=[table for table in tables if table.rows],
         charts=[charts] if charts else [],
-        sections=[cases_section(ranked, compared=compared)] if ranked else [],
+        sections=[cases_section(ranked, folder or run.folder, compared=compared)] if ranked else [],
         appendix=[weights_table(run)],
         notes=notes(run),
     )
@@ -106,10 +115,12 @@ def first_table(ranked: Sequence[Finding]) -> Table:
 def results_table(ranked: Sequence[Finding], *, compared: bool) -> Table:
     """Every result."""
     columns = ["rank", "case", "target", *(score_columns() if compared else ())]
-    columns += ["found", "presence", "uncertainty", "volume ml", "parts", "at border", "warnings"]
+    columns += ["found", "presence", "uncertainty", "volume ml", "diameter mm", "parts", "at border"]
+    columns.append("warnings")
     note = (
         "Presence: score that the target is in the scan at all. Uncertainty: mean entropy, in bits, of the "
-        "voxels in question; 0 is sure, 1 is a guess. Parts: separate components. Press a heading to sort."
+        "voxels in question; 0 is sure, 1 is a guess. Diameter: the longest line in an axial slice. Parts: "
+        "separate components. Press a heading to sort."
     )
     rows = [result_cells(finding, compared=compared) for finding in ranked]
     return Table("All results", columns, rows, note=note, anchors=[anchor_of(f) for f in ranked])
@@ -122,7 +133,8 @@ def result_cells(finding: Finding, *, compared: bool) -> list[str]:
         *(str(row["rank"]), row["case"], row["target"]),
         *(score_cells(finding.score) if compared else ()),
         *("absent" if row["absent"] else "yes", number(row["presence"]), number(row["uncertainty"])),
-        *(f"{row['volume_ml']:.1f}", str(row["components"]), "yes" if row["touches_border"] else "no"),
+        *(f"{row['volume_ml']:.1f}", diameter(row), str(row["components"])),
+        "yes" if row["touches_border"] else "no",
         "yes" if finding.notes else "no",
     ]
 
@@ -152,16 +164,18 @@ def files_of(method: Mapping[str, Any]) -> dict[str, Any]:
     return {**method.get("files", {}), **own.get("files", {})}
 
 
-def cases_section(ranked: Sequence[Finding], *, compared: bool) -> Section:
+def cases_section(ranked: Sequence[Finding], folder: Path, *, compared: bool) -> Section:
     """Pictures of every result."""
     legend = [(PREDICTION, "found"), *([(TRUTH, "truth")] if compared else [])]
     without = sum(not finding.panels for finding in ranked)
     intro = f"In the order of review. {without} without pictures." if without else "In the order of review."
-    return Section("Cases", [case_of(finding) for finding in ranked], intro, legend)
+    still = sum(bool(finding.panels) and finding.viewer is None for finding in ranked)
+    intro += f" {still} without slices to scroll: there was no room, or no scan." if still else ""
+    return Section("Cases", [case_of(finding, folder) for finding in ranked], intro, legend)
 
 
-def case_of(finding: Finding) -> Case:
-    """One result."""
+def case_of(finding: Finding, folder: Path) -> Case:
+    """One result, on a page in a folder."""
     row, score = finding.row, finding.score
     facts = [
         *(zip(score_columns(), score_cells(score), strict=True) if score else ()),
@@ -169,11 +183,43 @@ def case_of(finding: Finding) -> Case:
         ("uncertainty", number(row["uncertainty"])),
         ("volume", "absent" if row["absent"] else f"{row['volume_ml']:.1f} ml"),
         ("parts", str(row["components"])),
+        *measured(row),
     ]
     title = f"{row['rank']}. {row['case']}: {row['target']}"
     return Case(
-        title, finding.panels, row["why"], facts=facts, notes=finding.notes, anchor=anchor_of(finding)
+        title,
+        finding.panels,
+        row["why"],
+        facts=facts,
+        notes=finding.notes,
+        anchor=anchor_of(finding),
+        links=[(name, address_of(path, folder)) for name, path in finding.files],
+        viewer=finding.viewer,
     )
+
+
+def diameter(row: Mapping[str, Any]) -> str:
+    """The largest axial diameter of a result; a dash in runs of earlier versions."""
+    value = row.get("largest_axial_diameter_mm")
+    return "–" if value is None else f"{value:.0f}"
+
+
+def measured(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Diameter and intensities of a result; runs of earlier versions do not hold them."""
+    if row["absent"] or row.get("intensity_mean") is None:
+        return []
+    return [
+        ("largest axial diameter", f"{row['largest_axial_diameter_mm']:.0f} mm"),
+        ("intensity", f"{row['intensity_mean']:.0f} ± {row['intensity_sd']:.0f}"),
+    ]
+
+
+def address_of(path: Path, folder: Path) -> str:
+    """A file as it is addressed from a page in a folder."""
+    try:
+        return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+    except ValueError:  # another drive of Windows
+        return path.resolve().as_uri()
 
 
 def notes(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from latentseg.imaging import Volume, read, to_canonical
 from latentseg.imaging.intensity import Modality
+from latentseg.methods.base import Progress
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter, PreparedScan
 from latentseg.methods.fewshot.support import Support, SupportFolder, choose_label, read_mask
 from latentseg.metrics.overlap import dice
@@ -36,8 +37,16 @@ def audit(
     *,
     modality: Modality | None = None,
     orientation: str | None = None,
+    on_progress: Progress | None = None,
 ) -> list[AuditRow]:
     """Check every example of every target of a folder.
+
+    Args:
+        folder: Images with masks.
+        segmenter: Finds each example from the others.
+        modality: Of the images, where the files do not tell.
+        orientation: Axis codes that overrule wrong affines.
+        on_progress: Called with ``(done, total, target and example)``.
 
     Raises:
         InputError: A file that cannot be read, or an empty mask.
@@ -49,22 +58,38 @@ def audit(
         image = read(image_path, modality=modality, orientation=orientation)
         scans.append((image, read_mask(mask_path, like=image)))
     targets: dict[str, int | None] = dict(examples.names) or {folder.resolve().name: None}
-    prepared = Preparations(segmenter)
+    prepared = Preparations(segmenter, len(targets) * len(scans), on_progress)
     rows = [row for name, label in targets.items() for row in _audit_target(name, label, scans, prepared)]
     return rows + (_unnamed(examples.names, scans) if examples.names else [])
 
 
 class Preparations:
-    """Scans encoded once, when first asked for: every target of the folder is searched in the same ones."""
+    """Scans encoded once, when first asked for: every target of the folder is searched in the same ones.
 
-    def __init__(self, segmenter: FewShotSegmenter) -> None:
+    Args:
+        segmenter: Encodes them.
+        searches: How many searches there will be at most.
+        on_progress: Told before each.
+    """
+
+    def __init__(
+        self, segmenter: FewShotSegmenter, searches: int = 1, on_progress: Progress | None = None
+    ) -> None:
         self.segmenter = segmenter
+        self.searches = searches
+        self.report = on_progress or (lambda *_: None)
         self._kept: dict[str, PreparedScan] = {}
+        self._begun = 0
 
     def __getitem__(self, scan: Volume) -> PreparedScan:
         if scan.name not in self._kept:
             self._kept[scan.name] = self.segmenter.prepare(scan)
         return self._kept[scan.name]
+
+    def begin(self, what: str) -> None:
+        """Say which search begins."""
+        self.report(self._begun, self.searches, what)
+        self._begun += 1
 
 
 def _audit_target(
@@ -80,6 +105,7 @@ def _audit_target(
         shown[image.name] = Support.from_volumes(image, mask, name=name, label=value)
     rows = []
     for case, (image, truth) in truths.items():
+        prepared.begin(f"{name} in {case}")
         others = [support for other, support in shown.items() if other != case]
         score = None
         if others:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import UsageError
-from latentseg.imaging import default_suffix, write_like
+from latentseg.imaging import default_suffix, to_canonical, write_like
 from latentseg.imaging.network_input import NetworkInput
 from latentseg.imaging.previews import Canvas, Layer, heatmap, key_slices, montage, overlay
+from latentseg.imaging.windows import Window, display_windows
 from latentseg.methods.results import SAVED, Segmentation, check_outputs, file_name, write_bytes
 
 MAPS = ("attention", "healthy", "residual", "uncertainty")
@@ -101,34 +102,49 @@ class TumorSegmentation(Segmentation):
         refined = int(self.evidence.refined.sum())
         return super().stats() | {"mean_uncertainty": inside, "refined_slices": refined}
 
+    def absence(self) -> str:
+        """What there is to say of a target that is absent, in one sentence."""
+        scores, suspected = self.evidence.scores, int(self.evidence.refined.sum())
+        best = int(scores.argmax())
+        return (
+            f"No {self.target} was found: of {len(scores)} slices {suspected} looked suspicious, most of all "
+            f"slice {best} from below with an anomaly score of {scores[best]:.2f}."
+        )
+
     def evidence_page(self, *, slices: int = 3) -> bytes:
-        """PNG of the slices that hold most: mask, attention map, pseudo-healthy image, residual."""
+        """PNG of the slices that hold most: mask, attention map, pseudo-healthy image, residual.
+
+        The scan is drawn for people, the lungs in the lung window; the pseudo-healthy image is in the window
+        that the networks see. Of an absent target there is only :meth:`absence` to be said.
+        """
         maps = self.evidence
         mask = maps.seen.canonical.apply(self.mask)
         suspected = maps.scores[:, None, None] >= maps.scores.max()
-        shown = key_slices(mask if mask.any() else suspected, count=slices)
-        return montage([picture for k in shown for picture in self._row(k, mask[k])], columns=4)
+        window = display_windows(self.scan, target=self.target, mask=self.mask)[0]
+        chosen = key_slices(mask if mask.any() else suspected, count=slices)
+        return montage([picture for k in chosen for picture in self._row(k, mask[k], window)], columns=4)
 
-    def _row(self, k: int, mask: NDArray[np.bool_]) -> list[bytes]:
+    def _row(self, k: int, mask: NDArray[np.bool_], window: Window) -> list[bytes]:
         """Four pictures of slice ``k`` of the canonical volume."""
-        maps = self.evidence
-        images, attention, healthy, residual = (
-            maps.slices(name)[k] for name in ("images", "attention", "healthy", "residual")
-        )
+        maps, image = self.evidence, to_canonical(self.scan).slices[k]
+        attention, healthy, residual = (maps.slices(name)[k] for name in ("attention", "healthy", "residual"))
         spacing_mm = maps.seen.canonical.spacing_mm[1:]
 
-        def canvas(caption: str) -> Canvas:
-            return Canvas(height=HEIGHT, spacing_mm=spacing_mm, window=(-1.0, 1.0), caption=caption)
+        def canvas(caption: str, low: float = window.low, high: float = window.high) -> Canvas:
+            return Canvas(height=HEIGHT, spacing_mm=spacing_mm, window=(low, high), caption=caption)
 
+        said = "pseudo-healthy" if maps.refined[k] else "not refined"
         return [
-            overlay(images, layers=[Layer(mask)], canvas=canvas(f"slice {k}, score {maps.scores[k]:.2f}")),
-            heatmap(images, probability=attention, canvas=canvas("attention map")),
-            overlay(healthy, canvas=canvas("pseudo-healthy" if maps.refined[k] else "not refined")),
-            heatmap(images, probability=residual, canvas=canvas("residual")),
+            overlay(image, layers=[Layer(mask)], canvas=canvas(f"slice {k}, score {maps.scores[k]:.2f}")),
+            heatmap(image, probability=attention, canvas=canvas("attention map")),
+            overlay(healthy, canvas=canvas(said, -1.0, 1.0)),
+            heatmap(image, probability=residual, canvas=canvas("residual")),
         ]
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
         """Write mask, probability and preview, and any map of the evidence, under ``folder/<case>/``.
+
+        The evidence of a target that is absent is a sentence in a text file and no picture.
 
         Args:
             folder: Output folder; made where it is missing.
@@ -149,6 +165,9 @@ class TumorSegmentation(Segmentation):
             path = base / f"{case}_{name}-{target}{soft}"
             values = self.evidence.on_grid(name).round(DECIMALS)
             written.append(write_like(values, like=self.scan, path=path, kind="probability"))
-        if "evidence" in asked:
+        if "evidence" in asked and self.absent:
+            path = base / f"{case}_evidence-{target}.txt"
+            written.append(write_bytes(path, f"{self.absence()}\n".encode()))
+        elif "evidence" in asked:
             written.append(write_bytes(base / f"{case}_evidence-{target}.png", self.evidence_page()))
         return written

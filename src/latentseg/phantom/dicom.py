@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from latentseg.imaging.affine import LPS_TO_RAS
 from latentseg.imaging.dicom.files import quiet_pydicom
-from latentseg.imaging.dicom.geometry import LPS_TO_RAS
 from latentseg.imaging.volume import Volume
 
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}

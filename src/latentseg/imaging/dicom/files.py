@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 import warnings
 import zipfile
-import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latentseg.errors import InputError, LatentsegError
+from latentseg.errors import InputError, LatentsegError, noted
 from latentseg.imaging import files
 
 PREAMBLE = 132
@@ -61,7 +62,7 @@ class Entry:
         with zipfile.ZipFile(self.path) as archive:
             yield io.BytesIO(archive.read(self.member))
 
-    def read(self, *, pixels: bool = False, tags: list[str] | None = None) -> Any:
+    def read(self, *, pixels: bool = False) -> Any:
         """The DICOM data set, without its pixels unless they are asked for.
 
         Raises:
@@ -69,7 +70,7 @@ class Entry:
         """
         pydicom = quiet_pydicom()
         with parsing(self), self.open() as file:
-            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+            return pydicom.dcmread(file, stop_before_pixels=not pixels, force=True)
 
 
 @contextmanager
@@ -99,6 +100,7 @@ class Facts:
         description: Series description.
         size: Columns and rows of its first image.
         images: Number of images or frames.
+        sop_class: UID of the kind of its first object.
     """
 
     uid: str
@@ -108,6 +110,7 @@ class Facts:
     description: str
     size: tuple[int, int]
     images: int
+    sop_class: str
 
 
 @dataclass(frozen=True)
@@ -164,22 +167,66 @@ def quiet_pydicom() -> Any:
 def scan(path: str | Path) -> Scan:
     """Read the headers of all DICOM files in a folder (with its subfolders), an archive, or one file.
 
+    What was found is kept for the next call, as long as no file has come, gone or changed, so that all series
+    of a folder can be read one after the other with one pass over its files.
+
     Raises:
         InputError: no such path, a damaged archive, or no DICOM in it.
     """
     path = Path(path)
     if not path.exists():
         raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
+    entries = entries_in(path.parent if path.name.upper() == "DICOMDIR" else path)
+    return _scans.get(path, entries)
+
+
+class _Scans:
+    """The results of the last scans, each with the state of its files."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.most = most
+        self.kept: OrderedDict[Path, tuple[object, Scan]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, path: Path, entries: Sequence[Entry]) -> Scan:
+        """The scan of a path that holds `entries`."""
+        key, state = path.absolute(), _state(entries)
+        with self.lock:
+            kept = self.kept.get(key)
+        if kept and kept[0] == state:
+            return kept[1]
+        found = _scan(path, entries)
+        with self.lock:
+            self.kept[key] = state, found
+            self.kept.move_to_end(key)
+            if len(self.kept) > self.most:
+                self.kept.popitem(last=False)
+        return found
+
+
+_scans = _Scans()
+
+
+def _state(entries: Sequence[Entry]) -> object:
+    """Names, sizes and times of change of all files."""
+    stats: dict[Path, tuple[int, int]] = {}
+    for path in {entry.path for entry in entries}:
+        with suppress(OSError):
+            status = path.stat()
+            stats[path] = status.st_size, status.st_mtime_ns
+    return tuple(entries), stats
+
+
+def _scan(path: Path, entries: Sequence[Entry]) -> Scan:
     groups: dict[tuple[str, str], list[tuple[Entry, Facts]]] = {}
     damaged = []
-    for entry in entries_in(path.parent if path.name.upper() == "DICOMDIR" else path):
+    for entry in entries:
         try:
-            with parsing(entry):
-                facts = _facts(entry.read(tags=TABLE_TAGS))
+            facts = _facts_in(entry)
         except InputError as error:
             damaged.append((entry, error.what))
             continue
-        if facts.kind != "directory":
+        if facts and facts.kind != "directory":
             groups.setdefault((facts.uid, facts.kind), []).append((entry, facts))
     if not groups and not damaged:
         raise InputError("there is no DICOM in it", where=str(path), fix="Give the folder of a DICOM study")
@@ -188,20 +235,19 @@ def scan(path: str | Path) -> Scan:
 
 
 def entries_in(path: Path) -> list[Entry]:
-    """All files that look like DICOM, in natural order.
+    """All files of a folder or an archive, in natural order, or the one file.
 
     Raises:
         InputError: a damaged or encrypted archive.
     """
     if path.is_dir():
-        return [Entry(p) for p in files.files_below(path) if _looks_like_dicom(Entry(p))]
+        return [Entry(found) for found in files.files_below(path)]
     if files.sniff(path) != "zip":
-        return [Entry(path)] if _looks_like_dicom(Entry(path)) else []
+        return [Entry(path)]
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name and not name.endswith("/")]
-        ordered = [Entry(path, member) for member in sorted(members, key=lambda m: _natural(Path(m)))]
-        return [entry for entry in ordered if _looks_like_dicom(entry)]
+        return [Entry(path, member) for member in sorted(members, key=lambda m: _natural(Path(m)))]
     except Exception as error:  # there are many kinds, from struct.error to RuntimeError for a password
         raise files.broken(path, "zip", error) from error
 
@@ -209,11 +255,12 @@ def entries_in(path: Path) -> list[Entry]:
 def holds_dicom(folder: Path) -> bool:
     """Whether a folder is to be read as DICOM: some beside the other files, or below where there are none."""
     members = [p for p in folder.iterdir() if p.is_file() and p.name[0] != "."]
-    if any(_looks_like_dicom(Entry(p)) for p in members):
+    if any(map(_looks_like_dicom, members)):
         return True
     if any(files.suffix_of(p) for p in members):
         return False
-    return any(_looks_like_dicom(Entry(p)) for p in files.files_below(folder))
+    with noted([]):  # what is left out is said when the folder is read
+        return any(map(_looks_like_dicom, files.files_below(folder)))
 
 
 def choose(scanned: Scan, series: str | None = None) -> Series:
@@ -256,16 +303,17 @@ def _no_images(scanned: Scan) -> str:
     return f"none of {len(scanned.damaged)} DICOM files can be read ({entry.name}: {reason})"
 
 
-def _looks_like_dicom(entry: Entry) -> bool:
-    """The magic word, or for files without preamble a first element of group 2 or 8.
-
-    A member of an archive that cannot be unpacked may be a slice: it is left in, to be called damaged.
-    """
+def _looks_like_dicom(path: Path) -> bool:
+    """Whether a file starts like DICOM; one that cannot be opened does not."""
     try:
-        with entry.open() as file:
-            head = file.read(PREAMBLE + 8)
-    except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return bool(entry.member)
+        with path.open("rb") as file:
+            return _starts_like_dicom(file.read(PREAMBLE + 8))
+    except OSError:
+        return False
+
+
+def _starts_like_dicom(head: bytes) -> bool:
+    """The magic word, or for files without preamble a first element of group 2 or 8."""
     if head[128:132] == b"DICM":
         return True
     group, kind, length = head[:2], head[4:6], int.from_bytes(head[4:8], "little")
@@ -274,6 +322,23 @@ def _looks_like_dicom(entry: Entry) -> bool:
         and len(head) > 8
         and (length < 256 or (kind.isalpha() and kind.isupper()))
     )
+
+
+def _facts_in(entry: Entry) -> Facts | None:
+    """What the header of a file says; None for what is no DICOM.
+
+    A member of an archive that cannot be unpacked, or a file that may not be read, may be a slice: it is
+    called damaged.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    pydicom = quiet_pydicom()
+    with parsing(entry), entry.open() as file:
+        if not _starts_like_dicom(file.read(PREAMBLE + 8)):
+            return None
+        file.seek(0)
+        return _facts(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TABLE_TAGS, force=True))
 
 
 def _facts(header: Any) -> Facts:
@@ -285,6 +350,7 @@ def _facts(header: Any) -> Facts:
         _text(header, "SeriesDescription"),
         (int(header.get("Columns") or 0), int(header.get("Rows") or 0)),
         int(header.get("NumberOfFrames") or 1),
+        _text(header, "SOPClassUID"),
     )
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import files
+from latentseg.imaging.affine import LPS_TO_RAS
 from latentseg.imaging.dicom.files import Entry, parsing, scan
-from latentseg.imaging.dicom.geometry import LPS_TO_RAS
-from latentseg.imaging.dicom.series import DicomHeader, decode
+from latentseg.imaging.dicom.pixels import decode
+from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.volume import Volume
 
 MASK_KINDS = ("segmentation", "radiotherapy structures")

@@ -27,6 +27,7 @@ from latentseg.cli.segment import (
     ResampleTilt,
     Supports,
     Targets,
+    VolumeOption,
     Weights,
     read_modality,
     read_mode,
@@ -85,6 +86,7 @@ def batch(
     combined: Combined = None,
     modality: ModalityOption = None,
     orientation: Orientation = None,
+    volume: VolumeOption = None,
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
@@ -112,7 +114,7 @@ def batch(
     options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(split_names(combined) or ()))
     through = read_engine(engine, workers=workers)
     check_writable(out)
-    dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
+    dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
     defaults = partial(with_defaults, modality=kind, orientation=orientation, dicom=dicom)
     cohort = [defaults(case) for case in find_cases(cases, out=out)]
     load: Any = partial(ls.load, backbone=backbone, weights=weights, precision=cast("Precision", precision))

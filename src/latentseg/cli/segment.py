@@ -62,6 +62,10 @@ Orientation = Annotated[
 SeriesOption = Annotated[
     str | None, typer.Option("--series", help="DICOM: UID or number of the series, where there are several.")
 ]
+VolumeOption = Annotated[
+    int | None,
+    typer.Option("--volume", help="DICOM: which volume of a series, from 1: echoes, phases, b-values.", min=1),
+]
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="DICOM: resample uneven or missing slices; marks the outputs.")
 ]
@@ -98,6 +102,7 @@ def segment(
     modality: ModalityOption = None,
     orientation: Orientation = None,
     series: SeriesOption = None,
+    volume: VolumeOption = None,
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
@@ -129,7 +134,7 @@ def segment(
         load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere))
     if priority is not None:
         check_priority(priority, names)
-    dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
+    dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
     scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
     results = load()(scan, targets, on_progress=show_progress)
     results.save(out, what=outputs)

@@ -8,9 +8,8 @@ import re
 import threading
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -167,8 +166,8 @@ def quiet_pydicom() -> Any:
 def scan(path: str | Path) -> Scan:
     """Read the headers of all DICOM files in a folder (with its subfolders), an archive, or one file.
 
-    What was found is kept for the next call, as long as no file has come, gone or changed, so that all series
-    of a folder can be read one after the other with one pass over its files.
+    What a header says is kept, as long as its file does not change, so that all series of a folder can be read
+    one after the other with one pass over its files.
 
     Raises:
         InputError: no such path, a damaged archive, or no DICOM in it.
@@ -176,62 +175,51 @@ def scan(path: str | Path) -> Scan:
     path = Path(path)
     if not path.exists():
         raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
-    entries = entries_in(path.parent if path.name.upper() == "DICOMDIR" else path)
-    return _scans.get(path, entries)
-
-
-class _Scans:
-    """The results of the last scans, each with the state of its files."""
-
-    def __init__(self, most: int = 4) -> None:
-        self.most = most
-        self.kept: OrderedDict[Path, tuple[object, Scan]] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, path: Path, entries: Sequence[Entry]) -> Scan:
-        """The scan of a path that holds `entries`."""
-        key, state = path.absolute(), _state(entries)
-        with self.lock:
-            kept = self.kept.get(key)
-        if kept and kept[0] == state:
-            return kept[1]
-        found = _scan(path, entries)
-        with self.lock:
-            self.kept[key] = state, found
-            self.kept.move_to_end(key)
-            if len(self.kept) > self.most:
-                self.kept.popitem(last=False)
-        return found
-
-
-_scans = _Scans()
-
-
-def _state(entries: Sequence[Entry]) -> object:
-    """Names, sizes and times of change of all files."""
-    stats: dict[Path, tuple[int, int]] = {}
-    for path in {entry.path for entry in entries}:
-        with suppress(OSError):
-            status = path.stat()
-            stats[path] = status.st_size, status.st_mtime_ns
-    return tuple(entries), stats
-
-
-def _scan(path: Path, entries: Sequence[Entry]) -> Scan:
     groups: dict[tuple[str, str], list[tuple[Entry, Facts]]] = {}
     damaged = []
-    for entry in entries:
-        try:
-            facts = _facts_in(entry)
-        except InputError as error:
-            damaged.append((entry, error.what))
-            continue
-        if facts and facts.kind != "directory":
+    for entry in entries_in(path.parent if path.name.upper() == "DICOMDIR" else path):
+        facts = _headers.get(entry)
+        if isinstance(facts, str):
+            damaged.append((entry, facts))
+        elif facts and facts.kind != "directory":
             groups.setdefault((facts.uid, facts.kind), []).append((entry, facts))
     if not groups and not damaged:
         raise InputError("there is no DICOM in it", where=str(path), fix="Give the folder of a DICOM study")
     series = [_series(members) for members in groups.values()]
     return Scan(path, tuple(sorted(series, key=_table_order)), tuple(damaged))
+
+
+class _Headers:
+    """What the headers of the last files said, each with the size and time of change of its file."""
+
+    def __init__(self, most: int = 65536) -> None:
+        self.most = most
+        self.kept: dict[Entry, tuple[tuple[int, int], Facts | str | None]] = {}
+        self.lock = threading.Lock()
+
+    def get(self, entry: Entry) -> Facts | str | None:
+        """Facts, the reason why a file cannot be read, or None for what is no DICOM."""
+        try:
+            status = entry.path.stat()
+        except OSError as error:
+            return error.strerror or str(error)
+        state = status.st_size, status.st_mtime_ns
+        with self.lock:
+            kept = self.kept.get(entry)
+        if kept and kept[0] == state:
+            return kept[1]
+        try:
+            facts: Facts | str | None = _facts_in(entry)
+        except InputError as error:
+            facts = error.what
+        with self.lock:
+            self.kept[entry] = state, facts
+            if len(self.kept) > self.most:
+                del self.kept[next(iter(self.kept))]
+        return facts
+
+
+_headers = _Headers()
 
 
 def entries_in(path: Path) -> list[Entry]:

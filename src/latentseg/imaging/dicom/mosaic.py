@@ -8,6 +8,7 @@ first slice lies further in, by half of what the mosaic is larger.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,8 @@ def mosaic_of(dataset: Any, where: str) -> Mosaic | None:
     count, normal = _private_count(dataset, named=named), None
     csa = _csa(dataset, where, named=named)
     if csa:
-        from nibabel.nicom import csareader
-
-        count = count or int(csareader.get_n_mosaic(csa) or 0)
-        normal = csareader.get_slice_normal(csa)
+        count = count or int(_reader().get_n_mosaic(csa) or 0)
+        normal = _reader().get_slice_normal(csa)
     if count < 1 + (not named):
         if not named:
             return None
@@ -130,11 +129,17 @@ def _csa(dataset: Any, where: str, *, named: bool) -> Any:
     """The CSA header, where there is one; a damaged one matters only where the picture is a mosaic."""
     if (0x0029, 0x0010) not in dataset:
         return None
-    from nibabel.nicom import csareader
-
     try:
-        return csareader.get_csa_header(dataset, "image")
+        return _reader().get_csa_header(dataset, "image")
     except Exception as error:  # a header that is cut gives any of numpy's and struct's
         if named:
             raise files.broken(Path(where), "DICOM", error) from error
         return None
+
+
+def _reader() -> Any:
+    """nibabel's reader of CSA headers, without what it says when it is loaded."""
+    warnings.filterwarnings("ignore", message="The DICOM readers are highly experimental")
+    from nibabel.nicom import csareader
+
+    return csareader

@@ -31,8 +31,11 @@ STRONGEST_STRETCH = 2.5
 
 FEWEST_PADDED = 8
 LEAST_GAP = 0.1
-HIGH_GAP = 0.25
+HIGH_GAP = 1.0
 """Least distance of padding below and above all other voxels, as a share of their range."""
+
+LARGEST = (32767, 65535)
+"""The largest numbers of 16 bits, which are padding at the border of a picture at any distance."""
 
 LEAST_SURFACE = 0.02
 """Share of the surface of a volume that padding above all other values covers at least."""
@@ -109,8 +112,9 @@ def _padding_above(array: NDArray[Any], value: Any, modality: Modality) -> NDArr
     mask = np.asarray(array == value)
     if np.count_nonzero(mask) < FEWEST_PADDED or mask.all():
         return None
-    low, high = np.percentile(array[~mask], (0.5, 95))
-    if not (high > low and float(value) - float(high) >= HIGH_GAP * (high - low)):
+    low, high = np.percentile(array[~mask], (0.5, 99.5))
+    gap = 0.0 if value in LARGEST else HIGH_GAP
+    if not (high > low and float(value) - float(high) >= gap * (high - low)):
         return None
     return mask if _share_of_surface(mask) >= LEAST_SURFACE else None
 

@@ -373,8 +373,8 @@ def _table_order(series: Series) -> tuple[bool, int, str]:
 
 def _text(header: Any, name: str) -> str:
     """A value as printable text; DICOM text may hold anything."""
-    value = str(header.get(name) or "")
-    return "".join(letter for letter in value if letter.isprintable()).strip()
+    value = header.get(name)
+    return "".join(letter for letter in str("" if value is None else value) if letter.isprintable()).strip()
 
 
 def _natural(path: Path) -> list[list[tuple[int, int, str]]]:

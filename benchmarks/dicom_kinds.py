@@ -1,4 +1,4 @@
-"""Kinds of DICOM that hospitals keep: mosaics, padding, several volumes, odd headers, links; see ``TRAITS``."""
+"""Kinds of DICOM that hospitals keep: mosaics, padding, several volumes, odd headers, links."""
 
 from __future__ import annotations
 

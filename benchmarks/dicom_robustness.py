@@ -4,9 +4,10 @@ Usage: ``python benchmarks/dicom_robustness.py [--count 200] [--output FILE]``.
 
 Series number n is drawn from seed n: an orientation (along the patient's axes, turned in its plane, or
 oblique), CT or MR, a transfer syntax, a layout of files, and one trait of ``dicom_series.py`` or
-``dicom_kinds.py``, which says what must come of it. A series that is read is compared with the truth voxel by voxel at its place in the
-patient, and a mask on it makes the way to DICOM SEG and back. Outcomes: "exact", "refused" (with the message
-expected), "silently wrong", "unexpected refusal", "crash". With any but the first two, the exit code is 1.
+``dicom_kinds.py``, which says what must come of it. A series that is read is compared with the truth voxel
+by voxel at its place in the patient, and a mask on it makes the way to DICOM SEG and back. Outcomes: "exact",
+"refused" (with the message expected), "silently wrong", "unexpected refusal", "crash". With any but the first
+two, the exit code is 1.
 """
 
 from __future__ import annotations

@@ -179,7 +179,11 @@ def test_what_interpolation_mixes_with_padding_is_padding() -> None:
 
     outside, picture = corners(), scan_of(0, 1200)
     padded = np.where(outside, -1024.0, picture)
-    edge = ndimage.binary_dilation(outside, iterations=1) & ~outside & (np.random.default_rng(0).random(outside.shape) < 0.1)
+    edge = (
+        ndimage.binary_dilation(outside, iterations=1)
+        & ~outside
+        & (np.random.default_rng(0).random(outside.shape) < 0.1)
+    )
     padded[edge] = -400.5
     found = padding_of(padded)
     np.testing.assert_array_equal(found, outside | edge)
@@ -189,7 +193,9 @@ def test_what_interpolation_mixes_with_padding_is_padding() -> None:
 @pytest.mark.parametrize("value", [-1000, -1024, -2000, -3024])
 def test_a_constant_border_of_a_ct_stays_air(value: int) -> None:
     rng = np.random.default_rng(0)
-    body = rng.choice([-900, -100, -80, 20, 60, 300, 900], (40, 36, 8), p=[0.1, 0.2, 0.1, 0.3, 0.2, 0.05, 0.05])
+    body = rng.choice(
+        [-900, -100, -80, 20, 60, 300, 900], (40, 36, 8), p=[0.1, 0.2, 0.1, 0.3, 0.2, 0.05, 0.05]
+    )
     padded = np.where(corners(), value, body)
     assert guess_modality(padded) == "CT"
     np.testing.assert_array_equal(

@@ -64,7 +64,9 @@ SeriesOption = Annotated[
 ]
 VolumeOption = Annotated[
     int | None,
-    typer.Option("--volume", help="DICOM: which volume of a series, from 1: echoes, phases, b-values.", min=1),
+    typer.Option(
+        "--volume", help="DICOM: which volume of a series, from 1: echoes, phases, b-values.", min=1
+    ),
 ]
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="DICOM: resample uneven or missing slices; marks the outputs.")

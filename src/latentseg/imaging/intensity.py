@@ -125,11 +125,11 @@ def _share_of_surface(mask: NDArray[np.bool_]) -> float:
 
 
 def _is_padded_mr(inside: NDArray[Any], padding: NDArray[np.bool_] | None) -> bool:
-    """Whether voxels beside padding are those of an MR: positive, and larger than a masked CT of the brain."""
+    """Whether voxels beside padding are those of an MR: positive, and larger than a CT of the brain alone."""
     if padding is None:
         return False
-    negative = np.count_nonzero(inside < 0) / inside.size
-    return negative <= MOST_MIXED and float(np.percentile(inside, 99.5)) > 255
+    negative = int(np.count_nonzero(inside < 0))
+    return negative <= MOST_MIXED * inside.size and float(np.percentile(inside, 99.5)) > 255
 
 
 def check_finite(array: NDArray[Any], *, where: str = "") -> None:

@@ -296,7 +296,9 @@ def test_all_series_of_a_folder_are_read_with_one_pass_over_its_headers(
     facts_in = files._facts_in
     monkeypatch.setattr(files, "_facts_in", lambda entry: (passes.append(entry), facts_in(entry))[1])
     for number in range(4):
-        save_slices(slice_datasets(phantom(seed=number), series_number=number), tmp_path, name=f"{number}_{{}}")
+        save_slices(
+            slice_datasets(phantom(seed=number), series_number=number), tmp_path, name=f"{number}_{{}}"
+        )
     cases = find_cases(tmp_path)
     assert len(cases) == 4
     for number, case in enumerate(cases):

@@ -126,7 +126,10 @@ def test_a_support_is_shown_by_one_structure_of_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda scan: contour_of(scan, SQUARE + 100, 2), "1 of 1 contours of 'a' .* beside the pixels of slice 2"),
+        (
+            lambda scan: contour_of(scan, SQUARE + 100, 2),
+            "1 of 1 contours of 'a' .* beside the pixels of slice 2",
+        ),
         (lambda scan: contour_of(scan, SQUARE, 2.4), r"0.40 slices beside the nearest slice \(2\)"),
         (lambda scan: contour_of(scan, SQUARE, 11), "on slice 11 of a scan of 8 slices"),
         (lambda scan: contour_of(scan, SQUARE, 2)[:-1], "truncated or damaged"),

@@ -66,7 +66,9 @@ def test_a_series_of_mosaics_is_one_volume_per_file(tmp_path: Path) -> None:
         times[-1].SeriesInstanceUID = times[0].SeriesInstanceUID
         times[-1].FrameOfReferenceUID = times[0].FrameOfReferenceUID
     save_slices(times, tmp_path)
-    with pytest.raises(InputError, match=r"18 images lie at 6 positions; 3 at .* AcquisitionNumber \(1, 2, 3\)"):
+    with pytest.raises(
+        InputError, match=r"18 images lie at 6 positions; 3 at .* AcquisitionNumber \(1, 2, 3\)"
+    ):
         read(tmp_path)
     for n in range(3):
         scan = read(tmp_path, dicom=DicomOptions(volume=n + 1))

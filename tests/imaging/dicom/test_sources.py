@@ -24,7 +24,7 @@ AFFINE = np.diag([-0.8, -0.9, 2.5, 1.0])
 
 
 def scan_with(folder: Path, *, frames: bool = False, **values: Any) -> Volume:
-    """A CT with attributes set as raw text, unchecked as a file would hold them, or None to take them away."""
+    """A CT with attributes as raw text, unchecked as a file would hold them, or None to take them away."""
     array = np.random.default_rng(0).integers(-1000, 1000, SHAPE).astype(np.int16)
     slices = slice_datasets(Volume(array, AFFINE, modality="CT"))
     if frames:
@@ -102,11 +102,15 @@ def test_names_in_any_character_set_survive(sets: Any, name: str, tmp_path: Path
 
 @pytest.mark.parametrize("sets", ["", "ISO_IR 999", "latin1", "\\\\"])
 def test_a_character_set_that_is_none_stops_nothing(sets: str, tmp_path: Path) -> None:
-    assert str(written(scan_with(tmp_path / "s", SpecificCharacterSet=sets), tmp_path).PatientName) == "Phantom"
+    assert (
+        str(written(scan_with(tmp_path / "s", SpecificCharacterSet=sets), tmp_path).PatientName) == "Phantom"
+    )
 
 
 def test_other_text_is_taken_over_as_unicode(tmp_path: Path) -> None:
-    scan = scan_with(tmp_path / "s", SpecificCharacterSet="ISO_IR 100", StudyDescription="Größe".encode("latin-1"))
+    scan = scan_with(
+        tmp_path / "s", SpecificCharacterSet="ISO_IR 100", StudyDescription="Größe".encode("latin-1")
+    )
     assert written(scan, tmp_path).StudyDescription == "Größe"
 
 
@@ -150,7 +154,9 @@ def test_pixel_spacing_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
-    written(scan_with(tmp_path / "scan", SeriesNumber="abc", InstanceNumber="", AcquisitionNumber="x"), tmp_path)
+    written(
+        scan_with(tmp_path / "scan", SeriesNumber="abc", InstanceNumber="", AcquisitionNumber="x"), tmp_path
+    )
 
 
 def test_text_within_sequences_is_unicode_too(tmp_path: Path) -> None:

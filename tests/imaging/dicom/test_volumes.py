@@ -18,7 +18,9 @@ pydicom = pytest.importorskip("pydicom")
 
 SHAPE = (20, 16, 4)
 TRUTH = Volume(
-    np.random.default_rng(0).integers(0, 1000, SHAPE).astype(np.int16), np.diag([-1.0, -1, 3, 1]), modality="CT"
+    np.random.default_rng(0).integers(0, 1000, SHAPE).astype(np.int16),
+    np.diag([-1.0, -1, 3, 1]),
+    modality="CT",
 )
 
 
@@ -51,7 +53,10 @@ def classic(values: dict[str, list[Any]], folder: Path) -> Path:
     first = series[0][0]
     for n, slices in enumerate(series):
         for one in slices:
-            one.SeriesInstanceUID, one.FrameOfReferenceUID = first.SeriesInstanceUID, first.FrameOfReferenceUID
+            one.SeriesInstanceUID, one.FrameOfReferenceUID = (
+                first.SeriesInstanceUID,
+                first.FrameOfReferenceUID,
+            )
             one.InstanceNumber += n * len(slices)
             for name, listed in values.items():
                 setattr(one, name, listed[n])
@@ -91,7 +96,9 @@ def content(**values: Any) -> dict[str, Any]:
 )
 def test_frames_of_one_file(groups: list[dict[str, Any]], said: str, order: str, tmp_path: Path) -> None:
     path = save_slices([enhanced(groups, order)], tmp_path, name="e.dcm")[0]
-    with pytest.raises(InputError, match=rf"12 images lie at 4 positions; 3 at one position differ in {said}"):
+    with pytest.raises(
+        InputError, match=rf"12 images lie at 4 positions; 3 at one position differ in {said}"
+    ):
         read(path)
     try:
         ranks = list(np.argsort(np.argsort([value_of(group) for group in groups])))
@@ -102,7 +109,9 @@ def test_frames_of_one_file(groups: list[dict[str, Any]], said: str, order: str,
         np.testing.assert_array_equal(scan.array, volume_of(n).array)
         assert scan.shape == SHAPE
         assert scan.name == f"e_volume-{rank + 1}"
-    with pytest.raises(UsageError, match="there is no volume 4, only 3 volumes: .*Give --volume N from 1 to 3"):
+    with pytest.raises(
+        UsageError, match=r"there is no volume 4, only 3 volumes: .*Give --volume N from 1 to 3"
+    ):
         read(path, dicom=DicomOptions(volume=4))
 
 
@@ -120,7 +129,9 @@ def test_echoes_times_phases(tmp_path: Path) -> None:
         for echo in (2.3, 4.6)
     ]
     path = save_slices([enhanced(groups)], tmp_path, name="e.dcm")[0]
-    with pytest.raises(InputError, match=r"EffectiveEchoTime \(2.3, 4.6\) and TemporalPositionIndex \(1, 2, 3\)"):
+    with pytest.raises(
+        InputError, match=r"EffectiveEchoTime \(2.3, 4.6\) and TemporalPositionIndex \(1, 2, 3\)"
+    ):
         read(path)
     scan = read(path, dicom=DicomOptions(volume=4))  # the second echo's first phase
     np.testing.assert_array_equal(scan.array, volume_of(1).array)
@@ -180,7 +191,7 @@ def test_images_that_are_missing_in_one_volume_are_no_guess(tmp_path: Path) -> N
 def test_a_single_volume_has_no_second(tmp_path: Path) -> None:
     save_slices(slice_datasets(TRUTH), tmp_path)
     np.testing.assert_array_equal(read(tmp_path, dicom=DicomOptions(volume=1)).array, TRUTH.array)
-    with pytest.raises(UsageError, match="there is no volume 2, only one volume: .*Leave --volume out"):
+    with pytest.raises(UsageError, match=r"there is no volume 2, only one volume: .*Leave --volume out"):
         read(tmp_path, dicom=DicomOptions(volume=2))
 
 
@@ -206,6 +217,8 @@ def test_a_seg_refers_to_the_frames_of_the_volume(per_frame: bool, tmp_path: Pat
     for name, mask in zip("ab", masks, strict=True):
         np.testing.assert_array_equal(read_masks(seg, like=scan)[name], mask)
     frames = pydicom.dcmread(seg).PerFrameFunctionalGroupsSequence
-    numbers = {int(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber) for frame in frames}
+    numbers = {
+        int(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber) for frame in frames
+    }
     assert numbers == {2, 4, 6, 8}
     assert highdicom.seg.segread(seg).get_volume().spacing == (3.0, 1.0, 1.0)

@@ -64,7 +64,9 @@ class Outlines:
             return
         off = float(np.abs(index[axis] - k).max())
         if off > MAX_OFF_PLANE:
-            what = f"a contour of {self.name!r} lies {off:.2f} slices beside the nearest slice ({k}) of the scan"
+            what = (
+                f"a contour of {self.name!r} lies {off:.2f} slices beside the nearest slice ({k}) of the scan"
+            )
             raise GeometryError(what, where=str(self.entry), fix=GIVE_ITS_SCAN)
         if (corners.max(1) < -0.5).any() or (corners.min(1) > plane_shape - 0.5).any():
             self.outside.append(f"beside the pixels of slice {k}")

@@ -166,8 +166,8 @@ def quiet_pydicom() -> Any:
 def scan(path: str | Path) -> Scan:
     """Read the headers of all DICOM files in a folder (with its subfolders), an archive, or one file.
 
-    What a header says is kept, as long as its file does not change, so that all series of a folder can be read
-    one after the other with one pass over its files.
+    What a header says is kept, as long as its file does not change, so that all series of a folder can be
+    read one after the other with one pass over its files.
 
     Raises:
         InputError: no such path, a damaged archive, or no DICOM in it.

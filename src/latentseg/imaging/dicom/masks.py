@@ -112,7 +112,9 @@ def read_label_map(path: Path, *, like: Volume | None = None, name: str | None =
             overlap = int(np.count_nonzero(labels[mask]))
             if overlap:
                 other = names[int(labels[mask].max()) - 1]
-                what = f"{structure!r} and {other!r} overlap in {overlap} voxels, which a label map cannot hold"
+                what = (
+                    f"{structure!r} and {other!r} overlap in {overlap} voxels, which a label map cannot hold"
+                )
                 raise InputError(what, where=str(entry), fix="Ask for one structure by its name")
             labels[mask] = number
     numbers = {structure: number for number, structure in enumerate(names, start=1)}
@@ -260,9 +262,7 @@ def _item(dataset: Any, groups: Any, name: str) -> Any:
     return (groups.get(name) or dataset.SharedFunctionalGroupsSequence[0][name].value)[0]
 
 
-def _check_reference(
-    dataset: Any, kind: str, like: Volume, wanted: dict[int, str], entry: Entry
-) -> None:
+def _check_reference(dataset: Any, kind: str, like: Volume, wanted: dict[int, str], entry: Entry) -> None:
     """The masks must be those of the scan: one frame of reference, and for a SEG voxels of one size."""
     if kind == "segmentation":
         _, affines = _frame_groups(dataset)

@@ -107,15 +107,17 @@ def _along(normal: Any, dataset: Any) -> NDArray[np.float64] | None:
 
 
 def _private_count(dataset: Any, *, named: bool) -> int:
-    """The number of slices in Siemens' private group 0019, from one of two elements; 0 where there is none."""
+    """The number of slices in Siemens' private group 0019, from one of two elements, or 0."""
     try:
         block = dataset.private_block(0x0019, MR_HEADER)
     except KeyError:  # the name of the block was taken away
         return _whole(dataset[0x0019, 0x100A].value) if named and (0x0019, 0x100A) in dataset else 0
     if 0x0A in block:
         return _whole(block[0x0A].value)
-    times = block[0x29] if 0x29 in block else None  # when each slice was taken
-    return int(times.VM) if times is not None and times.VR != "UN" else 0
+    if 0x29 not in block:
+        return 0
+    times = block[0x29]  # when each slice was taken
+    return 0 if times.VR == "UN" else int(times.VM)
 
 
 def _whole(value: Any) -> int:
@@ -138,7 +140,7 @@ def _csa(dataset: Any, where: str, *, named: bool) -> Any:
 
 
 def _reader() -> Any:
-    """nibabel's reader of CSA headers, without what it says when it is loaded."""
+    """Nibabel's reader of CSA headers, without what it says when it is loaded."""
     warnings.filterwarnings("ignore", message="The DICOM readers are highly experimental")
     from nibabel.nicom import csareader
 

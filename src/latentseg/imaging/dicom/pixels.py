@@ -1,4 +1,4 @@
-"""Pixels of DICOM files: decompressed, unpacked, rescaled, and where they are padding instead of the patient."""
+"""Pixels of DICOM files: decompressed, unpacked, rescaled, and what of them is padding."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ def stored(entry: Entry) -> Stored:
         return Stored(mosaic.slices(pixels) if mosaic else pixels, _padding_of(dataset, pixels.dtype))
 
 
-def voxels(frames: Sequence[Frame], modality: str | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Rescaled values `(I, J, N)`, int16 or int32 where they are whole and float32 elsewhere, and the padding.
+def voxels(frames: Sequence[Frame], *, modality: str | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Rescaled values `(I, J, N)`, and where they are padding.
+
+    Values are int16 or int32 where they are whole, and float32 elsewhere.
 
     Padding (PixelPaddingValue, PixelPaddingRangeLimit) becomes air in a CT, 0 in a scan of positive values
     and a value far below all others elsewhere, so that intensities can be told from it.

@@ -22,7 +22,25 @@ from latentseg.imaging.dicom.volumes import single_images
 from latentseg.imaging.intensity import Modality
 
 OTHER_THAN_HU = {
-    *("PT", "NM", "US", "IVUS", "XA", "RF", "CR", "DX", "MG", "IO", "PX", "GM", "SM", "XC", "ES", "OP", "OPT"),
+    *(
+        "PT",
+        "NM",
+        "US",
+        "IVUS",
+        "XA",
+        "RF",
+        "CR",
+        "DX",
+        "MG",
+        "IO",
+        "PX",
+        "GM",
+        "SM",
+        "XC",
+        "ES",
+        "OP",
+        "OPT",
+    ),
     *("RG", "RTIMAGE", "RTDOSE", "SEG", "BI", "DG", "TG", "LS"),
 }
 """Modalities whose values are no Hounsfield units, whatever they look like."""
@@ -102,7 +120,7 @@ def read_dicom(path: Path, options: DicomOptions | None = None) -> files.Loaded:
     )
     ordered = [frames[n] for n in stack.order]
     modality = modality_of(series)
-    array, padding = voxels(ordered, modality)
+    array, padding = voxels(ordered, modality=modality)
     if stack.marks:
         caution(f"{where} is approximate: {'; '.join(stack.marks)}")
         array = stack.resample(array)

@@ -61,7 +61,9 @@ def sources_of(header: DicomHeader, where: str) -> Sources:
         return Sources(datasets, slice(None))
     if len(entries) > 1:
         what = f"the volume has {len(header.slices)} slices in {len(entries)} multi-frame files"
-        raise InputError(what, where=where, fix="Take the NIfTI: a DICOM SEG refers to the frames of one file")
+        raise InputError(
+            what, where=where, fix="Take the NIfTI: a DICOM SEG refers to the frames of one file"
+        )
     if "PerFrameFunctionalGroupsSequence" not in datasets[0]:
         what = "a DICOM SEG cannot refer to the tiles of a mosaic"
         raise InputError(what, where=where, fix="Take the NIfTI")

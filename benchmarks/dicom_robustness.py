@@ -3,10 +3,11 @@
 Usage: ``python benchmarks/dicom_robustness.py [--count 200] [--output FILE]``.
 
 Series number n is drawn from seed n: an orientation (along the patient's axes, turned in its plane, or
-oblique), CT or MR, a transfer syntax, a layout of files, and one trait of ``dicom_series.TRAITS``, which says
-what must come of it. A series that is read is compared with the truth voxel by voxel at its place in the
-patient, and a mask on it makes the way to DICOM SEG and back. Outcomes: "exact", "refused" (with the message
-expected), "silently wrong", "unexpected refusal", "crash". With any but the first two, the exit code is 1.
+oblique), CT or MR, a transfer syntax, a layout of files, and one trait of ``dicom_series.py`` or
+``dicom_kinds.py``, which says what must come of it. A series that is read is compared with the truth voxel
+by voxel at its place in the patient, and a mask on it makes the way to DICOM SEG and back. Outcomes: "exact",
+"refused" (with the message expected), "silently wrong", "unexpected refusal", "crash". With any but the first
+two, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ from pathlib import Path
 from re import search
 from typing import Any
 
+import dicom_kinds as kinds
+import dicom_series as series
 import numpy as np
-from dicom_series import NOTED, REFUSED, TRAITS, Draft, draft_of, write
+from dicom_series import Draft, Trait, draft_of, write
 
 from latentseg.errors import LatentsegError, noted
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.masks import read_masks
 from latentseg.imaging.dicom.seg import Segment, write_seg
 from latentseg.text.codes import segment_code
+
+REFUSED: dict[Trait, str] = {**series.REFUSED, **kinds.REFUSED}
+NOTED = (*series.NOTED, *kinds.NOTED)
+TRAITS: tuple[Trait, ...] = (*series.EXACT, *kinds.EXACT, *REFUSED)
 
 
 def is_exact(draft: Draft, scan: Volume) -> bool:
@@ -73,7 +80,8 @@ def outcome(seed: int, folder: Path) -> dict[str, Any]:
     try:
         with noted([]) as notes:
             scan = read(path, dicom=draft.options)
-        good = trait not in REFUSED and is_exact(draft, scan) and seg_is_exact(draft, scan, folder)
+        good = trait not in REFUSED and is_exact(draft, scan) and scan.modality == draft.truth.modality
+        good = good and (not draft.has_seg or seg_is_exact(draft, scan, folder))
         warned = bool(notes) == (trait in NOTED)
         return row | {"outcome": "exact" if good and warned else "silently wrong", "says": "; ".join(notes)}
     except LatentsegError as error:

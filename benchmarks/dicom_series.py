@@ -45,6 +45,9 @@ class Draft:
         after: changes the folder once the files are written.
         kept: index of the slices K of the truth that must be found again.
         moved_ras_mm: how far each slice K was moved on purpose.
+        plain: whether its pixels must stay uncompressed.
+        layout: of its files, where it matters.
+        has_seg: whether a SEG can refer to it.
     """
 
     rng: np.random.Generator
@@ -55,6 +58,9 @@ class Draft:
     after: list[Callable[[Path], Any]] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     moved_ras_mm: dict[int, Any] = field(default_factory=dict)
+    plain: bool = False
+    layout: str = ""
+    has_seg: bool = True
 
     @property
     def middle(self) -> int:
@@ -372,9 +378,9 @@ def cut(folder: Path, uid: str, end: int) -> None:
 def write(draft: Draft, folder: Path, trait: Trait) -> Path:
     """Write the files in a random layout, order, naming and transfer syntax; return the path to read."""
     rng = draft.rng
-    layout = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
+    layout = draft.layout or LAYOUTS[int(rng.integers(len(LAYOUTS)))]
     name = NAMES[int(rng.integers(len(NAMES)))]
-    syntax = EXPLICIT if trait in PLAIN else SYNTAXES[int(rng.integers(len(SYNTAXES)))]
+    syntax = EXPLICIT if draft.plain or trait in PLAIN else SYNTAXES[int(rng.integers(len(SYNTAXES)))]
     slices = draft.slices
     for one in slices:
         if "PixelData" in one and syntax != EXPLICIT:

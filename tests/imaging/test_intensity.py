@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import guess_modality, normalize
-from latentseg.imaging.intensity import TISSUE_FLOOR, TISSUE_LEVEL, brightened
+from latentseg.imaging.intensity import TISSUE_FLOOR, TISSUE_LEVEL, brightened, is_windowed, padding_of
 
 
 def test_ct_window() -> None:
@@ -126,3 +126,128 @@ def test_brightness_is_stretched_within_bounds(seed: int) -> None:
     assert bright.min() >= -1
     assert bright.max() <= 1
     assert (bright >= values - 1e-6).all()
+
+
+def scan_of(low: int, high: int) -> Any:
+    """Values of a body with a dark background inside the field of view."""
+    values = np.random.default_rng(0).gamma(1.2, (high - low) / 6, (40, 36, 8))
+    return np.clip(values + low, low, high).round()
+
+
+def corners(shape: tuple[int, ...] = (40, 36, 8)) -> Any:
+    i, j, _ = np.indices(shape)
+    return np.hypot(i - 19.5, j - 17.5) > 20
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        *((value, dtype) for value in (-1024, -2000, -32768) for dtype in (np.int16, np.float32)),
+        *((value, dtype) for value in (65535,) for dtype in (np.uint16, np.float64)),
+        (-3.4e38, np.float32),
+        (32767, np.int16),
+    ],
+)
+def test_a_constant_border_of_a_resampled_mr_is_no_picture(value: float, dtype: Any) -> None:
+    outside, picture = corners(), scan_of(0, 1200)
+    padded = np.where(outside, value, picture).astype(dtype)
+    plain = np.where(outside, 0, picture).astype(np.float32)
+    np.testing.assert_array_equal(padding_of(padded), outside)
+    assert guess_modality(padded) == guess_modality(plain) == "MR"
+    for modality in ("MR", "unknown"):
+        out = normalize(padded, modality=modality)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(out, normalize(plain, modality="MR"))
+        assert (out[outside] == -1).all()
+
+
+@pytest.mark.parametrize("side", [0, 1, 2])
+def test_a_border_on_one_side_is_found(side: int) -> None:
+    picture = scan_of(0, 1200)
+    outside = np.zeros(picture.shape, bool)
+    np.moveaxis(outside, side, 0)[:2] = True
+    for value in (-1024, 65535):
+        np.testing.assert_array_equal(padding_of(np.where(outside, value, picture)), outside)
+
+
+def test_the_largest_number_of_16_bits_is_padding_beside_bright_tissue() -> None:
+    picture = scan_of(0, 60000)
+    np.testing.assert_array_equal(padding_of(np.where(corners(), 65535, picture)), corners())
+
+
+def test_what_interpolation_mixes_with_padding_is_padding() -> None:
+    from scipy import ndimage
+
+    outside, picture = corners(), scan_of(0, 1200)
+    padded = np.where(outside, -1024.0, picture)
+    edge = (
+        ndimage.binary_dilation(outside, iterations=1)
+        & ~outside
+        & (np.random.default_rng(0).random(outside.shape) < 0.1)
+    )
+    padded[edge] = -400.5
+    found = padding_of(padded)
+    np.testing.assert_array_equal(found, outside | edge)
+    assert guess_modality(padded) == "MR"
+
+
+@pytest.mark.parametrize("value", [-1000, -1024, -2000, -3024])
+def test_a_constant_border_of_a_ct_stays_air(value: int) -> None:
+    rng = np.random.default_rng(0)
+    body = rng.choice(
+        [-900, -100, -80, 20, 60, 300, 900], (40, 36, 8), p=[0.1, 0.2, 0.1, 0.3, 0.2, 0.05, 0.05]
+    )
+    padded = np.where(corners(), value, body)
+    assert guess_modality(padded) == "CT"
+    np.testing.assert_array_equal(
+        normalize(padded, modality="CT"), normalize(np.where(corners(), -1000, body), modality="CT")
+    )
+
+
+def test_a_brain_cut_out_of_a_ct_stays_a_ct() -> None:
+    brain = np.random.default_rng(0).normal(35, 8, (40, 36, 8)).round()
+    assert guess_modality(np.where(corners(), -1024, brain)) == "CT"
+
+
+def test_padding_above_all_hounsfield_units_is_air() -> None:
+    body = np.random.default_rng(0).integers(-1000, 1200, (40, 36, 8))
+    out = normalize(np.where(corners(), 64511, body), modality="CT")
+    assert (out[corners()] == -1).all()
+    assert guess_modality(np.where(corners(), 64511, body)) == "CT"
+
+
+def test_padding_does_not_hide_a_window() -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (40, 36, 8))
+    assert is_windowed(np.where(corners(), -32768, stored))
+    assert not is_windowed(stored - 1000)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda picture: picture,  # a background of noise
+        lambda picture: np.where(corners(), 0, picture),  # a background of 0
+        lambda picture: np.where(corners(), picture.max(), picture),  # a white border
+        lambda picture: (picture > 600).astype(float),  # two values
+        lambda picture: np.where(picture > 1000, 3000, picture),  # bright, but not at the border
+        lambda picture: picture - 600,  # both signs
+        lambda picture: np.full_like(picture, -1024),
+    ],
+)
+def test_pictures_without_padding(make: Any) -> None:
+    assert padding_of(make(np.minimum(scan_of(0, 1200), 1100))) is None
+
+
+def test_one_dark_voxel_is_no_padding() -> None:
+    picture = scan_of(0, 1200)
+    picture[0, 0, 0] = -1024
+    assert padding_of(picture) is None
+
+
+def test_a_mask_holds_no_voxel_of_a_border() -> None:
+    from latentseg.imaging import Volume
+    from latentseg.methods.results import Segmentation
+
+    scan = Volume(np.where(corners(), -1024, scan_of(0, 1200)), np.eye(4), modality="MR")
+    everywhere = np.ones(scan.shape, bool)
+    found = Segmentation("liver", scan, everywhere, everywhere.astype(np.float32), 1.0)
+    np.testing.assert_array_equal(found.mask, ~corners())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from latentseg.errors import InputError, caution
+from latentseg.errors import InputError, caution, noted
 from latentseg.imaging.files import suffix_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def _of_archive(path: Path) -> list[Place]:
 def _of_tree(folder: Path, wanted: set[Path]) -> Iterator[Place]:
     from latentseg.imaging.dicom.files import scan
 
-    scanned = scan(folder)
+    with noted([]):  # links and folders that were left out have been named
+        scanned = scan(folder)
     found = []
     for series in _images(scanned):
         paths = [entry.path for entry in series.entries if entry.path in wanted]

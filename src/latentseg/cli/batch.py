@@ -31,6 +31,7 @@ from latentseg.cli.segment import (
     Save,
     Supports,
     Targets,
+    VolumeOption,
     Weights,
     read_combined,
     read_modality,
@@ -82,6 +83,7 @@ def batch(
     combined: Combined = None,
     modality: ModalityOption = None,
     orientation: Orientation = None,
+    volume: VolumeOption = None,
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
@@ -110,7 +112,7 @@ def batch(
     outputs = read_outputs(save, prompts=bool(prompt))
     through = read_engine(engine, workers=workers)
     check_writable(out)
-    dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt)
+    dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
     defaults = partial(with_defaults, modality=kind, orientation=orientation, dicom=dicom)
     cohort = [defaults(case) for case in find_cases(cases, out=out)]
     load: Any = partial(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from latentseg.cli.output import AsJson, show_facts, show_json, show_table
-from latentseg.cli.segment import AllowGaps, ResampleTilt, SeriesOption
+from latentseg.cli.segment import AllowGaps, ResampleTilt, SeriesOption, VolumeOption
 from latentseg.errors import LatentsegWarning, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def inspect(
         str | None, typer.Option(help="CT or MR: what the image is, where the file does not say.")
     ] = None,
     series: SeriesOption = None,
+    volume: VolumeOption = None,
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     as_json: AsJson = False,
@@ -36,7 +37,7 @@ def inspect(
     from latentseg.imaging import read
     from latentseg.imaging.dicom.series import DicomOptions
 
-    known, options = _modality(modality), DicomOptions(series, allow_gaps, resample_tilt)
+    known, options = _modality(modality), DicomOptions(series, allow_gaps, resample_tilt, volume)
     found = series_of(image)
     if found and not as_json:
         show_series(found["series"], found["damaged"])
@@ -107,7 +108,8 @@ def describe(volume: Volume) -> dict[str, Any]:
     guess = guess_modality(array)
     modality = guess if volume.modality == "unknown" else volume.modality
     normalize(array, modality=modality, where=str(volume.source))
-    low, high = np.percentile(array, (0.5, 99.5))
+    padding = volume.padding
+    low, high = np.percentile(array if padding is None else array[~padding], (0.5, 99.5))
     return {
         "file": str(volume.source),
         "shape": [int(size) for size in volume.shape],

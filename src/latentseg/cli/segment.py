@@ -71,6 +71,12 @@ Orientation = Annotated[
 SeriesOption = Annotated[
     str | None, typer.Option("--series", help="DICOM: UID or number of the series, where there are several.")
 ]
+VolumeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--volume", help="DICOM: which volume of a series, from 1: echoes, phases, b-values.", min=1
+    ),
+]
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="DICOM: resample uneven or missing slices; marks the outputs.")
 ]
@@ -108,6 +114,7 @@ def segment(
     modality: ModalityOption = None,
     orientation: Orientation = None,
     series: SeriesOption = None,
+    volume: VolumeOption = None,
     allow_gaps: AllowGaps = False,
     resample_tilt: ResampleTilt = False,
     support_mode: Mode = "nearest",
@@ -144,7 +151,7 @@ def segment(
     outputs, priority = read_combined(outputs, combined, names=names)
     if priority is not None:
         check_priority(priority, names)
-    dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
+    dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
     with Progress("segment") as progress:
         progress.stage("reading the scan")
         scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)

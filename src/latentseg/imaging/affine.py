@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From the world of DICOM and ITK to ours, and back."""
+
 MAX_SHEAR_COSINE = 0.01
 """Largest cosine between two voxel axes that still counts as a right angle (0.6 degrees)."""
 

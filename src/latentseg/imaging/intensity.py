@@ -14,6 +14,9 @@ Modality = Literal["CT", "MR", "unknown"]
 AIR_HU = -500
 """A CT of a patient has voxels below this: air around the body, in the lungs or in the bowel."""
 
+HU_REACH = (-20000.0, 20000.0)
+"""No scanner gives Hounsfield units beyond."""
+
 SOFT_TISSUE_WINDOW_HU = (-125.0, 275.0)
 """The few-shot field's abdominal window (level 75, width 400)."""
 
@@ -26,19 +29,107 @@ TISSUE_LEVEL = -0.17
 
 STRONGEST_STRETCH = 2.5
 
+FEWEST_PADDED = 8
+LEAST_GAP = 0.1
+HIGH_GAP = 1.0
+"""Least distance of padding below and above all other voxels, as a share of their range."""
+
+LARGEST = (32767, 65535)
+"""The largest numbers of 16 bits, which are padding at the border of a picture at any distance."""
+
+LEAST_SURFACE = 0.02
+"""Share of the surface of a volume that padding above all other values covers at least."""
+
+MOST_MIXED = 0.02
+"""Share of negative voxels in a positive picture that interpolation next to padding may leave."""
+
 
 def guess_modality(array: NDArray[Any]) -> Modality:
     """Guess CT or MR from the values alone.
 
     Air below -500 and nothing beyond the reach of Hounsfield units is CT; non-negative values above the 8-bit
-    range are MR; all else, such as an 8-bit picture, is ``"unknown"``.
+    range are MR; all else, such as an 8-bit picture, is ``"unknown"``. Padding does not count; a constant
+    background below -500 in a scan that is otherwise positive is padding of a resampled MR.
     """
     if array.size == 0:
         return "unknown"
-    low, high = float(array.min()), float(array.max())
-    if -20000 <= low < AIR_HU and high > 0:
+    padding = padding_of(array)
+    inside = array if padding is None else array[~padding]
+    low, high = float(inside.min()), float(inside.max())
+    air = low if padding is None else float(array.min())
+    if HU_REACH[0] <= air < AIR_HU and high > 0 and not _is_padded_mr(inside, padding):
+        return "CT"
+    if HU_REACH[0] <= low < AIR_HU and high > 0:
         return "CT"
     return "MR" if low >= 0 and high > 255 else "unknown"
+
+
+def padding_of(array: NDArray[Any], *, modality: Modality = "unknown") -> NDArray[np.bool_] | None:
+    """Voxels that are no part of the picture: a constant value far away from all others, or None.
+
+    Such are what a resampling program puts where it has no data (-1024, -2000, -32768), which lies below all
+    other values, and 65535 or the like at the corners and borders, which lies above them. What lies between a
+    value below zero and zero, where a picture is positive otherwise, is mixed with it. A background of 0
+    needs no telling, and in a CT nothing is padding that can be Hounsfield units.
+
+    Args:
+        array: any shape.
+        modality: what its values mean.
+    """
+    if array.size == 0:
+        return None
+    low, high = array.min(), array.max()
+    masks = [
+        mask
+        for mask in (_padding_below(array, low, modality), _padding_above(array, high, modality))
+        if mask is not None
+    ]
+    return None if not masks else masks[0] if len(masks) == 1 else masks[0] | masks[1]
+
+
+def _padding_below(array: NDArray[Any], value: Any, modality: Modality) -> NDArray[np.bool_] | None:
+    if value == 0 or (modality == "CT" and value >= HU_REACH[0]):
+        return None
+    mask = np.asarray(array == value)
+    if np.count_nonzero(mask) < FEWEST_PADDED or mask.all():
+        return None
+    low, high = np.percentile(array[~mask], (5, 99.5))
+    if not (high > low and float(low) - float(value) >= LEAST_GAP * (high - low)):
+        return None
+    if value < 0 and modality != "CT":
+        mixed = (array < 0) & ~mask
+        if np.count_nonzero(mixed) <= MOST_MIXED * (array.size - np.count_nonzero(mask)):
+            mask |= mixed
+    return mask
+
+
+def _padding_above(array: NDArray[Any], value: Any, modality: Modality) -> NDArray[np.bool_] | None:
+    if modality == "CT" and value <= HU_REACH[1]:
+        return None
+    corners = array[np.ix_(*[(0, -1)] * array.ndim)]
+    if not (corners == value).any():
+        return None
+    mask = np.asarray(array == value)
+    if np.count_nonzero(mask) < FEWEST_PADDED or mask.all():
+        return None
+    low, high = np.percentile(array[~mask], (0.5, 99.5))
+    gap = 0.0 if value in LARGEST else HIGH_GAP
+    if not (high > low and float(value) - float(high) >= gap * (high - low)):
+        return None
+    return mask if _share_of_surface(mask) >= LEAST_SURFACE else None
+
+
+def _share_of_surface(mask: NDArray[np.bool_]) -> float:
+    faces = [mask.take(end, axis) for axis in range(mask.ndim) if mask.shape[axis] > 1 for end in (0, -1)]
+    return sum(int(face.sum()) for face in faces) / max(1, sum(face.size for face in faces))
+
+
+def _is_padded_mr(inside: NDArray[Any], padding: NDArray[np.bool_] | None) -> bool:
+    """Whether voxels beside padding are those of an MR: positive, and larger than a CT of the brain alone."""
+    if padding is None:
+        return False
+    negative = int(np.count_nonzero(inside < 0))
+    return negative <= MOST_MIXED * inside.size and float(np.percentile(inside, 99.5)) > 255
 
 
 def check_finite(array: NDArray[Any], *, where: str = "") -> None:
@@ -71,7 +162,7 @@ def normalize(
         array: any shape.
         modality: ``"CT"`` maps the window in HU; a CT already stored in 0..255 or 0..1 is mapped over that
             range with a warning. ``"MR"`` and ``"unknown"`` map the 0.5 and 99.5 percentiles of the nonzero
-            voxels.
+            voxels. Padding counts in neither, and becomes -1.
         window: lower and upper HU for CT.
         where: name of the image, for messages.
 
@@ -82,12 +173,17 @@ def normalize(
     if array.size == 0 or array.min() == array.max():
         value = "no voxels" if array.size == 0 else f"the single value {float(array.flat[0]):g}"
         raise InputError(f"the image is constant ({value})", where=where, fix="Check how it was exported")
-    low, high = _ct_range(array, window, where) if modality == "CT" else _foreground_range(array)
+    padding = padding_of(array, modality=modality)
+    inside = array if padding is None else array[~padding]
+    low, high = _ct_range(inside, window, where) if modality == "CT" else _foreground_range(inside)
     out: NDArray[np.float32] = array.astype(np.float32)
     out -= np.float32(low)
     out *= np.float32(2.0 / (high - low))
     out -= np.float32(1.0)
-    return np.clip(out, -1.0, 1.0, out=out)
+    np.clip(out, -1.0, 1.0, out=out)
+    if padding is not None:
+        out[padding] = -1.0
+    return out
 
 
 def brightened(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -106,8 +202,10 @@ def brightened(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def is_windowed(array: NDArray[Any]) -> bool:
-    """Whether a CT is stored in 0 to 255, or 0 to 1, and not in HU."""
-    return float(array.min()) >= 0 and float(array.max()) <= 255
+    """Whether a CT is stored in 0 to 255, or 0 to 1, and not in HU; padding does not count."""
+    padding = padding_of(array, modality="CT")
+    inside = array if padding is None else array[~padding]
+    return float(inside.min()) >= 0 and float(inside.max()) <= 255
 
 
 def _ct_range(array: NDArray[Any], window: tuple[float, float], where: str) -> tuple[float, float]:

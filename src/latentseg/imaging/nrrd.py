@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError
-from latentseg.imaging.affine import spacing_of
+from latentseg.imaging.affine import LPS_TO_RAS, spacing_of
 from latentseg.imaging.files import Loaded, broken
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NRRD_LINE = re.compile(rb"(?m)^(space|space directions|space origin):[^\n]*\n")
 META_LINE = re.compile(rb"(?m)^(Offset|TransformMatrix|ElementSpacing|AnatomicalOrientation) =[^\n]*\n")
 META_AXES = re.compile(rb"NDims\s*[=:]([^\r\n]*)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError
-from latentseg.imaging import affine, files
+from latentseg.imaging import affine, files, intensity
 from latentseg.imaging.intensity import Modality
 
 
@@ -74,6 +75,13 @@ class Volume:
         """Case id: the source's name without its suffix, ``"volume"`` where there is no source."""
         case = getattr(self.header, "case", "")
         return case or (files.case_name(self.source) if self.source else "volume")
+
+    @cached_property
+    def padding(self) -> NDArray[np.bool_] | None:
+        """`(I, J, K)` where a scan holds padding instead of the patient; None where it holds none."""
+        declared: NDArray[np.bool_] | None = getattr(self.header, "padding", None)
+        found = intensity.padding_of(self.array, modality=self.modality)
+        return declared if found is None else found if declared is None else declared | found
 
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Another array on the same grid.

@@ -42,7 +42,7 @@ class Segmentation:
     Attributes:
         target: Name of the target.
         scan: The scan; all arrays share its grid.
-        mask: ``(I, J, K)`` bool.
+        mask: ``(I, J, K)`` bool; nothing where the scan is padding.
         probability: ``(I, J, K)`` float32 in [0, 1].
         presence: Score in [0, 1] that the target is in the scan at all; the mask is empty where it is called
             absent.
@@ -53,6 +53,12 @@ class Segmentation:
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
     presence: float
+
+    def __post_init__(self) -> None:
+        """Take padding out of the mask."""
+        padding = self.scan.padding
+        if padding is not None and (self.mask & padding).any():
+            object.__setattr__(self, "mask", self.mask & ~padding)
 
     @property
     def absent(self) -> bool:

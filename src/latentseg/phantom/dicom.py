@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import math
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from latentseg.imaging.affine import LPS_TO_RAS
 from latentseg.imaging.dicom.files import quiet_pydicom
-from latentseg.imaging.dicom.geometry import LPS_TO_RAS
 from latentseg.imaging.volume import Volume
 
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
@@ -92,6 +95,51 @@ def multi_frame(datasets: Sequence[Any]) -> Any:
     whole.PerFrameFunctionalGroupsSequence, whole.SharedFunctionalGroupsSequence = frames, [shared]
     whole.PixelData = b"".join(one.PixelData for one in datasets)
     return whole
+
+
+def mosaic(datasets: Sequence[Any], *, csa: bool = True) -> Any:
+    """MR slices as tiles of one Siemens mosaic, in the same order.
+
+    Args:
+        datasets: at least two, evenly spaced.
+        csa: name the number of tiles and the direction of the slices in a CSA header; else the number alone,
+            in the private element (0019,100A).
+    """
+    whole = copy.deepcopy(datasets[0])
+    side = math.ceil(math.sqrt(len(datasets)))
+    rows, columns = whole.Rows, whole.Columns
+    picture = np.zeros((side, rows, side, columns), "<u2")
+    for n, one in enumerate(datasets):
+        picture[n // side, :, n % side] = np.frombuffer(one.PixelData, "<u2").reshape(rows, columns)
+    first, second = (np.array(one.ImagePositionPatient, float) for one in datasets[:2])
+    turn = np.array(whole.ImageOrientationPatient, float).reshape(2, 3)
+    outward = (side - 1) / 2 * np.array([columns, rows]) * np.array(whole.PixelSpacing, float)[::-1]
+    whole.ImagePositionPatient = [_decimal(value) for value in first - outward @ turn]
+    whole.Rows, whole.Columns = side * rows, side * columns
+    whole.PixelData = picture.tobytes()
+    whole.ImageType = [*whole.ImageType[:2], "M", "ND", "MOSAIC"]
+    step = float(np.linalg.norm(second - first))
+    whole.SpacingBetweenSlices = _decimal(step)
+    if csa:
+        block = whole.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+        normal = [f"{value:.8f}" for value in (second - first) / step]
+        tags = {"NumberOfImagesInMosaic": [str(len(datasets))], "SliceNormalVector": normal}
+        block.add_new(0x10, "OB", csa_header(tags))
+    else:
+        block = whole.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0A, "US", len(datasets))
+    return whole
+
+
+def csa_header(tags: Mapping[str, Sequence[str]]) -> bytes:
+    """Decimal strings by name in Siemens' CSA format, version 2."""
+    parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(tags), 77)]
+    for name, values in tags.items():
+        parts.append(struct.pack("<64si4s3i", name.encode(), len(values), b"DS", 3, len(values), 77))
+        for value in values:
+            content = value.encode() + b"\0"
+            parts += [struct.pack("<4i", 0, len(content), 77, 0), content, bytes(-len(content) % 4)]
+    return b"".join(parts)
 
 
 def _dataset(pydicom: Any, volume: Volume, k: int, common: dict[str, Any], position_lps_mm: Any) -> Any:

@@ -108,3 +108,27 @@ def test_a_series_that_cannot_be_referred_to_still_gives_nifti(
     assert main([*command, "-o", str(study / "out"), "--backbone", str(tiny_model)]) == 0
     assert "no DICOM SEG was written" in capsys.readouterr().err
     assert [path.name for path in (study / "out" / "scan").glob("*seg-*")] == ["scan_seg-liver.nii.gz"]
+
+
+def test_one_of_several_volumes_is_chosen(study: Path, tiny_model: Path, capsys: Capture) -> None:
+    slices = []
+    for echo, time in enumerate(("2.3", "4.6")):
+        for path in sorted((study / "scan").iterdir()):
+            one = pydicom.dcmread(path)
+            one.EchoTime, one.SOPInstanceUID = time, pydicom.uid.generate_uid()
+            one.PixelData = (one.pixel_array + 10 * echo).astype("<u2").tobytes()
+            slices.append(one)
+    save_slices(slices, study / "echoes")
+    assert main(["inspect", str(study / "echoes")]) == 3
+    message = capsys.readouterr().err
+    assert "2 at one position differ in EchoTime (2.3, 4.6)" in message
+    assert "--volume N: 1 is EchoTime 2.3; 2 is EchoTime 4.6" in message
+    assert main(["inspect", str(study / "echoes"), "--volume", "2"]) == 0
+    assert "60 x 64 x 6" in capsys.readouterr().out
+    assert main(["inspect", str(study / "echoes"), "--volume", "3"]) == 2
+    support = f"{study / 'example'},{study / 'example.dcm'}"
+    command = ["--support", support, "--target", "liver", "-o", str(study / "out")]
+    command += ["--backbone", str(tiny_model), "--volume", "2"]
+    assert main(["segment", str(study / "echoes"), *command]) == 0
+    assert {path.name for path in (study / "out").iterdir()} == {"echoes_volume-2"}
+    assert main(["batch", str(study / "echoes"), *command[:-2], "--volume", "1"]) == 0

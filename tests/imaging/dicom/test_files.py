@@ -284,3 +284,59 @@ def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_one_slice_has_the_thickness_as_its_step(tmp_path: Path) -> None:
     path = save_slices(slice_datasets(phantom()), tmp_path)[1]
     assert read(path).spacing_mm == pytest.approx((0.7, 0.8, 2.5))
+
+
+def test_all_series_of_a_folder_are_read_with_one_pass_over_its_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentseg.batch.cases import find_cases
+    from latentseg.imaging.dicom import files
+
+    passes: list[files.Entry] = []
+    facts_in = files._facts_in
+    monkeypatch.setattr(files, "_facts_in", lambda entry: (passes.append(entry), facts_in(entry))[1])
+    for number in range(4):
+        save_slices(
+            slice_datasets(phantom(seed=number), series_number=number), tmp_path, name=f"{number}_{{}}"
+        )
+    cases = find_cases(tmp_path)
+    assert len(cases) == 4
+    for number, case in enumerate(cases):
+        scan_of_series = read(case.image, dicom=case.dicom)
+        np.testing.assert_array_equal(scan_of_series.array, phantom(seed=number).array)
+    assert len(passes) == len(set(passes)) == 20
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    paths = save_slices(slice_datasets(phantom()), tmp_path)
+    assert scan(tmp_path).series[0].images == 5
+    paths[0].write_bytes(paths[0].read_bytes()[:300])
+    again = scan(tmp_path)
+    assert (again.series[0].images, len(again.damaged)) == (4, 1)
+    paths[1].unlink()
+    save_slices(slice_datasets(phantom()), tmp_path / "new")
+    assert [one.images for one in scan(tmp_path).series] == [3, 5] or [
+        one.images for one in scan(tmp_path).series
+    ] == [5, 3]
+
+
+def test_headers_that_are_kept_are_few() -> None:
+    from latentseg.imaging.dicom.files import Entry, _Headers
+
+    headers = _Headers(most=2)
+    for path in sorted(Path(__file__).parent.glob("test_*.py"))[:5]:
+        assert headers.get(Entry(path)) is None
+    assert len(headers.kept) == 2
+    assert headers.get(Entry(Path("nowhere"))) == "No such file or directory"
+
+
+def test_series_behind_links_to_folders_are_read(tmp_path: Path) -> None:
+    save_slices(slice_datasets(phantom()), tmp_path / "store" / "a")
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "series").symlink_to(tmp_path / "store" / "a", target_is_directory=True)
+    (study / "loop").symlink_to(study, target_is_directory=True)
+    with pytest.warns(LatentsegWarning, match="1 link"):
+        again = read(study)
+    np.testing.assert_array_equal(again.array, phantom().array)
+    np.testing.assert_array_equal(read(study / "series").array, phantom().array)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from latentseg.errors import GeometryError, InputError, LatentsegWarning
 from latentseg.imaging import Volume, read, read_labels, write_like
-from latentseg.imaging.dicom.masks import inside_outline, read_masks
+from latentseg.imaging.dicom.contours import inside_outline
+from latentseg.imaging.dicom.masks import read_masks, structure_names
 from latentseg.imaging.dicom.series import DicomOptions
 from latentseg.methods.fewshot.support import Support
 from latentseg.phantom.dicom import save_slices, slice_datasets
@@ -125,6 +126,10 @@ def test_a_support_is_shown_by_one_structure_of_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda scan: contour_of(scan, SQUARE + 100, 2),
+            "1 of 1 contours of 'a' .* beside the pixels of slice 2",
+        ),
         (lambda scan: contour_of(scan, SQUARE, 2.4), r"0.40 slices beside the nearest slice \(2\)"),
         (lambda scan: contour_of(scan, SQUARE, 11), "on slice 11 of a scan of 8 slices"),
         (lambda scan: contour_of(scan, SQUARE, 2)[:-1], "truncated or damaged"),
@@ -135,6 +140,52 @@ def test_contours_of_another_scan_are_refused(make: Any, message: str, tmp_path:
     path = save_rtstruct(tmp_path / "rt.dcm", {"a": [make(scan)]})
     with pytest.raises(InputError, match=message):
         read_masks(path, like=scan)
+
+
+def test_only_the_structure_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path / "scan")
+    stray = {"EXTERNAL": [contour_of(scan, SQUARE, 11)], "GTV_MR": [contour_of(scan, SQUARE, 2.4)]}
+    path = save_rtstruct(tmp_path / "rt.dcm", {**stray, "liver": [contour_of(scan, SQUARE, 2)]})
+    dataset = pydicom.dcmread(path)
+    dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3.4"
+    dataset.StructureSetROISequence[2].ReferencedFrameOfReferenceUID = scan.header.frame_of_reference
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_masks(path, like=scan, names=["liver"])["liver"], square_mask(2))
+    np.testing.assert_array_equal(read_labels(path, like=scan, name="LIVER").array, square_mask(2))
+    assert structure_names(path) == ["EXTERNAL", "GTV_MR", "liver"]
+    with pytest.raises(GeometryError, match=r"another frame of reference \(1.2.3.4\)"):
+        read_labels(path, like=scan, name="GTV_MR")
+    with pytest.raises(GeometryError, match="contours of 'EXTERNAL' lie outside of the scan, on slice 11"):
+        read_masks(path, like=scan, names=["EXTERNAL"])
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda square: square,
+        lambda square: np.roll(square, 2, axis=0)[::-1],
+        lambda square: square + 0.01,
+        lambda square: np.repeat(square, 2, axis=0),
+    ],
+)
+def test_an_outline_that_is_stored_twice_is_drawn_once(again: Any, tmp_path: Path) -> None:
+    scan = scan_of(tmp_path / "scan")
+    twice = [contour_of(scan, points, 2) for points in (SQUARE, again(SQUARE))]
+    path = save_rtstruct(tmp_path / "rt.dcm", {"liver": [*twice, contour_of(scan, SQUARE, 3)]})
+    with pytest.warns(LatentsegWarning, match="1 contours of 'liver' are stored twice and drawn once"):
+        labels = read_labels(path, like=scan, name="liver")
+    np.testing.assert_array_equal(labels.array, square_mask(2, 3))
+
+
+@pytest.mark.parametrize("k", [-1, 8])
+def test_a_contour_one_slice_outside_is_left_out_with_a_warning(k: int, tmp_path: Path) -> None:
+    scan = scan_of(tmp_path / "scan")
+    near = 0 if k < 0 else 7
+    path = save_rtstruct(tmp_path / "rt.dcm", {"liver": [contour_of(scan, SQUARE, at) for at in (near, k)]})
+    said = f"1 of 2 contours of 'liver' lie outside of the scan, on slice {k} of a scan of 8 slices"
+    with pytest.warns(LatentsegWarning, match=said):
+        masks = read_masks(path, like=scan)
+    np.testing.assert_array_equal(masks["liver"], square_mask(near))
 
 
 def test_what_cannot_be_placed_is_refused(tmp_path: Path) -> None:

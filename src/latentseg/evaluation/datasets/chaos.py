@@ -16,6 +16,7 @@ from latentseg.errors import GeometryError, InputError
 from latentseg.evaluation.datasets.base import ORGANS, Dataset, Original, Pair, field_folds
 from latentseg.evaluation.datasets.originals import clip_top, fit_in_plane, reorient, resample_pair
 from latentseg.imaging import Volume
+from latentseg.imaging.affine import LPS_TO_RAS
 from latentseg.imaging.files import broken, natural_key
 
 _IDS = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
@@ -24,7 +25,6 @@ SPACING_MM = (1.25, 1.25, 7.7)
 SIZE = (256, 256)
 GREY_STEP = 63  # the PNG of a slice shows label n as the grey value 63 n
 GREY_TOLERANCE = 16
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def find_originals(folder: Path) -> list[Original]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
+import threading
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from latentseg.errors import InputError, LatentsegError
+from latentseg.errors import InputError, LatentsegError, noted
 from latentseg.imaging import files
 
 PREAMBLE = 132
@@ -62,7 +61,7 @@ class Entry:
         with zipfile.ZipFile(self.path) as archive:
             yield io.BytesIO(archive.read(self.member))
 
-    def read(self, *, pixels: bool = False, tags: list[str] | None = None) -> Any:
+    def read(self, *, pixels: bool = False) -> Any:
         """The DICOM data set, without its pixels unless they are asked for.
 
         Raises:
@@ -70,7 +69,7 @@ class Entry:
         """
         pydicom = quiet_pydicom()
         with parsing(self), self.open() as file:
-            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+            return pydicom.dcmread(file, stop_before_pixels=not pixels, force=True)
 
 
 @contextmanager
@@ -100,6 +99,7 @@ class Facts:
         description: Series description.
         size: Columns and rows of its first image.
         images: Number of images or frames.
+        sop_class: UID of the kind of its first object.
     """
 
     uid: str
@@ -109,6 +109,7 @@ class Facts:
     description: str
     size: tuple[int, int]
     images: int
+    sop_class: str
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,9 @@ def quiet_pydicom() -> Any:
 def scan(path: str | Path) -> Scan:
     """Read the headers of all DICOM files in a folder (with its subfolders), an archive, or one file.
 
+    What a header says is kept, as long as its file does not change, so that all series of a folder can be
+    read one after the other with one pass over its files.
+
     Raises:
         InputError: no such path, a damaged archive, or no DICOM in it.
     """
@@ -174,13 +178,10 @@ def scan(path: str | Path) -> Scan:
     groups: dict[tuple[str, str], list[tuple[Entry, Facts]]] = {}
     damaged = []
     for entry in entries_in(path.parent if path.name.upper() == "DICOMDIR" else path):
-        try:
-            with parsing(entry):
-                facts = _facts(entry.read(tags=TABLE_TAGS))
-        except InputError as error:
-            damaged.append((entry, error.what))
-            continue
-        if facts.kind != "directory":
+        facts = _headers.get(entry)
+        if isinstance(facts, str):
+            damaged.append((entry, facts))
+        elif facts and facts.kind != "directory":
             groups.setdefault((facts.uid, facts.kind), []).append((entry, facts))
     if not groups and not damaged:
         raise InputError("there is no DICOM in it", where=str(path), fix="Give the folder of a DICOM study")
@@ -188,22 +189,53 @@ def scan(path: str | Path) -> Scan:
     return Scan(path, tuple(sorted(series, key=_table_order)), tuple(damaged))
 
 
+class _Headers:
+    """What the headers of the last files said, each with the size and time of change of its file."""
+
+    def __init__(self, most: int = 65536) -> None:
+        self.most = most
+        self.kept: dict[Entry, tuple[tuple[int, int], Facts | str | None]] = {}
+        self.lock = threading.Lock()
+
+    def get(self, entry: Entry) -> Facts | str | None:
+        """Facts, the reason why a file cannot be read, or None for what is no DICOM."""
+        try:
+            status = entry.path.stat()
+        except OSError as error:
+            return error.strerror or str(error)
+        state = status.st_size, status.st_mtime_ns
+        with self.lock:
+            kept = self.kept.get(entry)
+        if kept and kept[0] == state:
+            return kept[1]
+        try:
+            facts: Facts | str | None = _facts_in(entry)
+        except InputError as error:
+            facts = error.what
+        with self.lock:
+            self.kept[entry] = state, facts
+            if len(self.kept) > self.most:
+                del self.kept[next(iter(self.kept))]
+        return facts
+
+
+_headers = _Headers()
+
+
 def entries_in(path: Path) -> list[Entry]:
-    """All files that look like DICOM, in natural order.
+    """All files of a folder or an archive, in natural order, or the one file.
 
     Raises:
         InputError: a damaged or encrypted archive.
     """
     if path.is_dir():
-        found = [Path(base) / name for base, _, names in os.walk(path) for name in names]
-        return [Entry(p) for p in sorted(found, key=_natural) if _looks_like_dicom(Entry(p))]
+        return [Entry(found) for found in files.files_below(path)]
     if files.sniff(path) != "zip":
-        return [Entry(path)] if _looks_like_dicom(Entry(path)) else []
+        return [Entry(path)]
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name and not name.endswith("/")]
-        ordered = [Entry(path, member) for member in sorted(members, key=lambda m: _natural(Path(m)))]
-        return [entry for entry in ordered if _looks_like_dicom(entry)]
+        return [Entry(path, member) for member in sorted(members, key=lambda m: _natural(Path(m)))]
     except Exception as error:  # there are many kinds, from struct.error to RuntimeError for a password
         raise files.broken(path, "zip", error) from error
 
@@ -211,12 +243,12 @@ def entries_in(path: Path) -> list[Entry]:
 def holds_dicom(folder: Path) -> bool:
     """Whether a folder is to be read as DICOM: some beside the other files, or below where there are none."""
     members = [p for p in folder.iterdir() if p.is_file() and p.name[0] != "."]
-    if any(_looks_like_dicom(Entry(p)) for p in members):
+    if any(map(_looks_like_dicom, members)):
         return True
     if any(files.suffix_of(p) for p in members):
         return False
-    below = (Path(base) / name for base, _, names in os.walk(folder) for name in names)
-    return any(_looks_like_dicom(Entry(p)) for p in below)
+    with noted([]):  # what is left out is said when the folder is read
+        return any(map(_looks_like_dicom, files.files_below(folder)))
 
 
 def choose(scanned: Scan, series: str | None = None) -> Series:
@@ -259,16 +291,17 @@ def _no_images(scanned: Scan) -> str:
     return f"none of {len(scanned.damaged)} DICOM files can be read ({entry.name}: {reason})"
 
 
-def _looks_like_dicom(entry: Entry) -> bool:
-    """The magic word, or for files without preamble a first element of group 2 or 8.
-
-    A member of an archive that cannot be unpacked may be a slice: it is left in, to be called damaged.
-    """
+def _looks_like_dicom(path: Path) -> bool:
+    """Whether a file starts like DICOM; one that cannot be opened does not."""
     try:
-        with entry.open() as file:
-            head = file.read(PREAMBLE + 8)
-    except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return bool(entry.member)
+        with path.open("rb") as file:
+            return _starts_like_dicom(file.read(PREAMBLE + 8))
+    except OSError:
+        return False
+
+
+def _starts_like_dicom(head: bytes) -> bool:
+    """The magic word, or for files without preamble a first element of group 2 or 8."""
     if head[128:132] == b"DICM":
         return True
     group, kind, length = head[:2], head[4:6], int.from_bytes(head[4:8], "little")
@@ -277,6 +310,23 @@ def _looks_like_dicom(entry: Entry) -> bool:
         and len(head) > 8
         and (length < 256 or (kind.isalpha() and kind.isupper()))
     )
+
+
+def _facts_in(entry: Entry) -> Facts | None:
+    """What the header of a file says; None for what is no DICOM.
+
+    A member of an archive that cannot be unpacked, or a file that may not be read, may be a slice: it is
+    called damaged.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    pydicom = quiet_pydicom()
+    with parsing(entry), entry.open() as file:
+        if not _starts_like_dicom(file.read(PREAMBLE + 8)):
+            return None
+        file.seek(0)
+        return _facts(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TABLE_TAGS, force=True))
 
 
 def _facts(header: Any) -> Facts:
@@ -288,6 +338,7 @@ def _facts(header: Any) -> Facts:
         _text(header, "SeriesDescription"),
         (int(header.get("Columns") or 0), int(header.get("Rows") or 0)),
         int(header.get("NumberOfFrames") or 1),
+        _text(header, "SOPClassUID"),
     )
 
 
@@ -322,8 +373,8 @@ def _table_order(series: Series) -> tuple[bool, int, str]:
 
 def _text(header: Any, name: str) -> str:
     """A value as printable text; DICOM text may hold anything."""
-    value = str(header.get(name) or "")
-    return "".join(letter for letter in value if letter.isprintable()).strip()
+    value = header.get(name)
+    return "".join(letter for letter in str("" if value is None else value) if letter.isprintable()).strip()
 
 
 def _natural(path: Path) -> list[list[tuple[int, int, str]]]:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError
-from latentseg.imaging.affine import MAX_SHEAR_COSINE
+from latentseg.imaging.affine import LPS_TO_RAS, MAX_SHEAR_COSINE
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_ANGLE_DEGREES = 0.1
 """Largest angle between two slices of one series; headers are rounded to about 0.001 degrees."""
 

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import files
+from latentseg.imaging.affine import LPS_TO_RAS
+from latentseg.imaging.dicom.contours import Outlines
 from latentseg.imaging.dicom.files import Entry, parsing, scan
-from latentseg.imaging.dicom.geometry import LPS_TO_RAS
-from latentseg.imaging.dicom.series import DicomHeader, decode
+from latentseg.imaging.dicom.pixels import decode
+from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.volume import Volume
 
 MASK_KINDS = ("segmentation", "radiotherapy structures")
-MAX_OFF_PLANE = 0.25
-"""How far a contour may lie beside its slice, as a fraction of the distance between slices."""
-
 MOST_SLICES = 8192
 MAX_OFF_VOXEL = 0.1
 """How far a voxel of a SEG may lie beside the scan's, as a fraction of a voxel."""
@@ -74,7 +73,11 @@ def read_masks(
         GeometryError: structures of another scan, or that lie between its voxels.
     """
     entry, kind = _the_object(Path(path))
-    return _structures(entry, kind, like or _own_grid(entry, kind), names)
+    grid, dataset = like or _own_grid(entry, kind), entry.read()
+    with parsing(entry):
+        listed = _names(dataset, kind)
+        wanted = {number: name for number, name in listed.items() if names is None or name in names}
+        return dict(_drawn(dataset, kind, grid, wanted, entry))
 
 
 def find_name(name: str, names: Sequence[str]) -> str | None:
@@ -90,6 +93,8 @@ def find_name(name: str, names: Sequence[str]) -> str | None:
 def read_label_map(path: Path, *, like: Volume | None = None, name: str | None = None) -> files.Loaded:
     """One label map: structures numbered from 1 in the order of the object, or one structure alone as 1.
 
+    Only structures that are asked for are drawn, one after the other.
+
     Raises:
         UsageError: no structure of that name.
         InputError: as :func:`read_masks`; or structures overlap, which a label map cannot hold.
@@ -97,18 +102,22 @@ def read_label_map(path: Path, *, like: Volume | None = None, name: str | None =
     """
     entry, kind = _the_object(path)
     grid = like or _own_grid(entry, kind)
-    masks = _structures(entry, kind, grid)
-    if name is not None:
-        masks = {name: masks[_match(name, list(masks), entry)]}
-    labels = np.zeros(grid.shape, np.uint8 if len(masks) < 256 else np.uint16)
-    for number, (structure, mask) in enumerate(masks.items(), start=1):
-        overlap = int(np.count_nonzero(labels[mask]))
-        if overlap:
-            other = list(masks)[int(labels[mask].max()) - 1]
-            what = f"{structure!r} and {other!r} overlap in {overlap} voxels, which a label map cannot hold"
-            raise InputError(what, where=str(entry), fix="Ask for one structure by its name")
-        labels[mask] = number
-    numbers = {structure: number for number, structure in enumerate(masks, start=1)}
+    dataset = entry.read()
+    with parsing(entry):
+        listed = _names(dataset, kind)
+        wanted = listed if name is None else _only(_match(name, list(listed.values()), entry), listed)
+        names = list(wanted.values())
+        labels = np.zeros(grid.shape, np.uint8 if len(names) < 256 else np.uint16)
+        for number, (structure, mask) in enumerate(_drawn(dataset, kind, grid, wanted, entry), start=1):
+            overlap = int(np.count_nonzero(labels[mask]))
+            if overlap:
+                other = names[int(labels[mask].max()) - 1]
+                what = (
+                    f"{structure!r} and {other!r} overlap in {overlap} voxels, which a label map cannot hold"
+                )
+                raise InputError(what, where=str(entry), fix="Ask for one structure by its name")
+            labels[mask] = number
+    numbers = {structure: number for number, structure in enumerate(names, start=1)}
     return files.Loaded(labels, grid.affine_ras_mm, MaskHeader(numbers))
 
 
@@ -123,16 +132,8 @@ def _the_object(path: Path) -> tuple[Entry, str]:
     return found[0]
 
 
-def _structures(
-    entry: Entry, kind: str, like: Volume, names: Sequence[str] | None = None
-) -> dict[str, NDArray[np.bool_]]:
-    dataset = entry.read()
-    with parsing(entry):
-        _check_reference(dataset, kind, like, entry)
-        parts = _segments(dataset, entry) if kind == "segmentation" else _contours(dataset)
-        listed = _names(dataset, kind)
-        wanted = {number: name for number, name in listed.items() if names is None or name in names}
-        return _drawn(parts, wanted, like, entry)
+def _only(name: str, listed: dict[int, str]) -> dict[int, str]:
+    return {number: one for number, one in listed.items() if one == name}
 
 
 def _names(dataset: Any, kind: str) -> dict[int, str]:
@@ -150,19 +151,21 @@ def _names(dataset: Any, kind: str) -> dict[int, str]:
 
 
 def _drawn(
-    parts: Iterator[tuple[int, NDArray[np.float64], bool]], names: dict[int, str], like: Volume, entry: Entry
-) -> dict[str, NDArray[np.bool_]]:
-    """Fill structures from parts: number, points `(3, P)` in RAS mm, and whether they are an outline."""
+    dataset: Any, kind: str, like: Volume, wanted: dict[int, str], entry: Entry
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Name and mask of each of the structures that are wanted, by number."""
+    _check_reference(dataset, kind, like, wanted, entry)
     target = _Target(like)
-    masks = {number: np.zeros(target.shape, np.bool_, order="F") for number in names}
-    for number, points, outline in parts:
-        if number in masks and points.size:
-            index = target.index_of(points)
-            if outline:
-                _fill(masks[number], index, entry)
-            else:
-                _mark(masks[number], index, entry)
-    return {names[number]: target.on_grid(mask) for number, mask in masks.items()}
+    segments = _Segments(dataset, entry) if kind == "segmentation" and wanted else None
+    for number, name in wanted.items():
+        mask = np.zeros(target.shape, np.bool_, order="F")
+        if segments is not None:
+            for points in segments.points_ras_mm(number):
+                _mark(mask, target.index_of(points), entry)
+        else:
+            outlines = (target.index_of(points) for points in _contours(dataset, number))
+            Outlines(mask, name=name, entry=entry).fill(outlines)
+        yield name, target.on_grid(mask)
 
 
 class _Target:
@@ -183,49 +186,6 @@ class _Target:
         return mask if self.stack is None else self.stack.onto_grid(mask)
 
 
-def _fill(mask: NDArray[np.bool_], index: NDArray[np.float64], entry: Entry) -> None:
-    """Fill one outline; an outline inside another cuts a hole (even-odd)."""
-    axis = int(np.ptp(index, axis=1).argmin()) if index.shape[1] > 2 else 2
-    level = float(np.median(index[axis]))
-    k = round(level)
-    off = float(np.abs(index[axis] - k).max())
-    if off > MAX_OFF_PLANE:
-        what = f"a contour lies {off:.2f} slices beside the nearest slice ({k}) of the scan"
-        raise GeometryError(what, where=str(entry), fix="Give the scan it was drawn on")
-    if not 0 <= k < mask.shape[axis]:
-        what = f"a contour lies on slice {k} of a scan of {mask.shape[axis]} slices"
-        raise GeometryError(what, where=str(entry), fix="Give the scan it was drawn on")
-    plane = np.moveaxis(mask, axis, 0)[k]
-    rows, columns = np.delete(index, axis, axis=0)
-    plane ^= inside_outline(rows, columns, shape=plane.shape)
-
-
-def inside_outline(
-    rows: NDArray[np.float64], columns: NDArray[np.float64], *, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Pixels whose centers a closed outline encloses an odd number of times.
-
-    Every edge toggles the pixels behind its crossing with each row; an edge owns its lower end alone, so that
-    outlines that share an edge share no pixel.
-
-    Args:
-        rows: `(P)` of the corners; pixel centers have whole numbers.
-        columns: `(P)` likewise.
-        shape: rows and columns of the result.
-    """
-    ends = np.roll(rows, -1), np.roll(columns, -1)
-    first = np.clip(np.ceil(np.minimum(rows, ends[0])), 0, shape[0]).astype(np.intp)
-    last = np.clip(np.ceil(np.maximum(rows, ends[0])), 0, shape[0]).astype(np.intp)
-    count = last - first
-    edge = np.repeat(np.arange(len(rows)), count)
-    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    along = (row - rows[edge]) / (ends[0] - rows)[edge]  # from 0 to 1
-    crossing = np.ceil(columns[edge] + along * (ends[1] - columns)[edge])
-    toggles = np.zeros((shape[0], shape[1] + 1), np.int32)
-    np.add.at(toggles, (row, np.clip(crossing, 0, shape[1]).astype(np.intp)), 1)
-    return np.asarray(toggles.cumsum(1)[:, :-1] % 2 == 1)
-
-
 def _mark(mask: NDArray[np.bool_], index: NDArray[np.float64], entry: Entry) -> None:
     """Mark single voxels."""
     near = np.rint(index)
@@ -241,28 +201,44 @@ def _mark(mask: NDArray[np.bool_], index: NDArray[np.float64], entry: Entry) -> 
     mask[tuple(voxels)] = True
 
 
-def _contours(dataset: Any) -> Iterator[tuple[int, NDArray[np.float64], bool]]:
+def _contours(dataset: Any, number: int) -> Iterator[NDArray[np.float64]]:
+    """Corners `(3, P)` in RAS mm of the closed contours of one structure."""
     for structure in dataset.ROIContourSequence:
+        if int(structure.ReferencedROINumber) != number:
+            continue
         for contour in structure.get("ContourSequence") or []:
             if contour.ContourGeometricType in ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"):
                 points = np.asarray(contour.ContourData, np.float64).reshape(-1, 3).T
-                yield int(structure.ReferencedROINumber), LPS_TO_RAS[:3, :3] @ points, True
+                yield LPS_TO_RAS[:3, :3] @ points
 
 
-def _segments(dataset: Any, entry: Entry) -> Iterator[tuple[int, NDArray[np.float64], bool]]:
-    """Voxels of each frame; of a fractional segmentation those of at least one half."""
-    pixels = decode(entry)
-    kind = str(dataset.SegmentationType)
-    half = int(dataset.get("MaximumFractionalValue") or 1) / 2
-    for frame, groups, affine in zip(pixels, *_frame_groups(dataset), strict=True):
-        if kind == "LABELMAP":
-            found = [(int(number), frame == number) for number in np.unique(frame) if number]
-        else:
-            number = int(_item(dataset, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-            found = [(number, frame >= half if kind == "FRACTIONAL" else frame > 0)]
-        for number, inside in found:
+class _Segments:
+    """The frames of a SEG: voxels of each segment; of a fractional one those of at least one half."""
+
+    def __init__(self, dataset: Any, entry: Entry) -> None:
+        self.pixels = decode(entry)
+        self.kind = str(dataset.SegmentationType)
+        self.half = int(dataset.get("MaximumFractionalValue") or 1) / 2
+        frames, self.affines = _frame_groups(dataset)
+        if len(frames) != len(self.pixels):
+            raise ValueError(f"{len(self.pixels)} frames, positions of {len(frames)}")
+        self.numbers = [0] * len(frames)
+        if self.kind != "LABELMAP":
+            items = (_item(dataset, groups, "SegmentIdentificationSequence") for groups in frames)
+            self.numbers = [int(item.ReferencedSegmentNumber) for item in items]
+
+    def points_ras_mm(self, number: int) -> Iterator[NDArray[np.float64]]:
+        """Centers `(3, P)` of the voxels of a segment, frame by frame."""
+        for frame, own, affine in zip(self.pixels, self.numbers, self.affines, strict=True):
+            if self.kind == "LABELMAP":
+                inside = frame == number
+            elif own != number:
+                continue
+            else:
+                inside = frame >= self.half if self.kind == "FRACTIONAL" else frame > 0
             j, i = np.nonzero(inside)
-            yield number, affine[:3, :2] @ np.stack([i, j]) + affine[:3, 3:], False
+            if i.size:
+                yield affine[:3, :2] @ np.stack([i, j]) + affine[:3, 3:]
 
 
 def _frame_groups(dataset: Any) -> tuple[list[Any], list[NDArray[np.float64]]]:
@@ -286,7 +262,7 @@ def _item(dataset: Any, groups: Any, name: str) -> Any:
     return (groups.get(name) or dataset.SharedFunctionalGroupsSequence[0][name].value)[0]
 
 
-def _check_reference(dataset: Any, kind: str, like: Volume, entry: Entry) -> None:
+def _check_reference(dataset: Any, kind: str, like: Volume, wanted: dict[int, str], entry: Entry) -> None:
     """The masks must be those of the scan: one frame of reference, and for a SEG voxels of one size."""
     if kind == "segmentation":
         _, affines = _frame_groups(dataset)
@@ -297,7 +273,7 @@ def _check_reference(dataset: Any, kind: str, like: Volume, entry: Entry) -> Non
             raise GeometryError(what, where=str(entry), fix="Resample it onto the scan's grid first")
         theirs = {str(dataset.get("FrameOfReferenceUID") or "")}
     else:
-        rois = dataset.StructureSetROISequence
+        rois = [roi for roi in dataset.StructureSetROISequence if int(roi.ROINumber) in wanted]
         theirs = {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in rois}
     ours = like.header.frame_of_reference if isinstance(like.header, DicomHeader) else ""
     if ours and theirs - {"", ours}:

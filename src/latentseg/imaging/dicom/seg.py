@@ -15,20 +15,15 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import files
-from latentseg.imaging.dicom.files import Entry, parsing, quiet_pydicom
+from latentseg.imaging.dicom.files import quiet_pydicom
 from latentseg.imaging.dicom.series import DicomHeader
+from latentseg.imaging.dicom.sources import TAKE_NIFTI, sources_of
 from latentseg.imaging.volume import Volume
 from latentseg.version import __version__
 
 SegKind = Literal["binary", "labelmap", "fractional"]
 SEG_KINDS: tuple[SegKind, ...] = ("binary", "labelmap", "fractional")
 SERIES_NUMBER = 900
-TAKE_NIFTI = "Take the NIfTI, or export the series again"
-MUST_HAVE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
-MAY_BE_EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
-    *("StudyID", "AccessionNumber", "ReferringPhysicianName"),
-)
 
 
 @dataclass(frozen=True)
@@ -109,15 +104,15 @@ def seg_dataset(segments: Sequence[Segment], *, like: Volume, kind: SegKind = "b
         )
     highdicom = highdicom_module()
     arrays = [_on_slices(segment, like, header) for segment in segments]
-    sources, stored = sources_of(header, where)
-    pixels = _pixels(arrays, kind, where)[stored]
+    sources = sources_of(header, where)
+    pixels = _pixels(arrays, kind, where)[sources.order]
     created = now()
     seed = [header.series.uid, created.isoformat(), kind, hashlib.sha256(pixels.tobytes()).hexdigest()]
     uid = quiet_pydicom().uid.generate_uid
     descriptions = [_description(n, s, highdicom) for n, s in enumerate(segments, start=1)]
     try:
         dataset = highdicom.seg.Segmentation(
-            source_images=sources,
+            source_images=sources.datasets,
             pixel_array=pixels,
             segmentation_type=kind.upper(),
             segment_descriptions=descriptions,
@@ -134,6 +129,7 @@ def seg_dataset(segments: Sequence[Segment], *, like: Volume, kind: SegKind = "b
         )
     except (ValueError, TypeError, AttributeError, LookupError) as error:  # a source that bends the standard
         raise InputError(f"a DICOM SEG cannot refer to it ({error})", where=where, fix=TAKE_NIFTI) from error
+    _refer_to_frames(dataset, sources.frames)
     _stamp(dataset, created, uid(entropy_srcs=["dimensions", *seed]))
     return dataset
 
@@ -173,42 +169,27 @@ def _pixels(arrays: list[NDArray[Any]], kind: SegKind, where: str) -> NDArray[An
     )
 
 
-def sources_of(header: DicomHeader, where: str) -> tuple[list[Any], Any]:
-    """The source's data sets, and which slices to give for their frames, in order.
-
-    Raises:
-        InputError: A series that cannot be referred to.
-    """
-    entries = list(dict.fromkeys(entry for entry, _ in header.slices))
-    datasets = [_completed(entry) for entry in entries]
-    if len(entries) == len(header.slices) and "NumberOfFrames" not in datasets[0]:
-        return datasets, slice(None)
-    frames = int(datasets[0].get("NumberOfFrames") or 1)
-    if len(entries) > 1 or frames != len(header.slices):
-        what = f"the series has {len(entries)} multi-frame files, {frames} frames in the first"
-        raise InputError(
-            what, where=where, fix="Take the NIfTI: a DICOM SEG refers to all frames of one file"
-        )
-    return datasets, np.argsort([number for _, number in header.slices])
+def _refer_to_frames(dataset: Any, numbers: Sequence[int]) -> None:
+    """Give frames of the source, which are counted within the volume, their numbers in the file."""
+    sources = {
+        id(source): source  # segments of one slice share it
+        for groups in (dataset.PerFrameFunctionalGroupsSequence if numbers else ())
+        for derivation in groups.get("DerivationImageSequence", ())
+        for source in derivation.SourceImageSequence
+    }
+    for source in sources.values():
+        source.ReferencedFrameNumber = numbers[int(source.ReferencedFrameNumber) - 1]
 
 
-def _completed(entry: Entry) -> Any:
-    """The header of a file, with empty values for what an anonymizer may have taken away altogether."""
-    dataset = entry.read()
-    with parsing(entry):
-        missing = [name for name in MUST_HAVE if not dataset.get(name)]
-        if missing:
-            what = f"a DICOM SEG cannot refer to it without {missing[0]}"
-            raise InputError(what, where=str(entry), fix=TAKE_NIFTI)
-        for name in MAY_BE_EMPTY:
-            if name not in dataset:
-                setattr(dataset, name, "")
-    return dataset
+def _label(name: str) -> str:
+    """A name as DICOM's long string: 64 letters of any script, without the letter that parts values."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in name.replace("\\", "/"))
+    return plain[:64].strip()
 
 
 def _description(number: int, segment: Segment, highdicom: Any) -> Any:
     def coded(code: Code) -> Any:
-        return highdicom.sr.CodedConcept(code.value, code.scheme, code.meaning)
+        return highdicom.sr.CodedConcept(_label(code.value)[:16], code.scheme, _label(code.meaning))
 
     code = segment.code
     method = highdicom.AlgorithmIdentificationSequence(
@@ -218,7 +199,7 @@ def _description(number: int, segment: Segment, highdicom: Any) -> Any:
     )
     description = highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=segment.name[:64],
+        segment_label=_label(segment.name),
         segmented_property_category=coded(code.category),
         segmented_property_type=coded(code.kind),
         algorithm_type="AUTOMATIC",

@@ -9,8 +9,9 @@ from typing import Any
 from latentseg.errors import InputError
 from latentseg.imaging import files
 from latentseg.imaging.dicom.files import Entry, parsing, quiet_pydicom
-from latentseg.imaging.dicom.seg import highdicom_module, now, sources_of
+from latentseg.imaging.dicom.seg import highdicom_module, now
 from latentseg.imaging.dicom.series import DicomHeader
+from latentseg.imaging.dicom.sources import sources_of
 from latentseg.imaging.volume import Volume
 from latentseg.version import __version__
 
@@ -58,7 +59,7 @@ def sr_dataset(segmentation: Path, *, volumes_ml: Sequence[float], like: Volume)
             for number, (volume, tracking) in enumerate(zip(volumes_ml, tracked, strict=True), start=1)
         ]
         report = highdicom.sr.Comprehensive3DSR(
-            evidence=[seg, *sources_of(like.header, str(like.source or ""))[0]],
+            evidence=[seg, *sources_of(like.header, str(like.source or "")).datasets],
             content=_report(highdicom, groups, uid(entropy_srcs=["observer", *seed])),
             series_instance_uid=uid(entropy_srcs=["sr series", *seed]),
             series_number=SERIES_NUMBER,

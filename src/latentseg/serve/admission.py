@@ -94,7 +94,8 @@ def text_header_bytes(path: Path) -> int:
     Raises:
         InputError: There are no sizes in the header.
     """
-    head = path.open("rb").read(1 << 16)
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
     for line in head.splitlines():
         name, _, value = line.replace(b"=", b":").partition(b":")
         if name.strip().lower() in (b"sizes", b"dimsize"):

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from latentseg.serve import page_files, problems
 from latentseg.serve.guard import Guard
-from latentseg.serve.routes import drawings, exports, jobs, project, scans
+from latentseg.serve.routes import drawings, exports, jobs, monai, project, scans
 from latentseg.serve.workbench import Workbench
 from latentseg.version import __version__
 
@@ -54,7 +54,7 @@ def create_app(bench: Workbench) -> FastAPI:
         responses=problems.ANSWERS,
     )
     app.state.bench = bench
-    for part in (project, scans, drawings, jobs, exports):
+    for part in (project, scans, drawings, jobs, exports, monai):
         app.include_router(part.router)
     problems.install(app)
     page_files.install(app)

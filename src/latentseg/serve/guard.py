@@ -18,8 +18,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Receive, Send], Awaitable[None]]
 
-OPEN = ("/", "/index.html", "/favicon.ico", "/api/health")
+OPEN = ("/", "/index.html", "/favicon.ico", "/api/health", "/monai/auth/", "/monai/auth/token")
 OPEN_BELOW = ("/assets/",)
+IN_PATH = "/t/"  # for tools that send no headers of their own: /t/TOKEN/monai
+UPLOADS = ("/api/scans/upload", "/monai/datastore", "/monai/session")
 LONGEST_ADDRESS = 8192
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -52,6 +54,7 @@ class Guard:
                 await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+        scope = self._without_token(scope)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send))
@@ -72,12 +75,23 @@ class Guard:
             return problem(403, "the request comes from another page", fix="open the printed address")
         if len(path) + len(scope.get("query_string", b"")) > LONGEST_ADDRESS:
             return problem(413, "the address is too long", fix="send less")
-        if not (path in OPEN or path.startswith(OPEN_BELOW)) and not self._knows(headers):
+        is_open = path in OPEN or path.startswith(OPEN_BELOW) or scope.get("latentseg.known")
+        if not is_open and not self._knows(headers):
             return problem(401, "the token is missing or wrong", fix="open the address that was printed")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._most_bytes(path):
             return self._too_large()
         return None
+
+    def _without_token(self, scope: Any) -> Any:
+        """A request whose address begins with the token, as one that carries it; others as they are."""
+        if not scope["path"].startswith(IN_PATH):
+            return scope
+        given, slash, rest = scope["path"].removeprefix(IN_PATH).partition("/")
+        if not hmac.compare_digest(given.encode(), self.options.token.encode()):
+            return scope
+        path = slash + rest
+        return {**scope, "path": path, "raw_path": path.encode(), "latentseg.known": True}
 
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -86,8 +100,7 @@ class Guard:
 
     def _most_bytes(self, path: str) -> int:
         limits = self.options.limits
-        uploads = path.endswith("/upload") or path.startswith("/monai/datastore")
-        return limits.upload_bytes if uploads else limits.body_bytes
+        return limits.upload_bytes if path.startswith(UPLOADS) else limits.body_bytes
 
     def _too_large(self) -> Any:
         return problem(413, "the body is too large", fix="raise the limit of latentseg serve")

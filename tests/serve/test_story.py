@@ -235,3 +235,27 @@ def test_another_server_goes_on(options, opened, paint, client) -> None:
                 break
             time.sleep(0.1)
     assert state == "done"
+
+
+def test_the_typed_client(client, opened, truth, scan_file: Path, tmp_path: Path) -> None:
+    from latentseg.errors import InputError, UsageError
+    from latentseg.serve.client import Client
+
+    bench = Client("http://127.0.0.1:8471/#token=unused")
+    bench.http.close()
+    bench.http = client
+    assert bench.project().targets[0].name == "liver"
+    scan = bench.upload(scan_file)
+    with pytest.raises(UsageError, match="nobody has shown"):
+        bench.find([scan.id], [1])
+    with pytest.raises(InputError, match="no such scan"):
+        bench.scan("0123456789ab")
+    bench.draw(scan.id, 1, {2: truth[:, :, 2], 4: truth[:, :, 4]})
+    assert np.array_equal(bench.mask(scan.id, 1)[:, :, 4], truth[:, :, 4])
+    assert [job.state for job in bench.wait(bench.find([scan.id], [1]))] == ["done"]
+    bench.wait(bench.find([scan.id], [1]))
+    assert bench.compare(scan.id, 1).dice == 1
+    assert bench.judge(scan.id, 1, "accepted", learn=False).scan.doubt is None
+    assert bench.export(scan.id, "nifti")[:2] == b"PK"
+    assert {row.id for row in bench.scans()} == {scan.id, opened["id"]}
+    assert bench.journal(1)[0].what == "accepted"

@@ -1,0 +1,317 @@
+"""The model in memory: scans are prepared once, then every target is cheap.
+
+One thread computes. What it prepared is kept up to a number of bytes, the oldest is dropped first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from threading import Event, RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.errors import Interrupted, LatentsegError, UsageError
+from latentseg.imaging import Volume
+from latentseg.methods.results import Segmentation
+from latentseg.serve.drawings import read_drawn
+from latentseg.serve.emptied import beyond_emptied
+from latentseg.serve.found import save_evidence, save_found
+from latentseg.serve.journal import now
+from latentseg.serve.learning import Example, examples_of, support_of
+from latentseg.serve.project import Project, Target
+from latentseg.serve.scan import Scan
+from latentseg.serve.settings import ServeOptions
+from latentseg.serve.view import View
+
+Told = Callable[[str, float, float], None]  # stage, fraction in [0, 1], seconds left
+KEPT_SUPPORTS = 16
+FIRST_GUESS = {"prepare": 0.14, "predict": 0.06}  # seconds per slice on two idle cores, until measured
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """The methods, loaded when they are first used."""
+
+    options: ServeOptions
+
+    def load(self, target: Target) -> Any:
+        """The method that finds a target: by words or by examples.
+
+        Raises:
+            ModelError: Weights that are missing or damaged.
+        """
+        import latentseg as ls
+
+        about: dict[str, Any] = {"backbone": self.options.backbone, "offline": True}
+        if target.prompt:
+            return ls.load("tumor", **about)
+        return ls.load("fewshot", weights=self.options.weights, **about)
+
+
+class Engine:
+    """Finds targets in scans of a project, one at a time.
+
+    Args:
+        project: The project.
+        options: Which model, and how much memory.
+        load: Loads the method of a target; for tests.
+    """
+
+    def __init__(
+        self, project: Project, options: ServeOptions, *, load: Callable[[Target], Any] | None = None
+    ) -> None:
+        self.project, self.options = project, options
+        self._load = load or Models(options).load
+        self._lock = RLock()
+        self._methods: dict[bool, Any] = {}
+        self._kept: OrderedDict[tuple[str, bool], tuple[Any, int]] = OrderedDict()
+        self._supports: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._pace = dict(FIRST_GUESS)
+
+    def method(self, target: Target) -> Any:
+        """The method that finds a target, loaded once."""
+        named = bool(target.prompt)
+        with self._lock:
+            if named not in self._methods:
+                self._methods[named] = self._load(target)
+            return self._methods[named]
+
+    def find(
+        self,
+        scan: Scan,
+        targets: Sequence[Target],
+        *,
+        stop: Event,
+        tell: Told,
+        kept: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, Any]]:
+        """Find targets in a scan and keep what is found, each as soon as it is there.
+
+        Args:
+            scan: The scan.
+            targets: What to find.
+            stop: Set from another thread to end early.
+            tell: Called with what is done now, how much of all is done, and the seconds that are left.
+            kept: Called when a result was kept.
+
+        Returns:
+            What is kept about each result.
+
+        Raises:
+            Interrupted: It was stopped; targets that were finished are kept.
+            LatentsegError: A scan or an example that cannot be used.
+        """
+        rows = []
+        clock = Clock(tell, self._expected(scan, targets))
+        with stoppable(stop, clock.tick):
+            for target in targets:
+                clock.enter("loading the model" if not self._methods else "reading the scan", "")
+                method = self.method(target)
+                prepared, volume = self._prepared(scan, target, method, clock)
+                asked, examples = self._asked(scan, target, method, clock)
+                clock.enter(f"finding {target.name}", "predict")
+                began = time.perf_counter()
+                result = method.predict(prepared, asked)
+                seconds = time.perf_counter() - began
+                self._learn_pace("predict", seconds / scan.slices)
+                clock.enter(f"keeping {target.name}", "")
+                result = with_drawn(result, volume, read_drawn(scan, target.id))
+                about = summary(result) | {"at": now(), "seconds": round(seconds, 2)}
+                about["examples"] = [one.digest for one in examples]
+                rows.append(save_found(scan, target.id, result, about=about))
+                save_evidence(scan, target.id, result)
+                kept()
+        return rows
+
+    def drop(self, scan: str) -> None:
+        """Forget a scan that was removed."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == scan]:
+                del self._kept[key]
+
+    def _prepared(self, scan: Scan, target: Target, method: Any, clock: Clock) -> tuple[Any, Volume]:
+        key = (scan.id, bool(target.prompt))
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            prepared = self._kept[key][0]
+            return prepared, prepared.scan
+        volume = scan.read()
+        clock.enter("preparing the scan", "prepare")
+        began = time.perf_counter()
+        prepared = method.prepare(volume)
+        self._learn_pace("prepare", (time.perf_counter() - began) / scan.slices)
+        with self._lock:
+            self._kept[key] = (prepared, size_of(prepared))
+            while sum(size for _, size in self._kept.values()) > self.options.limits.cache_bytes:
+                if len(self._kept) == 1:
+                    break
+                self._kept.popitem(last=False)
+        return prepared, volume
+
+    def _asked(self, scan: Scan, target: Target, method: Any, clock: Clock) -> tuple[Any, list[Example]]:
+        """What the method is asked: words, or an encoded support."""
+        if target.prompt:
+            return target.prompt, []
+        examples = examples_of(self.project, target, for_scan=scan.id)
+        key = (target.name, *(one.digest for one in examples))
+        if key not in self._supports:
+            clock.enter(f"reading the examples of {target.name}", "")
+            support = support_of(self.project, target, examples, read=self._volume)
+            self._supports[key] = method.encode_support(support)
+            while len(self._supports) > KEPT_SUPPORTS:
+                self._supports.popitem(last=False)
+        self._supports.move_to_end(key)
+        return self._supports[key], examples
+
+    def _volume(self, scan: Scan) -> Volume:
+        kept = self._kept.get((scan.id, False))
+        return kept[0].scan if kept else scan.read()
+
+    def _expected(self, scan: Scan, targets: Sequence[Target]) -> dict[str, float]:
+        """Seconds that each kind of work will take in all."""
+        kinds = {bool(target.prompt) for target in targets}
+        fresh = sum((scan.id, kind) not in self._kept for kind in kinds)
+        return {
+            "prepare": self._pace["prepare"] * scan.slices * fresh,
+            "predict": self._pace["predict"] * scan.slices * len(targets),
+        }
+
+    def _learn_pace(self, kind: str, seconds: float) -> None:
+        self._pace[kind] = 0.5 * self._pace[kind] + 0.5 * seconds
+
+
+class Clock:
+    """How far a job is, from what such jobs took before."""
+
+    def __init__(self, tell: Told, expected: Mapping[str, float]) -> None:
+        self.tell, self.total = tell, max(sum(expected.values()), 1e-3)
+        self.began = time.perf_counter()
+        self.stage, self.last = "", 0.0
+
+    def enter(self, stage: str, kind: str) -> None:
+        """Say what is done now."""
+        del kind
+        self.stage = stage
+        self._say()
+
+    def tick(self) -> None:
+        """Called for every layer of a network; tells four times a second."""
+        if time.perf_counter() - self.last > 0.25:
+            self._say()
+
+    def _say(self) -> None:
+        self.last = time.perf_counter()
+        passed = self.last - self.began
+        fraction = passed / self.total
+        shown = fraction if fraction < 0.8 else 1 - 0.2 * 0.8 / max(fraction, 0.8)  # never quite the end
+        self.tell(self.stage, min(shown, 0.99), max(self.total - passed, 0.0))
+
+
+@contextmanager
+def stoppable(stop: Event, tick: Callable[[], None]) -> Iterator[None]:
+    """Let every layer of a network ask whether to go on, so that a job ends in a fraction of a second.
+
+    Raises:
+        Interrupted: From inside, once ``stop`` is set.
+    """
+    from threading import get_ident
+
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    own = get_ident()
+
+    def ask(*_: Any) -> None:
+        if get_ident() != own:
+            return
+        if stop.is_set():
+            raise Interrupted("the job was stopped", fix="press find to start again")
+        tick()
+
+    ask()
+    handle = register_module_forward_pre_hook(ask)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def summary(result: Segmentation) -> dict[str, Any]:
+    """What the page shows of a result."""
+    from latentseg.batch.confidence import DOUBTFUL, UNCERTAIN, confidence
+
+    sure = confidence(result)
+    worst = view_slice(result, sure.worst_slice) if sure.worst_slice >= 0 else -1
+    reasons = {
+        f"unclear outline, most on slice {worst + 1}": sure.uncertainty >= UNCERTAIN and worst >= 0,
+        f"perhaps not in this scan ({sure.presence:.0%})": sure.doubt >= DOUBTFUL,
+        "reaches the border of the scan": sure.touches_border,
+    }
+    return {
+        **result.stats(),
+        "doubt": sure.review,
+        "uncertainty": sure.uncertainty,
+        "why": "; ".join(reason for reason, holds in reasons.items() if holds),
+        "worst_slice": worst,
+    }
+
+
+def view_slice(result: Segmentation, stored: int) -> int:
+    """An axial slice, counted along the file's axis, as z of the view."""
+    from latentseg.imaging import to_canonical
+
+    canonical = to_canonical(result.scan)
+    return canonical.slices.shape[0] - 1 - stored if canonical.flips[0] else stored
+
+
+def with_drawn(result: Segmentation, volume: Volume, drawn: Mapping[int, NDArray[np.bool_]]) -> Segmentation:
+    """A result in which the slices that a person drew are theirs, and certain.
+
+    Where they emptied a slice, what went through it is gone beyond it too (:func:`beyond_emptied`).
+
+    Raises:
+        LatentsegError: The method answered on another grid.
+    """
+    if result.mask.shape != volume.shape:
+        raise LatentsegError("the model answered on another grid", fix="report this")
+    if not drawn:
+        return result
+    view = View.of(volume)
+    mask, probability = view.apply(result.mask).copy(), view.apply(result.probability).copy()
+    gone = beyond_emptied(mask, drawn)
+    mask[gone], probability[gone] = False, 0
+    for z, slice_ in drawn.items():
+        mask[:, :, z], probability[:, :, z] = slice_, slice_
+    parts = {"mask": view.restore(mask), "probability": view.restore(probability)}
+    return replace(result, **parts)
+
+
+def size_of(thing: Any) -> int:
+    """Bytes of the arrays and tensors in nested data classes, tuples and dictionaries."""
+    if isinstance(thing, np.ndarray):
+        return int(thing.nbytes)
+    if hasattr(thing, "element_size") and hasattr(thing, "nelement"):
+        return int(thing.element_size() * thing.nelement())
+    if isinstance(thing, Mapping):
+        return sum(map(size_of, thing.values()))
+    if isinstance(thing, list | tuple):
+        return sum(map(size_of, thing))
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return sum(size_of(getattr(thing, one.name)) for one in fields(thing))
+    return 0
+
+
+def check_targets(project: Project, numbers: Sequence[int]) -> list[Target]:
+    """Targets by their numbers.
+
+    Raises:
+        UsageError: None, or one twice.
+    """
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise UsageError("no target was chosen, or one twice", fix="choose at least one target")
+    return [project.target(number) for number in numbers]

@@ -28,14 +28,21 @@ def pack_scans(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
     ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Pack what the split keeps for evaluation instead.")
+    ] = False,
 ) -> None:
     """Pack scans into memory-mapped slices, once."""
     from latentseg.training.config import read_config
-    from latentseg.training.pack import PackOptions, pack
+    from latentseg.training.pack import Chosen, PackOptions, pack
+    from latentseg.training.splits import Split
 
     _log_to_terminal()
     root = data or Path(os.environ.get("LATENTSEG_DATA", "../shared/data"))
-    packed = pack(read_config(config, PackOptions), data=root, folder=out)
+    options = read_config(config, PackOptions)
+    split = read_config(config.parent / options.split, Split) if options.split else Split()
+    chosen = Chosen(split, "held out" if held_out else "training")
+    packed = pack(options, data=root, folder=out, chosen=chosen)
     typer.echo(f"{len(packed.images)} slices of {len(packed.scans)} scans in {out}")
 
 

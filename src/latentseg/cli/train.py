@@ -59,7 +59,16 @@ def supervoxels(
 
 
 @app.command()
-def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
+def autoencoder(
+    config: Config,
+    pack: Packed,
+    out: Out,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="An autoencoder.safetensors of this or a smaller network to start from."),
+    ] = None,
+    resume: Resume = False,
+) -> None:
     """Train the compact autoencoder and its mask head."""
     from latentseg.training.autoencoder import AutoencoderOptions, build
     from latentseg.training.config import read_config
@@ -68,7 +77,7 @@ def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) 
 
     _log_to_terminal()
     options = read_config(config, AutoencoderOptions)
-    Loop(build(options, Pack(pack)), options.loop, out).run(resume=resume)
+    Loop(build(options, Pack(pack), weights=weights), options.loop, out).run(resume=resume)
 
 
 @app.command()

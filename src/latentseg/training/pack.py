@@ -157,7 +157,10 @@ class Chosen(NamedTuple):
     part: Part = "training"
 
 
-def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = Chosen()) -> Pack:
+EVERYTHING = Chosen()
+
+
+def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = EVERYTHING) -> Pack:
     """Read every scan of every source and write a pack.
 
     Args:
@@ -198,9 +201,7 @@ def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = Cho
     return Pack(folder)
 
 
-def _patients(
-    source: Source | PhantomSource, size: int, data: Path, chosen: Chosen
-) -> Iterator[Patient]:
+def _patients(source: Source | PhantomSource, size: int, data: Path, chosen: Chosen) -> Iterator[Patient]:
     """Patients of a source that belong to a part of a split."""
     if isinstance(source, Source):
         return _scans(source, data, chosen)

@@ -185,5 +185,28 @@ def tumor(
     training.run(out, resume=resume)
 
 
+@app.command("healthy-bank")
+def healthy_bank(
+    config: Config,
+    pack: Packed,
+    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained backbone.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bank, a .safetensors file.")],
+) -> None:
+    """Collect cells of healthy people, with which scans are compared."""
+    from latentseg.backbones.compact import CompactBackbone
+    from latentseg.backbones.image_features import read_feature_network
+    from latentseg.backbones.registry import resolve
+    from latentseg.methods.tumor.healthy_bank import save_bank
+    from latentseg.training.config import read_config
+    from latentseg.training.pack import Pack
+    from latentseg.training.tumor.healthy_bank import BankMaker, BankOptions
+
+    _log_to_terminal()
+    folder = resolve(backbone)
+    network = read_feature_network(folder / "matching.safetensors")
+    make = BankMaker(CompactBackbone.from_folder(folder), network, read_config(config, BankOptions))
+    save_bank(make(Pack(pack)), out)
+
+
 def _log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -46,7 +46,7 @@ AREAS = ((50, 200), (200, 65536))
 @torch.no_grad()
 def measure(backbone: CompactBackbone, dataset: Dataset, cases: list[str], *, every: int) -> dict[str, float]:
     """Means over slices and over organ masks; the mask head is that of the few-shot weights."""
-    head = latentseg.load().networks.mask_head
+    head = latentseg.load().networks.sdfsmis.mask_head
     figures: dict[str, list[float]] = defaultdict(list)
     for case in cases:
         query = prepare(dataset.load(case))

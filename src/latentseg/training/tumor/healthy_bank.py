@@ -17,7 +17,7 @@ from latentseg.backbones.base import Backbone
 from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.imaging import fit_square
 from latentseg.imaging.intensity import Modality, brightened
-from latentseg.methods.tumor.body_crop import BODY, body_box, calmed
+from latentseg.methods.tumor.body_crop import BODY, body_box, denoised
 from latentseg.methods.tumor.healthy_bank import (
     GRID,
     Cells,
@@ -118,7 +118,7 @@ def prepared(
     size = values.shape[-1]
     field, _ = fit_square(bright[:, rows, columns], size)
     marks, _ = fit_square(masks[:, rows, columns].astype(np.uint8), size, kind="mask")
-    quiet = brightened(calmed(field)) if modality == "CT" else field
+    quiet = brightened(denoised(field)) if modality == "CT" else field
     return torch.from_numpy(quiet)[:, None], torch.from_numpy(marks > 0)[:, None]
 
 

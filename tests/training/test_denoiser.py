@@ -113,7 +113,7 @@ def test_steps_lower_the_loss(task: DenoiserTask) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.9 * losses[0]
-    assert figures.keys() == {"noisy", "clean"}
+    assert figures.keys() == {"noisy", "clean", "whole"}
 
 
 def test_the_loss_is_that_of_the_velocity(task: DenoiserTask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,45 @@ class Backbone(Protocol):
             What the model predicts (noise, velocity or image, as it was trained), ``(B, C, h, w)``.
         """
         ...
+
+
+@runtime_checkable
+class FillsHoles(Protocol):
+    """A backbone whose denoiser was shown holes while it was trained.
+
+    Attributes:
+        fills_holes: Whether the weights at hand can; a class may serve both kinds.
+    """
+
+    @property
+    def fills_holes(self) -> bool:
+        """See the attribute of this name."""
+        ...
+
+    def denoise_hole(self, latents: Tensor, timestep: int, condition: Tensor, context: Tensor) -> Tensor:
+        """One evaluation of the denoiser that knows what is around the holes.
+
+        Args:
+            latents: ``(B, C, h, w)``, scaled and noisy.
+            timestep: Step of the model's own training schedule.
+            condition: Condition tokens ``(B, T, D)``, or ``(1, T, D)`` for all of the batch.
+            context: ``(B, 1 + C, h, w)`` of :func:`hole_context`.
+
+        Returns:
+            What the model predicts, ``(B, C, h, w)``; it means something in the holes alone.
+        """
+        ...
+
+
+def hole_context(latents: Tensor, holes: Tensor) -> Tensor:
+    """What a denoiser is told of holes.
+
+    Args:
+        latents: Clean latents ``(B, C, ...)``.
+        holes: ``(B, 1, ...)``, 1 inside; 1 everywhere asks for a whole image.
+
+    Returns:
+        The holes, and the latents with nothing inside them, ``(B, 1 + C, ...)``.
+    """
+    inside = holes.to(latents)
+    return torch.cat([inside, latents * (1 - inside)], 1)

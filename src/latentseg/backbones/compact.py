@@ -6,7 +6,7 @@ Everything that runs on Stable Diffusion runs on it unchanged, which makes it a 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import Decoder
 from torch import Tensor, nn
 
+from latentseg.backbones.base import hole_context
 from latentseg.backbones.schedules import RectifiedFlow, Schedule
 from latentseg.backbones.stable_diffusion import captured
 from latentseg.backbones.weights import read_weights, reason, write_weights
@@ -69,20 +71,46 @@ class MaskHead(nn.Sequential):
         )
 
 
+def new_vae(config: Mapping[str, Any]) -> AutoencoderKL:
+    """An autoencoder with random weights.
+
+    Args:
+        config: That of ``AutoencoderKL``; under ``decoder`` what the decoder has otherwise, such as
+            ``block_out_channels`` or ``layers_per_block``.
+    """
+    shared = {key: value for key, value in config.items() if key != "decoder"}
+    vae = AutoencoderKL(**shared)
+    if config.get("decoder"):
+        both = {**shared, **config["decoder"]}
+        names = ("out_channels", "up_block_types", "block_out_channels", "layers_per_block")
+        vae.decoder = Decoder(
+            in_channels=both["latent_channels"],
+            norm_num_groups=both["norm_num_groups"],
+            mid_block_add_attention=both["mid_block_add_attention"],
+            **{name: both[name] for name in names},
+        )
+    return vae
+
+
 class CompactAutoencoder(nn.Module):
     """``AutoencoderKL`` with its mask head and the running scale of its latents.
 
+    Args:
+        changes: What is different from ``AUTOENCODER_CONFIG``, see :func:`new_vae`.
+
     Attributes:
+        config: Of :func:`new_vae`.
         scaling: Factor that brings latents to unit standard deviation.
         latent_variance: Running second moment of the latents, a scalar.
     """
 
     latent_variance: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.vae = AutoencoderKL(**AUTOENCODER_CONFIG)
-        self.mask_head = MaskHead()
+        self.config = {**AUTOENCODER_CONFIG, **(changes or {})}
+        self.vae = new_vae(self.config)
+        self.mask_head = MaskHead(self.config["latent_channels"])
         self.register_buffer("latent_variance", torch.ones(()))
 
     @property
@@ -110,7 +138,7 @@ class CompactBackbone:
 
     """
 
-    name, dims, image_size, latent_channels, downscale = "compact", 2, 256, 4, 8
+    name, dims, image_size, downscale = "compact", 2, 256, 8
     condition_dim = TEXT_DIM
     schedule: Schedule = RectifiedFlow()
 
@@ -119,6 +147,7 @@ class CompactBackbone:
     ) -> None:
         self.vae, self.mask_head, self.folder, self.slab = vae, mask_head, folder, slab
         self.scaling = float(vae.config["scaling_factor"])
+        self.latent_channels = int(vae.config["latent_channels"])
         self._device = torch.device("cpu")
 
     @classmethod
@@ -159,7 +188,7 @@ class CompactBackbone:
         return load_denoiser(self.folder).to(self.device)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Scaled posterior mean ``(B, 4, H/8, W/8)`` of ``(B, 1, H, W)`` in [-1, 1]."""
+        """Scaled posterior mean ``(B, C, H/8, W/8)`` of ``(B, 1, H, W)`` in [-1, 1]."""
         return torch.cat([self._posterior_mean(slab) for slab in images.split(self.slab)])
 
     @torch.no_grad()
@@ -207,15 +236,31 @@ class CompactBackbone:
             slabs.append(sorted(outputs, key=lambda stage: -stage.shape[-1]))
         return [torch.cat(stage) for stage in zip(*slabs, strict=True)]
 
-    @torch.no_grad()
+    @property
+    def fills_holes(self) -> bool:
+        """Whether the denoiser was shown holes; not, where there is none."""
+        return self.has_denoiser and int(self.unet.config["in_channels"]) > self.latent_channels
+
     def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:
-        """Velocity ``(B, 4, h, w)`` at ``t = timestep / 1000``, given tokens ``(B | 1, T, 384)``.
+        """Velocity ``(B, C, h, w)`` at ``t = timestep / 1000``, given tokens ``(B | 1, T, 384)``.
+
+        Raises:
+            ModelError: There is no denoiser, or it is damaged.
+        """
+        context = hole_context(torch.zeros_like(latents), torch.ones_like(latents[:, :1]))
+        return self.denoise_hole(latents, timestep, condition, context)
+
+    @torch.no_grad()
+    def denoise_hole(self, latents: Tensor, timestep: int, condition: Tensor, context: Tensor) -> Tensor:
+        """Velocity ``(B, C, h, w)`` where holes are known; a denoiser that saw none ignores ``context``.
 
         Raises:
             ModelError: There is no denoiser, or it is damaged.
         """
         tokens = condition.to(self.device).expand(len(latents), -1, -1)
-        out: Tensor = self.unet(latents.to(self.device), timestep, tokens, return_dict=False)[0]
+        parts = [latents, context] if self.fills_holes else [latents]
+        noisy = torch.cat([part.to(self.device) for part in parts], 1)
+        out: Tensor = self.unet(noisy, timestep, tokens, return_dict=False)[0]
         return out
 
 
@@ -223,7 +268,7 @@ def save_autoencoder(model: CompactAutoencoder, folder: Path) -> None:
     """Write ``autoencoder.safetensors`` (fp16, with the mask head) and ``autoencoder.json``."""
     tensors = {f"vae.{name}": t for name, t in model.vae.state_dict().items()}
     tensors |= {f"mask_head.{name}": t for name, t in model.mask_head.state_dict().items()}
-    config = {**AUTOENCODER_CONFIG, "scaling_factor": round(float(model.scaling), 6)}
+    config = {**model.config, "scaling_factor": round(float(model.scaling), 6)}
     write_weights(folder / "autoencoder.safetensors", tensors)
     with written_whole(folder / "autoencoder.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -237,13 +282,13 @@ def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
     """
     tensors = read_weights(folder / "autoencoder.safetensors")
     try:
-        vae = AutoencoderKL(**json.loads((folder / "autoencoder.json").read_text(encoding="utf-8")))
-        head = MaskHead()
+        vae = new_vae(json.loads((folder / "autoencoder.json").read_text(encoding="utf-8")))
+        head = MaskHead(int(vae.config["latent_channels"]))
         for prefix, module in (("vae.", vae), ("mask_head.", head)):
             module.load_state_dict(
                 {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise _unfit("autoencoder", folder, error) from error
     return vae.eval().requires_grad_(False), head.eval().requires_grad_(False)
 
@@ -270,9 +315,15 @@ def phrase_condition(phrases: Sequence[str]) -> Tensor:
     return condition_tokens(torch.from_numpy(embed(phrases)))
 
 
-def new_denoiser() -> UNet2DConditionModel:
-    """A denoiser with random weights."""
-    return UNet2DConditionModel(**UNET_CONFIG, **TEXT_CONFIG)
+def new_denoiser(*, latent_channels: int = 4, holes: bool = False) -> UNet2DConditionModel:
+    """A denoiser with random weights.
+
+    Args:
+        latent_channels: Of the autoencoder.
+        holes: Whether it is told of holes (:func:`~latentseg.backbones.base.hole_context`).
+    """
+    channels = {"in_channels": latent_channels * (1 + holes) + holes, "out_channels": latent_channels}
+    return UNet2DConditionModel(**{**UNET_CONFIG, **channels}, **TEXT_CONFIG)
 
 
 def save_denoiser(unet: UNet2DConditionModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from latentseg.backbones.base import Backbone
+from latentseg.backbones.base import Backbone, FillsHoles
 from latentseg.errors import UsageError
 
 
@@ -49,7 +49,15 @@ def generator(seed: int, key: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def predict(backbone: Backbone, latents: Tensor, t: float, condition: Tensor, guidance: float) -> Tensor:
+def predict(
+    backbone: Backbone,
+    latents: Tensor,
+    t: float,
+    condition: Tensor,
+    guidance: float,
+    *,
+    context: Tensor | None = None,
+) -> Tensor:
     """What the denoiser predicts at time ``t``, with classifier-free guidance (Ho & Salimans 2022).
 
     Args:
@@ -58,14 +66,24 @@ def predict(backbone: Backbone, latents: Tensor, t: float, condition: Tensor, gu
         t: In (0, 1].
         condition: ``(1 | B, T, D)``.
         guidance: 1 evaluates the conditional denoiser alone, 0 the unconditional one.
+        context: ``(B, 1 + C, ...)``, what is around holes, for a denoiser that was shown some.
     """
-    timestep = backbone.schedule.timestep(t)
     nothing = torch.zeros_like(condition[:1])
     if guidance in (0.0, 1.0):
-        return backbone.denoise(latents, timestep, condition if guidance else nothing)
+        return _evaluated(backbone, latents, t, condition if guidance else nothing, context)
     tokens = torch.cat([part.expand(len(latents), -1, -1) for part in (condition, nothing)])
-    said, silent = backbone.denoise(torch.cat([latents, latents]), timestep, tokens).chunk(2)
+    twice = None if context is None else torch.cat([context, context])
+    said, silent = _evaluated(backbone, torch.cat([latents, latents]), t, tokens, twice).chunk(2)
     return silent + guidance * (said - silent)
+
+
+def _evaluated(
+    backbone: Backbone, latents: Tensor, t: float, tokens: Tensor, context: Tensor | None
+) -> Tensor:
+    timestep = backbone.schedule.timestep(t)
+    if context is not None and isinstance(backbone, FillsHoles):
+        return backbone.denoise_hole(latents, timestep, tokens, context)
+    return backbone.denoise(latents, timestep, tokens)
 
 
 def sample(

@@ -28,14 +28,21 @@ def pack_scans(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
     ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Pack what the split keeps for evaluation instead.")
+    ] = False,
 ) -> None:
     """Pack scans into memory-mapped slices, once."""
     from latentseg.training.config import read_config
-    from latentseg.training.pack import PackOptions, pack
+    from latentseg.training.pack import Chosen, PackOptions, pack
+    from latentseg.training.splits import Split
 
     _log_to_terminal()
     root = data or Path(os.environ.get("LATENTSEG_DATA", "../shared/data"))
-    packed = pack(read_config(config, PackOptions), data=root, folder=out)
+    options = read_config(config, PackOptions)
+    split = read_config(config.parent / options.split, Split) if options.split else Split()
+    chosen = Chosen(split, "held out" if held_out else "training")
+    packed = pack(options, data=root, folder=out, chosen=chosen)
     typer.echo(f"{len(packed.images)} slices of {len(packed.scans)} scans in {out}")
 
 
@@ -52,7 +59,16 @@ def supervoxels(
 
 
 @app.command()
-def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
+def autoencoder(
+    config: Config,
+    pack: Packed,
+    out: Out,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="An autoencoder.safetensors of this or a smaller network to start from."),
+    ] = None,
+    resume: Resume = False,
+) -> None:
     """Train the compact autoencoder and its mask head."""
     from latentseg.training.autoencoder import AutoencoderOptions, build
     from latentseg.training.config import read_config
@@ -61,7 +77,7 @@ def autoencoder(config: Config, pack: Packed, out: Out, resume: Resume = False) 
 
     _log_to_terminal()
     options = read_config(config, AutoencoderOptions)
-    Loop(build(options, Pack(pack)), options.loop, out).run(resume=resume)
+    Loop(build(options, Pack(pack), weights=weights), options.loop, out).run(resume=resume)
 
 
 @app.command()
@@ -167,6 +183,29 @@ def tumor(
     stages = compact_stages(folder, options.network)
     training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata)
     training.run(out, resume=resume)
+
+
+@app.command("healthy-bank")
+def healthy_bank(
+    config: Config,
+    pack: Packed,
+    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained backbone.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bank, a .safetensors file.")],
+) -> None:
+    """Collect cells of healthy people, with which scans are compared."""
+    from latentseg.backbones.compact import CompactBackbone
+    from latentseg.backbones.image_features import read_feature_network
+    from latentseg.backbones.registry import resolve
+    from latentseg.methods.tumor.healthy_bank import save_bank
+    from latentseg.training.config import read_config
+    from latentseg.training.pack import Pack
+    from latentseg.training.tumor.healthy_bank import BankMaker, BankOptions
+
+    _log_to_terminal()
+    folder = resolve(backbone)
+    network = read_feature_network(folder / "matching.safetensors")
+    make = BankMaker(CompactBackbone.from_folder(folder), network, read_config(config, BankOptions))
+    save_bank(make(Pack(pack)), out)
 
 
 def _log_to_terminal() -> None:

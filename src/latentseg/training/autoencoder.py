@@ -6,21 +6,27 @@ the decoder a small mask head learns to read mask latents at a thirtieth of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from latentseg.backbones.compact import CompactAutoencoder, save_autoencoder
+from latentseg.backbones.compact import CompactAutoencoder, load_autoencoder, save_autoencoder
+from latentseg.backbones.weights import read_weights
+from latentseg.errors import UsageError
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.discriminator import PatchDiscriminator, adaptive_weight
+from latentseg.training.growth import grow_from
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.training.painting import blobs, paint
+from latentseg.training.shares import slice_chances
 
 # Adam does not mind the scale of a loss, but all gradients are clipped together, and those of the
 # discriminator are large.
@@ -31,6 +37,12 @@ class AutoencoderOptions(BaseModel):
     """A training of the autoencoder, as read from YAML.
 
     Attributes:
+        network: What is different from the shipped network, see
+            :func:`~latentseg.backbones.compact.new_vae`.
+        frozen_encoder: Whether only the decoder and the mask head learn, so that everything that stands on
+            the latents stays fit; the encoder must come from trained weights then.
+        source_shares: Share of the real slices by data set; the others divide the rest by the root of their
+            number of slices.
         batch: Crops per step.
         crop: Edge of the crops; the last ``whole_share`` of the steps uses whole slices, a quarter as many.
         shares: Parts of a batch that are painted anatomy and masks; the rest are real slices.
@@ -44,6 +56,9 @@ class AutoencoderOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
+    network: dict[str, Any] = {}
+    frozen_encoder: bool = False
+    source_shares: dict[str, float] = {}
     batch: int = 10
     crop: int = 128
     whole_share: float = 0.1
@@ -69,9 +84,9 @@ class Batch(NamedTuple):
 class TrainedAutoencoder(nn.Module):
     """The autoencoder and the discriminator that is thrown away after training."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Mapping[str, Any]) -> None:
         super().__init__()
-        self.autoencoder = CompactAutoencoder()
+        self.autoencoder = CompactAutoencoder(network)
         self.discriminator = PatchDiscriminator()
 
 
@@ -80,11 +95,11 @@ class AutoencoderTask:
 
     def __init__(self, options: AutoencoderOptions, packed: Pack) -> None:
         self.options, self.packed = options, packed
-        self.model = TrainedAutoencoder()
-        # every scan counts by the root of its slices, so that long scans do not drown short ones
-        counts = np.array([scan.count for scan in packed.scans])
-        self.chance = np.repeat(1 / np.sqrt(counts), counts)
-        self.chance /= self.chance.sum()
+        self.model = TrainedAutoencoder(options.network)
+        if options.frozen_encoder:
+            for part in (self.model.autoencoder.vae.encoder, self.model.autoencoder.vae.quant_conv):
+                part.requires_grad_(False)
+        self.chance = scan_chances(packed, options.source_shares)
 
     def images(self, batch: Batch) -> int:
         """Crops, or whole slices in the last part."""
@@ -143,8 +158,9 @@ class AutoencoderTask:
         logits = model.mask_head(latents[-batch.masks :].detach() * model.scaling)
         truth = (batch.images[-batch.masks :] > 0).float()
         head = F.binary_cross_entropy_with_logits(logits, truth)
-        with torch.no_grad():
-            model.track(posterior.mean)
+        if not self.options.frozen_encoder:
+            with torch.no_grad():
+                model.track(posterior.mean)
         reconstruction = pixel + self.options.edges * edges
         figures = {"l1": pixel, "edges": edges, "kl": kl, "mask_head": head}
         total = reconstruction + self.options.kl * kl + head
@@ -184,7 +200,40 @@ def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     return total / 2
 
 
-def build(options: AutoencoderOptions, packed: Pack) -> AutoencoderTask:
-    """The task of a configuration; the seed of the loop also seeds the initial weights."""
+def scan_chances(packed: Pack, shares: dict[str, float]) -> NDArray[np.floating]:
+    """Chance of each slice to be drawn: scans count by the root of their slices, data sets by their share."""
+    counts = [scan.count for scan in packed.scans]
+    sources = np.repeat([scan.source for scan in packed.scans], counts)
+    weight = np.repeat(1 / np.sqrt(counts), counts)
+    if not shares:
+        return np.asarray(weight / weight.sum())
+    by_source = slice_chances(sources, np.ones(len(sources), bool), shares)
+    for name in np.unique(sources):
+        here = sources == name
+        by_source[here] = by_source[here].sum() * weight[here] / weight[here].sum()
+    return by_source
+
+
+def build(options: AutoencoderOptions, packed: Pack, *, weights: Path | None = None) -> AutoencoderTask:
+    """The task of a configuration; the seed of the loop also seeds the initial weights.
+
+    Args:
+        options: See there.
+        packed: Slices.
+        weights: An ``autoencoder.safetensors`` of this network or a smaller one to start from instead, with
+            the ``autoencoder.json`` beside it.
+
+    Raises:
+        ModelError: The weights are missing, damaged or do not fit.
+        UsageError: The encoder is to stay as it is, and there are no weights.
+    """
     torch.manual_seed(options.loop.seed)
-    return AutoencoderTask(options, packed)
+    task = AutoencoderTask(options, packed)
+    if weights:
+        model, tensors = task.model.autoencoder, read_weights(weights)
+        grow_from(model, {"latent_variance": model.latent_variance, **tensors}, where=weights)
+        scaling = float(load_autoencoder(weights.parent)[0].config["scaling_factor"])
+        model.latent_variance.fill_(scaling**-2)
+    elif options.frozen_encoder:
+        raise UsageError("an encoder that learns nothing needs trained weights", fix="give --weights")
+    return task

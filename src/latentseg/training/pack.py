@@ -22,6 +22,7 @@ from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, 
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.intensity import Modality
 from latentseg.phantom import bodies as phantom
+from latentseg.training.splits import Part, Split
 
 log = logging.getLogger(__name__)
 MINIMUM_BODY = 0.03  # a slice with less foreground than this share teaches nothing
@@ -78,11 +79,18 @@ class PhantomSource(BaseModel):
 
 
 class PackOptions(BaseModel):
-    """What to pack, as read from a YAML file."""
+    """What to pack, as read from a YAML file.
+
+    Attributes:
+        size: Edge of the slices.
+        split: YAML file of a :class:`~latentseg.training.splits.Split`, beside this one.
+        sources: Scans and procedural patients.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = 256
+    split: str | None = None
     sources: tuple[Source | PhantomSource, ...]
 
 
@@ -142,17 +150,32 @@ class Pack:
             raise InputError(f"the pack is damaged ({error})", where=str(folder), fix=fix) from error
 
 
-def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
+class Chosen(NamedTuple):
+    """A split, and the part of it that is packed; procedural patients are for training."""
+
+    split: Split = Split()
+    part: Part = "training"
+
+
+EVERYTHING = Chosen()
+
+
+def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = EVERYTHING) -> Pack:
     """Read every scan of every source and write a pack.
 
+    Args:
+        options: Sources; the split they name has been read by the caller.
+        data: Folder of the scans.
+        folder: Folder of the pack.
+        chosen: Which part of which split.
+
     Raises:
-        InputError: When a source matches no file.
+        InputError: A source matches no file, or none is left of all sources.
     """
     images, labels, scans = [], [], []
     first = 0
     for source in options.sources:
-        drawn = _phantoms(source, options.size) if isinstance(source, PhantomSource) else _scans(source, data)
-        for patient in drawn:
+        for patient in _patients(source, options.size, data, chosen):
             image, label, spacing = _slices(
                 patient.scan, patient.labels, window=source.window, size=options.size
             )
@@ -172,11 +195,20 @@ def pack(options: PackOptions, *, data: Path, folder: Path) -> Pack:
             labels.append(label)
             first += len(image)
             log.info("%s %s: %d slices", source.name, patient.case, len(image))
+    if not images:
+        raise InputError(f"no scan is {chosen.part}", where=str(data), fix="name a split that keeps some")
     _write(folder, np.concatenate(images), np.concatenate(labels), scans)
     return Pack(folder)
 
 
-def _scans(source: Source, data: Path) -> Iterator[Patient]:
+def _patients(source: Source | PhantomSource, size: int, data: Path, chosen: Chosen) -> Iterator[Patient]:
+    """Patients of a source that belong to a part of a split."""
+    if isinstance(source, Source):
+        return _scans(source, data, chosen)
+    return _phantoms(source, size) if chosen.part == "training" else iter(())
+
+
+def _scans(source: Source, data: Path, chosen: Chosen) -> Iterator[Patient]:
     """The scans of a source.
 
     Raises:
@@ -185,7 +217,7 @@ def _scans(source: Source, data: Path) -> Iterator[Patient]:
     paths = [p for p in sorted(data.glob(source.images)) if p.name not in source.exclude]
     if not paths:
         raise InputError(f"source {source.name!r} matches no file", where=str(data / source.images))
-    for path in paths:
+    for path in (p for p in paths if chosen.split.part(p.relative_to(data)) == chosen.part):
         volume = read(path, modality=source.modality, orientation=source.orientation)
         truth = _labels(volume, source, below=data)
         yield Patient(path.name.split(".")[0], volume, truth, source.keep_labels)

@@ -7,6 +7,8 @@ At every time the surroundings are the noised original and the hole is what the 
 (Blended Latent Diffusion, Avrahami et al. 2023; RePaint, Lugmayr et al. 2022, adds jumps back in time, which
 harmonize the two.) Started below time 1 the hole keeps some of what was in it (SDEdit, Meng et al. 2022):
 of :func:`smooth_fill` a shading without content, so that few steps are enough and little foreign grows.
+A denoiser that was shown holes while it was trained is told where they are and what is around them at every
+step, as the inpainting models of Latent Diffusion are (Rombach et al. 2022).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentseg.backbones.base import Backbone
+from latentseg.backbones.base import Backbone, FillsHoles, hole_context
 from latentseg.backbones.sampling import intervals, noise, predict
 from latentseg.errors import UsageError
 
@@ -148,6 +150,8 @@ def _fill(
 ) -> Tensor:
     """One slab of :func:`inpaint`; draws are named by item, step and repetition."""
     schedule, shape = backbone.schedule, clean.shape[1:]
+    told = isinstance(backbone, FillsHoles) and backbone.fills_holes
+    context = hole_context(clean, hole) if told else None
 
     def draw(what: str) -> Tensor:
         return noise(shape, keys=[f"{key}/{what}" for key in keys], seed=options.seed).to(clean)
@@ -157,7 +161,8 @@ def _fill(
         for again in range(options.resample):
             if again:  # back to the time before the step, with new noise
                 z = schedule.renoised(z, draw(f"back/{i}/{again}"), to, t)
-            stepped = schedule.step(z, predict(backbone, z, t, condition, options.guidance), t, to)
+            predicted = predict(backbone, z, t, condition, options.guidance, context=context)
+            stepped = schedule.step(z, predicted, t, to)
             known = schedule.noised(clean, draw(f"known/{i}/{again}"), to) if to > 0 else clean
             z = torch.where(hole, stepped, known)
     return z

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError
+from latentseg.errors import InputError, caution
 
 SUFFIXES = {
     ".nii.gz": "NIfTI",
@@ -67,7 +68,80 @@ def case_name(path: Path) -> str:
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key under which ``slice_2`` comes before ``slice_10``."""
     parts = re.findall(r"\d+|\D+", path.name.lower())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is the system's own: ``.DS_Store``, and the ``._NAME`` that macOS leaves."""
+    return path.name.startswith(".")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and its subfolders in natural order, also behind links to folders.
+
+    Hidden files and folders are left out. Each folder is entered once, so that links in a ring come to an
+    end: a link to a folder above it, to one that is listed already, or to nowhere is left out with a
+    warning, and so is a folder that may not be read.
+    """
+    walk = _Walk(folder)
+    walk.enter(folder, Path(os.path.realpath(folder)))
+    while walk.links:
+        walk.follow(walk.links.popleft())
+    walk.warn()
+    return sorted(walk.files, key=lambda path: [natural_key(Path(part)) for part in path.parts])
+
+
+class _Walk:
+    """A way through the folders below `top`; links are followed when all real folders have been entered."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.files: list[Path] = []
+        self.links: deque[Path] = deque()
+        self.entered: set[Path] = set()
+        self.repeated: list[Path] = []
+        self.unreadable: list[Path] = []
+
+    def enter(self, folder: Path, target: Path) -> None:
+        """List a folder, of which `target` is the real path, and the real folders in it."""
+        self.entered.add(target)
+        try:
+            with os.scandir(folder) as inside:
+                found = sorted(inside, key=lambda entry: entry.name)
+        except OSError:
+            self.unreadable.append(folder)
+            return
+        for entry in found:
+            path = folder / entry.name
+            if is_hidden(path):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if target / entry.name not in self.entered:
+                    self.enter(path, target / entry.name)
+            elif path.is_dir():
+                self.links.append(path)
+            elif suffix_of(path) or path.is_file():  # an image that a link has lost fails by its name
+                self.files.append(path)
+            elif entry.is_symlink():
+                self.unreadable.append(path)
+
+    def follow(self, link: Path) -> None:
+        """Enter the folder that a link leads to, unless it was entered or holds the link."""
+        target = Path(os.path.realpath(link))
+        places = Path(os.path.realpath(link.parent)), Path(os.path.realpath(self.top))
+        if target in self.entered or any(place.is_relative_to(target) for place in places):
+            self.repeated.append(link)
+        else:
+            self.enter(link, target)
+
+    def warn(self) -> None:
+        """Say what was left out."""
+        for paths, what in (
+            (self.repeated, "link(s) to folders that are listed already"),
+            (self.unreadable, "folder(s) or link(s) that cannot be opened"),
+        ):
+            if paths:
+                caution(f"{self.top}: {len(paths)} {what} left out, such as {paths[0]}", stacklevel=3)
 
 
 def sniff(path: Path) -> str:

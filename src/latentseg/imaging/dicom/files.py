@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import warnings
 import zipfile
@@ -195,8 +194,7 @@ def entries_in(path: Path) -> list[Entry]:
         InputError: a damaged or encrypted archive.
     """
     if path.is_dir():
-        found = [Path(base) / name for base, _, names in os.walk(path) for name in names]
-        return [Entry(p) for p in sorted(found, key=_natural) if _looks_like_dicom(Entry(p))]
+        return [Entry(p) for p in files.files_below(path) if _looks_like_dicom(Entry(p))]
     if files.sniff(path) != "zip":
         return [Entry(path)] if _looks_like_dicom(Entry(path)) else []
     try:
@@ -215,8 +213,7 @@ def holds_dicom(folder: Path) -> bool:
         return True
     if any(files.suffix_of(p) for p in members):
         return False
-    below = (Path(base) / name for base, _, names in os.walk(folder) for name in names)
-    return any(_looks_like_dicom(Entry(p)) for p in below)
+    return any(_looks_like_dicom(Entry(p)) for p in files.files_below(folder))
 
 
 def choose(scanned: Scan, series: str | None = None) -> Series:

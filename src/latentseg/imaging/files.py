@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from latentseg.errors import InputError, caution
 SUFFIXES = {
     ".nii.gz": "NIfTI",
     ".nii": "NIfTI",
+    ".hdr": "NIfTI",
+    ".hdr.gz": "NIfTI",
     ".nrrd": "NRRD",
     ".nhdr": "NRRD",
     ".mha": "MetaImage",
@@ -56,6 +58,35 @@ def suffix_of(path: Path) -> str:
     """The suffix of ``path`` in lower case, with ``.nii.gz`` kept whole (``""`` when unknown)."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def voxel_file(path: Path) -> Path:
+    """The file that holds the voxels: the ``.img`` of a NIfTI pair, and else ``path`` itself.
+
+    Raises:
+        InputError: a pair without its ``.img``.
+    """
+    if suffix_of(path) not in (".hdr", ".hdr.gz"):
+        return path
+    found = _beside(path, ".img")
+    if found is None:
+        what = "the header of a NIfTI pair has no .img beside it, which holds the voxels"
+        raise InputError(what, where=str(path), fix="Copy both files")
+    return found
+
+
+def header_file(path: Path) -> Path:
+    """The file to read a scan by: the ``.hdr`` of a NIfTI pair for its ``.img``, and else ``path`` itself."""
+    if not re.search(r"\.img(\.gz)?$", path.name, re.IGNORECASE):
+        return path
+    return _beside(path, ".hdr") or path
+
+
+def _beside(path: Path, suffix: str) -> Path | None:
+    """The other file of a pair, compressed or not, in small or capital letters."""
+    stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    names = [stem + case + end for case in (suffix, suffix.upper()) for end in ("", ".gz", ".GZ")]
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
 
 
 def case_name(path: Path) -> str:
@@ -142,6 +173,21 @@ class _Walk:
         ):
             if paths:
                 caution(f"{self.top}: {len(paths)} {what} left out, such as {paths[0]}", stacklevel=3)
+
+
+def is_seg_nrrd(path: Path) -> bool:
+    """Whether a file is called as Slicer calls its segmentations."""
+    return path.name.lower().endswith(".seg.nrrd")
+
+
+def find_name(name: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` that is ``name``, whatever its case and separators; the first of several."""
+
+    def plain(text: str) -> str:
+        return "".join(letter for letter in text.casefold() if letter.isalnum())
+
+    alike = [one for one in names if plain(one) == plain(name)]
+    return name if name in names else next(iter(alike), None)
 
 
 def sniff(path: Path) -> str:
@@ -254,7 +300,7 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 def _check_content(path: Path, suffix: str) -> None:
     seen = sniff(path)
-    expected = "gzip" if suffix == ".nii.gz" else SUFFIXES[suffix]
+    expected = "gzip" if suffix.endswith(".gz") else SUFFIXES[suffix]
     if seen == expected:
         return
     if not seen:

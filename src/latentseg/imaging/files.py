@@ -35,6 +35,9 @@ SUFFIXES = {
     ".jpeg": "JPEG",
 }
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
+MASK_ENDINGS = ("_mask", "_label", "_seg", ".seg")
+"""What the name of a mask has behind that of its scan; the last is Slicer's."""
+
 RASTER_FORMATS = ("PNG", "TIFF", "JPEG")
 
 

@@ -60,16 +60,9 @@ def read(
     if isinstance(source, Volume):
         said = {"modality": modality, "orientation": orientation}
         return replace(source, **{key: value for key, value in said.items() if value})  # type: ignore[arg-type]
-    if isinstance(source, str | Path):
-        if spacing_mm is not None or affine_ras_mm is not None:
-            what = "a spacing or an affine was given for a file, which has its own"
-            raise UsageError(what, where=str(source), fix="give them for arrays only")
-        path: Path | None = files.header_file(Path(source))
-        loaded = _load(path, labels=False, dicom=dicom)
-    else:
-        path = objects.source_of(source)
-        loaded = objects.load_object(source, objects.Frame(spacing_mm, affine_ras_mm, orientation))
-        orientation = None if objects.is_array(source) and affine_ras_mm is None else orientation
+    loaded, path = _loaded(source, objects.Frame(spacing_mm, affine_ras_mm, orientation), dicom)
+    if objects.is_array(source) and affine_ras_mm is None:
+        orientation = None  # it is in the affine
     where = str(path or "the image")
     check_finite(loaded.array, where=where)
     volume = Volume(
@@ -119,9 +112,10 @@ def read_labels(
         GeometryError: voxels that do not lie on those of ``like``, naming both grids.
     """
     orientation = like.orientation if like else orientation
+    path: Path | None
     if isinstance(source, str | Path):
-        path: Path | None = files.header_file(Path(source))
-        loaded = _load_masks(path, like, name) or _load(path, labels=True)
+        file = files.header_file(Path(source))
+        path, loaded = file, _load_masks(file, like, name) or _load(file, labels=True)
     elif isinstance(source, Volume):
         path, loaded = source.source, files.Loaded(source.array, source.affine_ras_mm, source.header)
     else:
@@ -190,6 +184,19 @@ def kind_of(path: Path) -> str:
     return "DICOM" if holds_dicom(path) else "folder"
 
 
+def structure_names(path: Path) -> list[str]:
+    """What a mask itself calls the structures it holds; empty for formats that have no names.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    if not files.is_seg_nrrd(path) or kind_of(path) != "NRRD":
+        return []
+    from latentseg.imaging.seg_nrrd import segments_of
+
+    return list(segments_of(path))
+
+
 def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Whole numbers from 0 to 65535 as uint8, or as uint16 above 255.
 
@@ -209,6 +216,23 @@ def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | ND
         what = f"label values must lie in 0..65535, but {low if low < 0 else high} was found"
         raise InputError(what, where=where, fix="Give the label map, not the image")
     return array.astype(np.uint8) if high <= 255 else array.astype(np.uint16)
+
+
+def _loaded(
+    source: Any, frame: objects.Frame, dicom: DicomOptions | None
+) -> tuple[files.Loaded, Path | None]:
+    """A scan from a path or from memory, and its path where it has one.
+
+    Raises:
+        UsageError: a spacing or an affine for a file.
+    """
+    if not isinstance(source, str | Path):
+        return objects.load_object(source, frame), objects.source_of(source)
+    if frame.spacing_mm is not None or frame.affine_ras_mm is not None:
+        what = "a spacing or an affine was given for a file, which has its own"
+        raise UsageError(what, where=str(source), fix="give them for arrays only")
+    path = files.header_file(Path(source))
+    return _load(path, labels=False, dicom=dicom), path
 
 
 def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> files.Loaded:

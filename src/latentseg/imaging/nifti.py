@@ -120,7 +120,7 @@ def _header_of(path: Path) -> Any:
         if first and magic != b"ni1\0":
             what = "this is a header of Analyze 7.5, which does not say where left and right are"
             raise InputError(what, where=str(path), fix="Convert it to NIfTI, and check left and right there")
-        return (nib.Nifti2PairHeader if second else nib.Nifti1PairHeader).from_fileobj(stream)
+        return (nib.Nifti2Pair if second else nib.Nifti1Pair).header_class.from_fileobj(stream)
 
 
 def _size_and_magic(stream: Any) -> tuple[bytes, bytes]:

@@ -11,8 +11,12 @@ from latentseg.imaging.volume import Volume
 
 SMALLEST_BODY_MM = 5.0
 LARGEST_BODY_MM = 3000.0
-FEW_VALUES = 32
-"""A label map has fewer values than this; a scan of 8 bit has many more."""
+FEW_VALUES = 8
+"""A scan has more values than this, even one of 8 bit."""
+
+MOST_LABELS = 300
+SAME_NEIGHBORS = 0.8
+"""Share of the voxels of a label map that are as their neighbor; of a scan it is far lower."""
 
 
 def warn_about_contents(volume: Volume, *, where: str) -> None:
@@ -30,13 +34,17 @@ def label_count(volume: Volume) -> int:
     array = volume.array
     if array.dtype.kind not in "ui" or array.size <= FEW_VALUES:
         return 0
-    low, high = int(array.min()), int(array.max())
-    if low != 0 or not 0 < high <= np.iinfo(np.uint16).max:
+    if array.min() != 0 or not 0 < array.max() <= np.iinfo(np.uint16).max:
         return 0
-    if np.unique(array.ravel()[:: max(1, array.size // 4096)]).size > FEW_VALUES:
+    if np.unique(array.ravel()[:: max(1, array.size // 4096)]).size > MOST_LABELS:
         return 0
-    count = np.count_nonzero(np.bincount(array.ravel(), minlength=high + 1))
-    return int(count) if count <= FEW_VALUES else 0
+    count = int(np.count_nonzero(np.bincount(array.ravel())))
+    if count <= FEW_VALUES:
+        return count
+    here, beside = array[:-1], array[1:]
+    inside = here > 0
+    same = np.count_nonzero((here == beside) & inside)
+    return count if count <= MOST_LABELS and same >= SAME_NEIGHBORS * np.count_nonzero(inside) > 0 else 0
 
 
 def _warn_about_size(volume: Volume, where: str) -> None:

@@ -38,6 +38,7 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 MASK_ENDINGS = ("_mask", "_label", "_seg", ".seg")
 """What the name of a mask has behind that of its scan; the last is Slicer's."""
 
+DATA_FILE = re.compile(r"(?mi)^(?:ElementDataFile\s*=|data ?file:)(.+)$")
 RASTER_FORMATS = ("PNG", "TIFF", "JPEG")
 
 
@@ -76,6 +77,17 @@ def voxel_file(path: Path) -> Path:
         what = "the header of a NIfTI pair has no .img beside it, which holds the voxels"
         raise InputError(what, where=str(path), fix="Copy both files")
     return found
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """Files beside an image that hold its voxels, where it is a header alone; those that are there."""
+    suffix = suffix_of(path)
+    if suffix in (".hdr", ".hdr.gz"):
+        return [found for found in [_beside(path, ".img")] if found]
+    if suffix not in (".mhd", ".nhdr") or not path.is_file():
+        return []
+    named = DATA_FILE.findall(_first_bytes(path, 65536).decode("utf-8", "replace"))
+    return [path.parent / name.strip() for name in named if (path.parent / name.strip()).is_file()]
 
 
 def header_file(path: Path) -> Path:

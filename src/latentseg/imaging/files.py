@@ -39,6 +39,7 @@ MASK_ENDINGS = ("_mask", "_label", "_seg", ".seg")
 """What the name of a mask has behind that of its scan; the last is Slicer's."""
 
 DATA_FILE = re.compile(r"(?mi)^(?:ElementDataFile\s*=|data ?file:)(.+)$")
+IMG_NAME = re.compile(r"(?i)\.img(\.gz)?$")
 RASTER_FORMATS = ("PNG", "TIFF", "JPEG")
 
 
@@ -92,7 +93,7 @@ def voxel_files(path: Path) -> list[Path]:
 
 def header_file(path: Path) -> Path:
     """The file to read a scan by: the ``.hdr`` of a NIfTI pair for its ``.img``, and else ``path`` itself."""
-    if not re.search(r"\.img(\.gz)?$", path.name, re.IGNORECASE):
+    if not IMG_NAME.search(path.name):
         return path
     return _beside(path, ".hdr") or path
 
@@ -235,6 +236,7 @@ def format_of(path: Path) -> str:
     Raises:
         InputError: missing or empty file, unknown suffix, or content that is not what the suffix says.
     """
+    path = header_file(path)
     if not path.exists():
         raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
     if sniff(path) in ("DICOM", "zip") or path.suffix.lower() in DICOM_SUFFIXES:
@@ -250,6 +252,9 @@ def format_of(path: Path) -> str:
 
 def unknown_suffix(path: Path) -> InputError:
     """The error for a path whose suffix names no known format."""
+    if IMG_NAME.search(path.name):
+        what = "these are the voxels of a NIfTI pair, and no .hdr lies beside them"
+        return InputError(what, where=str(path), fix="Copy both files")
     known = ", ".join(SUFFIXES)
     return InputError(f"unknown file type '{path.suffix}'", where=str(path), fix=f"Use one of {known}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,54 @@ def read_nifti(path: Path) -> Loaded:
         raise broken(path, "NIfTI", error) from error
     _warn_about_forms(header, shape, path)
     return Loaded(array.reshape(shape), affine, header)
+
+
+class Facts(NamedTuple):
+    """What the header says of an image that can be read.
+
+    Attributes:
+        shape: voxels along I, J, K.
+        dtype: type of the voxels in memory.
+        affine_ras_mm: `(4, 4)`.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    affine_ras_mm: NDArray[np.float64]
+
+
+def facts_of(path: Path) -> Facts | None:
+    """The size of an image without reading its voxels; None where only reading them tells that it can be.
+
+    That is so where voxels may be no numbers, and where the length of the file is not what the header says.
+
+    Raises:
+        InputError: damaged header, four or more real axes, or color and complex voxels.
+    """
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    try:
+        header, voxels = _header_of(path), voxel_file(path)
+        shape = check_voxels(header.get_data_shape(), header.get_data_dtype(), where=str(path))
+        slope, intercept = header.get_slope_inter()
+        stored, affine = header.get_data_dtype(), affine_of(header)
+        length = int(header.get_data_offset()) + int(np.prod(shape)) * stored.itemsize
+        packed = voxels.suffix.lower() == ".gz"
+        whole = _length_of(voxels) == length % (1 << 32) if packed else voxels.stat().st_size >= length
+    except (InputError, MemoryError):
+        raise
+    except Exception:  # reading it says why
+        return None
+    if not whole or stored.kind == "f":
+        return None
+    scaled = slope not in (None, 1.0) or intercept not in (None, 0.0)
+    return Facts(shape, np.dtype(np.float64) if scaled else stored, affine)
+
+
+def _length_of(path: Path) -> int:
+    """The length of a gzip file when it is unpacked, modulo 4 GiB, as its end says."""
+    with path.open("rb") as stream:
+        stream.seek(-4, 2)
+        return int.from_bytes(stream.read(4), "little")
 
 
 def check_voxels(shape: tuple[int, ...], dtype: np.dtype[Any], *, where: str) -> tuple[int, int, int]:

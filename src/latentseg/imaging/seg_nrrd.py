@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import UsageError
+from latentseg.errors import UsageError, caution
 from latentseg.imaging import files
 from latentseg.imaging.nrrd import loaded_from, open_itk
 
@@ -37,7 +37,8 @@ def segments_of(path: Path) -> dict[str, Segment]:
     Raises:
         InputError: a damaged file.
     """
-    return _segments(open_itk(path, pixels=False))
+    reader = open_itk(path, pixels=False)
+    return _segments(reader, reader.GetNumberOfComponents())
 
 
 def read_seg_nrrd(path: Path, name: str | None = None) -> files.Loaded | None:
@@ -52,7 +53,8 @@ def read_seg_nrrd(path: Path, name: str | None = None) -> files.Loaded | None:
         InputError: a damaged file.
     """
     image = open_itk(path)
-    segments, layers = _segments(image), image.GetNumberOfComponentsPerPixel()
+    layers = image.GetNumberOfComponentsPerPixel()
+    segments = _segments(image, layers)
     if not segments or (name is None and layers == 1):
         return None
     chosen = segments[_choose(name, list(segments), path)]
@@ -61,13 +63,12 @@ def read_seg_nrrd(path: Path, name: str | None = None) -> files.Loaded | None:
     return labels._replace(array=inside)
 
 
-def _segments(image: Any) -> dict[str, Segment]:
+def _segments(image: Any, layers: int) -> dict[str, Segment]:
     facts: dict[int, dict[str, str]] = {}
     for key in image.GetMetaDataKeys():
         found = SEGMENT.fullmatch(key)
         if found:
             facts.setdefault(int(found[1]), {})[found[2]] = image.GetMetaData(key).strip()
-    layers = image.GetNumberOfComponentsPerPixel()
     named: dict[str, Segment] = {}
     for number, about in sorted(facts.items()):
         name = about.get("Name") or about.get("ID") or f"Segment_{number + 1}"
@@ -82,7 +83,10 @@ def _choose(name: str | None, names: list[str], path: Path) -> str:
     if name is None and len(names) > 1:
         what = f"its segments lie in several layers, as they may overlap ({listed})"
         raise UsageError(what, where=str(path), fix="say which one by its name")
-    found = names[0] if len(names) == 1 else files.find_name(str(name), names)
+    found = files.find_name(name, names) if name else names[0]
+    if found is None and len(names) == 1:
+        caution(f"{path}: its only segment, {names[0]!r}, is taken for {name!r}", stacklevel=5)
+        return names[0]
     if found is None:
         what = f"no segment is called {name!r}; there are {listed}"
         raise UsageError(what, where=str(path), fix="choose one of those")

@@ -35,16 +35,17 @@ def save(path: Path, array: Any = VALUES, *, unit: str = "mm", kind: Any = nib.N
 @pytest.mark.parametrize("forms", [(1, 0), (0, 1)])
 def test_units_become_millimeters(unit: str, kind: Any, forms: tuple[int, int], tmp_path: Path) -> None:
     image = nib.load(save(tmp_path / "a.nii.gz", unit=unit, kind=kind))
-    image.set_sform(image.affine, code=forms[0])
-    image.set_qform(image.affine, code=forms[1])
+    affine = image.affine.copy()
+    image.set_sform(affine, code=forms[0])
+    image.set_qform(affine, code=forms[1])
     nib.save(image, tmp_path / "b.nii.gz")
     with noted([]) as notes:
         scan = read(tmp_path / "b.nii.gz")
     assert notes == []
     np.testing.assert_allclose(scan.affine_ras_mm, AFFINE_MM, atol=1e-4)
-    np.testing.assert_allclose(
-        scan.spacing_mm, sitk.ReadImage(str(tmp_path / "b.nii.gz")).GetSpacing(), rtol=1e-5
-    )
+    if kind is nib.Nifti1Image:  # ITK reads no version 2
+        itk = sitk.ReadImage(str(tmp_path / "b.nii.gz"))
+        np.testing.assert_allclose(scan.spacing_mm, itk.GetSpacing(), rtol=1e-5)
     ours, theirs = (
         nib.load(write_like(scan.array > 9, like=scan, path=tmp_path / "mask.nii.gz")),
         nib.load(tmp_path / "b.nii.gz"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError
-from latentseg.imaging.affine import numbers, orientation_from, orientation_of
+from latentseg.imaging.affine import numbers, slice_axes
 from latentseg.imaging.volume import Volume
 
 
@@ -57,10 +57,7 @@ def to_canonical(volume: Volume) -> Canonical:
 
     The order follows the affine, or ``volume.orientation`` where the affine is known to be wrong.
     """
-    orientation = orientation_from(volume.orientation) if volume.orientation else None
-    world = orientation or orientation_of(volume.affine_ras_mm)
-    (right, anterior, superior), (to_right, to_anterior, to_superior) = world
-    axes, flips = (superior, anterior, right), (not to_superior, to_anterior, to_right)
+    axes, flips = slice_axes(volume.affine_ras_mm, volume.orientation)
     slices = np.flip(np.transpose(volume.array, axes), _flipped(flips))
     s, h, w = (volume.spacing_mm[axis] for axis in axes)
     return Canonical(slices=slices, spacing_mm=(s, h, w), axes=axes, flips=flips)

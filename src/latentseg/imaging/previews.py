@@ -7,9 +7,11 @@ the true aspect ratio by their spacing.
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 import numpy as np
@@ -130,6 +132,13 @@ def thumbnail(png: bytes, *, longest: int | None = None) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=82, subsampling=0, optimize=True)
     return stream.getvalue()
+
+
+def figure(png: bytes, *, caption: str) -> str:
+    """A picture with its caption as a piece of HTML, for notebooks."""
+    data = base64.b64encode(png).decode("ascii")
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
+    return f'<figure style="margin:0">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def key_slices(mask: ArrayLike, *, count: int = 3) -> list[int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import affine, files
-from latentseg.imaging.intensity import Modality
+from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, Modality, is_windowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,25 @@ class Volume:
         """Case id: the source's name without its suffix, ``"volume"`` where there is no source."""
         case = getattr(self.header, "case", "")
         return case or (files.case_name(self.source) if self.source else "volume")
+
+    def __repr__(self) -> str:
+        """One line: name, grid, type and modality."""
+        shape = "x".join(map(str, self.shape))
+        spacing = "x".join(f"{mm:.4g}" for mm in self.spacing_mm)
+        grid = f"{shape} {self.orientation or self.axis_codes}, {spacing} mm"
+        return f"Volume({self.name}: {grid}, {self.array.dtype}, {self.modality})"
+
+    def _repr_html_(self) -> str:
+        """Axial slices from the middles of three equal parts, for notebooks."""
+        from latentseg.imaging.previews import Canvas, figure, key_slices, montage, overlay
+
+        axes, flips = affine.slice_axes(self.affine_ras_mm, self.orientation)
+        slices = np.flip(self.array.transpose(axes), [axis for axis, flip in enumerate(flips) if flip])
+        row_mm, column_mm = (self.spacing_mm[axis] for axis in axes[1:])
+        window = SOFT_TISSUE_WINDOW_HU if self.modality == "CT" and not is_windowed(self.array) else None
+        canvas = Canvas(height=240, spacing_mm=(row_mm, column_mm), window=window)
+        shown = [overlay(slices[k], canvas=canvas) for k in key_slices(np.zeros(slices.shape, bool))]
+        return figure(montage(shown, columns=len(shown)), caption=repr(self))
 
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Another array on the same grid.

@@ -18,7 +18,7 @@ from latentseg.errors import InputError, UsageError, caution, noted
 from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.files import written_whole
-from latentseg.imaging.previews import Canvas, Layer, key_slices, montage, overlay
+from latentseg.imaging.previews import Canvas, Layer, figure, key_slices, montage, overlay
 
 if TYPE_CHECKING:
     from latentseg.imaging.dicom.seg import SegKind
@@ -47,6 +47,16 @@ class Segmentation:
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
     presence: float
+
+    def __repr__(self) -> str:
+        """One line: the target, what was found, and in which scan."""
+        found = "absent" if self.absent else f"{self.volume_ml:.1f} ml"
+        what = f"{self.target!r}: {found}, presence {self.presence:.2f}, in {self.scan.name}"
+        return f"{type(self).__name__}({what})"
+
+    def _repr_html_(self) -> str:
+        """The slices that hold most of the mask, for notebooks."""
+        return figure(self.preview(), caption=repr(self))
 
     @property
     def absent(self) -> bool:
@@ -154,6 +164,17 @@ class Segmentation:
 
 class Segmentations(dict[str, Segmentation]):
     """The targets of one scan, by name, in the order they were asked for."""
+
+    def __repr__(self) -> str:
+        """One line: what was found of each target."""
+        volumes = {one.target: "absent" if one.absent else f"{one.volume_ml:.1f} ml" for one in self.values()}
+        found = ", ".join(f"{target} {volume}" for target, volume in volumes.items())
+        scan = f" in {next(iter(self.values())).scan.name}" if self else ""
+        return f"Segmentations({len(self)} target{'s' if len(self) != 1 else ''}{scan}: {found})"
+
+    def _repr_html_(self) -> str:
+        """Every target, for notebooks."""
+        return "".join(result._repr_html_() for result in self.values())
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
         """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`."""

@@ -23,8 +23,8 @@ from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, header_file, suffi
 from latentseg.imaging.formats import as_volume, kind_of
 from latentseg.imaging.geometry import onto_grid
 from latentseg.imaging.intensity import Modality
-from latentseg.imaging.network_input import check_slices
 from latentseg.imaging.label_names import Label, described, members
+from latentseg.imaging.network_input import check_slices
 from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.methods.fewshot.support_scan import SupportScan
 
@@ -58,6 +58,22 @@ class Support:
     def __len__(self) -> int:
         """``n``, the number of shots."""
         return len(self.images)
+
+    def __repr__(self) -> str:
+        """One line: the target, and how many slices of which scans show it."""
+        scans = list(dict.fromkeys(self.sources))
+        named = ", ".join(scans[:3]) + (f" and {len(scans) - 3} more" if len(scans) > 3 else "")
+        return f"Support({self.name!r}: {len(self)} slice{'s' if len(self) != 1 else ''} of {named})"
+
+    def _repr_html_(self) -> str:
+        """Its slices with the target, for notebooks."""
+        from latentseg.imaging.previews import SUPPORT, Canvas, Layer, figure, montage, overlay
+
+        pictures = [
+            overlay(image, layers=[Layer(mask, SUPPORT, "both")], canvas=Canvas(height=200, caption=source))
+            for image, mask, source in zip(self.images, self.masks, self.sources, strict=True)
+        ]
+        return figure(montage(pictures, columns=min(3, len(pictures))), caption=repr(self))
 
     @classmethod
     def from_files(

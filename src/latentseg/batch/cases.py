@@ -83,7 +83,7 @@ def take_shard(cases: Sequence[Case], shard: str) -> list[Case]:
     part, count = (int(n) for n in found.groups()) if found else (0, 0)
     if part >= count:
         fix = "give 0/4, 1/4, 2/4 and 3/4 to four runs"
-        raise UsageError(f"{shard!r} is no part of a whole", where="--shard", fix=fix)
+        raise UsageError(f"{shard!r} is no part of a whole", where="shard=", fix=fix)
     return list(cases[part::count])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentseg.cli.output import human_bytes, show_table
+from latentseg.cli.output import human_bytes, in_options, show_table
 from latentseg.cli.segment import (
     AllowGaps,
     Anywhere,
@@ -204,7 +204,7 @@ def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: Bat
     show_table(("case", "grid", "slices", "time"), rows)
     bad = [e for e in estimates if e.problem]
     for one in bad[:SHOWN_PROBLEMS]:
-        typer.echo(f"{one.case.name}: {one.problem}", err=True)
+        typer.echo(f"{one.case.name}: {in_options(one.problem)}", err=True)
     free, most = estimate.available_bytes(), max((e.memory_bytes for e in estimates), default=0.0)
     typer.echo(f"cases   {len(rows)} to do, {len(kept)} finished, {len(bad)} cannot be read")
     typer.echo(f"time    about {human_time(sum(e.seconds for e in estimates))} on this machine")
@@ -278,7 +278,8 @@ class Progress:
         """Move the bar; say why a case failed."""
         self.bar.advance(self.row)
         if record.error:
-            self.bar.console.print(f"{record.case}: {as_error(record.error)}", soft_wrap=True)
+            reason = in_options(str(as_error(record.error)))
+            self.bar.console.print(f"{record.case}: {reason}", soft_wrap=True)
 
     def ended(self) -> None:
         """Remove the bar."""

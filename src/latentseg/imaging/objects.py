@@ -63,7 +63,7 @@ def load_object(image: Any, frame: Frame) -> Loaded:
     if is_array(image):
         return _of_array(_as_array(image), frame)
     raise UsageError(
-        f"{_kind(image)} is no image",
+        f"{kind_name(image)} is no image",
         fix="give a path, a numpy array with its spacing or affine, or an image of nibabel or SimpleITK",
     )
 
@@ -132,7 +132,7 @@ def _as_array(image: Any) -> NDArray[Any]:
         array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
     except Exception as error:  # whatever an object's __array__ raises
         raise UsageError(
-            f"{_kind(image)} does not become an array ({error})", fix="give a numpy array"
+            f"{kind_name(image)} does not become an array ({error})", fix="give a numpy array"
         ) from error
     if array.dtype.kind not in "buif":
         what = f"the array holds values of type {array.dtype}, no real numbers"
@@ -140,8 +140,8 @@ def _as_array(image: Any) -> NDArray[Any]:
     return array.astype(np.uint8) if array.dtype.kind == "b" else array
 
 
-def _kind(thing: Any) -> str:
-    """``a list``, ``an int``, ``None``."""
+def kind_name(thing: Any) -> str:
+    """What something is, for a sentence: ``a list``, ``an int``, ``None``."""
     if thing is None:
         return "None"
     name = type(thing).__name__

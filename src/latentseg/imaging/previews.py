@@ -134,6 +134,12 @@ def thumbnail(png: bytes, *, longest: int | None = None) -> bytes:
     return stream.getvalue()
 
 
+def fitted_height(shape: tuple[int, ...], spacing_mm: tuple[float, float], *, longest: int) -> int:
+    """Height of a picture of a slice `(H, W)` whose longer side has `longest` pixels; four at least."""
+    tall, wide = (count * mm for count, mm in zip(shape, spacing_mm, strict=True))
+    return int(max(4, round(longest * tall / max(tall, wide))))
+
+
 def figure(png: bytes, *, caption: str) -> str:
     """A picture with its caption as a piece of HTML, for notebooks."""
     data = base64.b64encode(png).decode("ascii")

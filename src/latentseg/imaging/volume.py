@@ -13,6 +13,9 @@ from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import affine, files
 from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, Modality, is_windowed
 
+PREVIEW = 240
+"""Pixels of the longer side of a slice in a notebook."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -84,13 +87,14 @@ class Volume:
 
     def _repr_html_(self) -> str:
         """Axial slices from the middles of three equal parts, for notebooks."""
-        from latentseg.imaging.previews import Canvas, figure, key_slices, montage, overlay
+        from latentseg.imaging.previews import Canvas, figure, fitted_height, key_slices, montage, overlay
 
         axes, flips = affine.slice_axes(self.affine_ras_mm, self.orientation)
-        slices = np.flip(self.array.transpose(axes), [axis for axis, flip in enumerate(flips) if flip])
-        row_mm, column_mm = (self.spacing_mm[axis] for axis in axes[1:])
+        slices = np.flip(self.array.transpose(axes), tuple(axis for axis, flip in enumerate(flips) if flip))
+        pixel_mm = self.spacing_mm[axes[1]], self.spacing_mm[axes[2]]
+        height = fitted_height(slices.shape[1:], pixel_mm, longest=PREVIEW)
         window = SOFT_TISSUE_WINDOW_HU if self.modality == "CT" and not is_windowed(self.array) else None
-        canvas = Canvas(height=240, spacing_mm=(row_mm, column_mm), window=window)
+        canvas = Canvas(height=height, spacing_mm=pixel_mm, window=window)
         shown = [overlay(slices[k], canvas=canvas) for k in key_slices(np.zeros(slices.shape, bool))]
         return figure(montage(shown, columns=len(shown)), caption=repr(self))
 

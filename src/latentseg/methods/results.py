@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError, UsageError, caution, noted
-from latentseg.imaging import Canonical, Volume, default_suffix, normalize, to_canonical, write_like
+from latentseg.imaging import Volume, default_suffix, normalize, to_canonical, write_like
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.files import written_whole
-from latentseg.imaging.previews import Canvas, Layer, figure, key_slices, montage, overlay
+from latentseg.imaging.previews import Canvas, Layer, figure, fitted_height, key_slices, montage, overlay
 
 if TYPE_CHECKING:
     from latentseg.imaging.dicom.seg import SegKind
@@ -104,7 +104,9 @@ class Segmentation:
             values = normalize(canonical.slices, modality=self.scan.modality)
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
-        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(-1.0, 1.0))
+        pixel_mm = canonical.spacing_mm[1:]
+        height = fitted_height(canonical.slices.shape[1:], pixel_mm, longest=PREVIEW)
+        canvas = Canvas(height=height, spacing_mm=pixel_mm, window=(-1.0, 1.0))
         pictures = [
             overlay(values[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas) for k in shown
         ]
@@ -278,7 +280,7 @@ def check_names(targets: Sequence[str]) -> None:
         UsageError: No target, one without a name, or two whose files would have one name.
     """
     if not targets:
-        raise UsageError("no target to segment", fix="give at least one support")
+        raise UsageError("no target to segment", fix="give at least one support, or a prompt")
     seen: dict[str, str] = {}
     for target in targets:
         if not target.strip():
@@ -326,12 +328,6 @@ def check_writable(folder: Path) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         fix = "choose a folder you may write to"
         raise InputError("no permission to write the output", where=str(there), fix=fix)
-
-
-def _height(canonical: Canonical) -> int:
-    """Height of a picture whose longer side has 320 pixels."""
-    tall, wide = (n * mm for n, mm in zip(canonical.slices.shape[1:], canonical.spacing_mm[1:], strict=True))
-    return int(max(4, round(PREVIEW * tall / max(tall, wide))))
 
 
 def _center(mask: NDArray[np.bool_]) -> list[float]:

@@ -25,6 +25,7 @@ from latentseg.imaging.geometry import onto_grid
 from latentseg.imaging.intensity import Modality
 from latentseg.imaging.label_names import Label, described, members
 from latentseg.imaging.network_input import check_slices
+from latentseg.imaging.objects import kind_name
 from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.methods.fewshot.support_scan import SupportScan
 
@@ -284,13 +285,14 @@ def _listed(pairs: Any, name: str) -> list[Pair]:
     """
     fix = "give (image, mask), or a list of such pairs"
     if not isinstance(pairs, list | tuple):
-        raise UsageError(f"{type(pairs).__name__} is no pair of image and mask", fix=fix)
+        raise UsageError(f"{kind_name(pairs)} is no pair of image and mask", fix=fix)
     if not pairs:
         raise UsageError(f"no example was given for {name!r}", fix="give at least one image with its mask")
     listed = list(pairs) if isinstance(pairs[0], list | tuple) else [pairs]
     odd = next((one for one in listed if not isinstance(one, list | tuple) or len(one) != 2), None)
     if odd is not None:
-        count = f"{len(odd)} parts" if isinstance(odd, list | tuple) else "one part"
+        many = isinstance(odd, list | tuple) and len(odd) > 1
+        count = f"{len(odd)} parts" if many else "one part"
         raise UsageError(f"an example of {name!r} has {count}, not image and mask", fix=fix)
     return [(image, mask) for image, mask in listed]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentseg.errors import UsageError
 from latentseg.imaging.intensity import Modality
+from latentseg.imaging.objects import kind_name
 from latentseg.methods.fewshot.support import Support
 from latentseg.methods.fewshot.support_folder import SupportFolder
 
@@ -54,7 +55,7 @@ def _supports(anything: Any, how: Mapping[str, Any]) -> Iterator[Support | Suppo
         for one in anything:
             yield from _supports(one, how)
     else:
-        raise UsageError(f"{type(anything).__name__} is no support", fix=WANTED)
+        raise UsageError(f"{kind_name(anything)} is no support", fix=WANTED)
 
 
 def _of_path(path: Path, how: Mapping[str, Any]) -> Iterator[Support | SupportContext]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentseg.errors import UsageError, caution
 from latentseg.imaging import Volume
+from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
 from latentseg.methods.diffugts.refinement import Reconstructions, Refined
 from latentseg.methods.log_odds import probability
@@ -66,8 +67,9 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         asked = list(targets) if several else [targets]
         odd = next((one for one in asked if not isinstance(one, str)), None)
         if odd is not None or targets is None:
-            what = f"{type(odd).__name__} is no prompt"
-            raise UsageError(what, fix="give a text such as 'liver tumor', or a list of texts")
+            raise UsageError(
+                f"{kind_name(odd)} is no prompt", fix="give a text such as 'liver tumor', or a list of texts"
+            )
         return asked
 
     def check(self, target: str, scan: Volume | None = None) -> None:

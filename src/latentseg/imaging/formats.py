@@ -213,7 +213,7 @@ def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | ND
         array = whole
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < 0 or high > 65535:
-        what = f"label values must lie in 0..65535, but {low if low < 0 else high} was found"
+        what = f"label values must lie in 0..65535, but {low if low < 0 else high:.6g} was found"
         raise InputError(what, where=where, fix="Give the label map, not the image")
     return array.astype(np.uint8) if high <= 255 else array.astype(np.uint16)
 

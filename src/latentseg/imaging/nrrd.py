@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError
+from latentseg.errors import InputError, caution
 from latentseg.imaging.affine import spacing_of
 from latentseg.imaging.files import Loaded, broken
 
@@ -39,7 +39,13 @@ def read_itk(path: Path) -> Loaded:
     Raises:
         InputError: damaged file, several channels, or four and more real axes.
     """
-    return loaded_from(open_itk(path), lines=_geometry_lines(path), where=str(path))
+    lines = _geometry_lines(path)
+    loaded = loaded_from(open_itk(path), lines=lines, where=str(path))
+    placed = any(line.startswith(b"space:") for line in lines) or _pattern(path) is META_LINE
+    if loaded.header.dimensions > 2 and not placed:
+        what = f"{path} says nothing about orientation (it names no space): left and right are a guess"
+        caution(what, stacklevel=4)
+    return loaded
 
 
 def open_itk(path: Path, *, pixels: bool = True) -> Any:

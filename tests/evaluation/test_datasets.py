@@ -103,7 +103,10 @@ def test_the_false_header_of_sabs_is_mended_and_a_true_one_kept(
 
 def test_other_grid_of_labels_is_refused(tmp_path: Path, labels: NDArray[np.uint8]) -> None:
     save(tmp_path, "chaos_t2", "1", labels)
-    nib.save(nib.Nifti1Image(labels[:, :, :4], LAS), tmp_path / "chaos_t2" / "label_1.nii.gz")
+    nib.save(
+        nib.Nifti1Image(labels[:, :, :4], LAS @ np.diag([1, 1, 2, 1])),
+        tmp_path / "chaos_t2" / "label_1.nii.gz",
+    )
     with pytest.raises(GeometryError):
         CHAOS.at(tmp_path).load("1")
 
@@ -170,7 +173,8 @@ def test_the_splits_of_nnunet_are_the_folds(tmp_path: Path) -> None:
         ("{", "cannot read it"),
         ("[]", "no JSON object"),
         ("{}", "there is no table of labels"),
-        ('{"labels": {"whole": [1, 2]}}', "labels cannot be read"),
+        ('{"labels": {"whole": "a and b"}}', "labels cannot be read"),
+        ('{"labels": {"whole tumor": [1, 2], "core": [2]}}', "'whole tumor' is labels 1 and 2"),
         ('{"labels": {"background": 0}}', "no label but the background"),
         (None, "no such file"),
     ],

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentseg.batch.left_out import without_masks
 from latentseg.batch.studies import find_series
 from latentseg.errors import InputError, UsageError
-from latentseg.imaging.files import case_name, natural_key, suffix_of
+from latentseg.imaging.files import case_name, files_below, natural_key, suffix_of
 
 if TYPE_CHECKING:
     from latentseg.imaging.dicom.series import DicomOptions
@@ -51,9 +52,10 @@ class Case:
 def find_cases(source: Path, *, out: Path | None = None) -> list[Case]:
     """The cases of a table or of a folder, in the natural order of their paths.
 
-    A folder gives every image and every DICOM series in it and below, but for hidden files and those below
-    ``out``. A table is a CSV file with a column ``image``, and where wanted ``case``, ``modality``,
-    ``orientation`` and ``series`` (UID or number); its paths are relative to the table.
+    A folder gives every image and every DICOM series in it and below, also behind links, but for hidden
+    files, those below ``out``, and masks (see :func:`latentseg.batch.left_out.without_masks`). A table is a
+    CSV file with a column ``image``, and where wanted ``case``, ``modality``, ``orientation`` and ``series``
+    (UID or number); its paths are relative to the table.
 
     Raises:
         UsageError: A column that is not known, or two cases of one name.
@@ -81,7 +83,7 @@ def take_shard(cases: Sequence[Case], shard: str) -> list[Case]:
     part, count = (int(n) for n in found.groups()) if found else (0, 0)
     if part >= count:
         fix = "give 0/4, 1/4, 2/4 and 3/4 to four runs"
-        raise UsageError(f"{shard!r} is no part of a whole", where="--shard", fix=fix)
+        raise UsageError(f"{shard!r} is no part of a whole", where="shard=", fix=fix)
     return list(cases[part::count])
 
 
@@ -90,15 +92,18 @@ def _of_folder(folder: Path, out: Path | None) -> list[Case]:
         fix = "choose another folder for the output"
         raise UsageError("the output folder is the input folder", where=str(folder), fix=fix)
 
-    def visible(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return not hidden and not (out and path.resolve().is_relative_to(out.resolve()))
-
-    images = [path for path in folder.rglob("*") if suffix_of(path) and not path.is_dir() and visible(path)]
+    files = [path for path in files_below(folder) if not (out and is_below(path, out))]
+    images = without_masks([path for path in files if suffix_of(path)])
     found = [Case(case_name(image), image) for image in images]
-    found += [Case(place.name, place.image, dicom=place.options) for place in find_series(folder, visible)]
+    others = [path for path in files if not suffix_of(path)]
+    found += [Case(place.name, place.image, dicom=place.options) for place in find_series(folder, others)]
     found.sort(key=lambda case: _order(case, folder))
     return _told_apart(found, root=folder)
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, whatever links lead there."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _order(case: Case, root: Path) -> list[list[tuple[int, int, str]]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from latentseg.batch.store import OutputFolder
 from latentseg.batch.work import Loaded, Task, Work, segment_case
 from latentseg.errors import LatentsegError, explained
 from latentseg.imaging import Volume, read, to_canonical
-from latentseg.imaging.files import suffix_of
+from latentseg.imaging.files import format_of, header_file
+from latentseg.imaging.nifti import facts_of
 from latentseg.phantom import abdomen
 
 PROBED = ((64, 64, 8), (192, 192, 8))
@@ -110,15 +111,18 @@ def estimate_cases(
 
 
 def grid_of(case: Case) -> Grid:
-    """Size of a scan: of NIfTI from the header alone, of all else by reading it.
+    """Size of a scan: of most NIfTI from the header and the length of the file, of all else by reading it.
 
     Raises:
         InputError: The scan cannot be read.
     """
-    if suffix_of(case.image) in (".nii", ".nii.gz") and case.image.is_file():
-        found = _nifti_grid(case.image)
-        if found:
-            return found
+    if case.image.is_file() and format_of(case.image) == "NIfTI":
+        facts = facts_of(header_file(case.image))
+        if facts:
+            voxels = np.broadcast_to(np.zeros(1, facts.dtype), facts.shape)
+            nothing = Volume(voxels, facts.affine_ras_mm, orientation=case.orientation)
+            size = int(np.prod(facts.shape)) * facts.dtype.itemsize
+            return Grid(facts.shape, len(to_canonical(nothing).slices), size)
     scan = read(case.image, modality=case.modality, orientation=case.orientation, dicom=case.dicom)
     return Grid(scan.shape, len(to_canonical(scan).slices), scan.array.nbytes)
 
@@ -172,19 +176,3 @@ def available_bytes() -> float:
         return 0.0
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return float(found[0]) * 1024 if found else 0.0
-
-
-def _nifti_grid(path: Path) -> Grid | None:
-    """From the header; None where it is not what it should be, so that reading says why."""
-    import nibabel as nib
-
-    try:
-        image: Any = nib.load(path)
-        shape = tuple(int(n) for n in (*image.shape, 1, 1)[:3])
-        scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
-        dtype = np.dtype(np.float64) if scaled else image.get_data_dtype()
-        nothing = np.broadcast_to(np.zeros(1, dtype), shape)
-        slices = len(to_canonical(Volume(nothing, np.asarray(image.affine, np.float64))).slices)
-        return Grid((shape[0], shape[1], shape[2]), slices, int(np.prod(shape)) * dtype.itemsize)
-    except Exception:
-        return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latentseg.batch.cases import Case
+from latentseg.imaging.files import files_below, voxel_files
 
 NOT_CONTENT = ("sources",)  # fields of a support that only tell where it is from
 
@@ -90,5 +91,5 @@ def _content(value: Any) -> Iterator[bytes]:
 
 
 def _files(image: Path) -> list[Path]:
-    """The file, or the files of a folder, in order."""
-    return sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else [image]
+    """The file with the one that holds its voxels, or the files of a folder and its subfolders, in order."""
+    return sorted(files_below(image)) if image.is_dir() else sorted({image, *voxel_files(image)})

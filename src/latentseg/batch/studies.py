@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from latentseg.errors import InputError, caution, noted
-from latentseg.imaging.files import suffix_of
 
 if TYPE_CHECKING:
     from latentseg.imaging.dicom.files import Scan, Series
@@ -24,7 +23,7 @@ class Place(NamedTuple):
     options: DicomOptions | None
 
 
-def find_series(folder: Path, visible: Callable[[Path], bool]) -> list[Place]:
+def find_series(folder: Path, files: Sequence[Path]) -> list[Place]:
     """All series of slices in a folder, its subfolders and its archives.
 
     What cannot be read is a place, too, so that it is refused with its reason when its turn comes. Series
@@ -32,10 +31,8 @@ def find_series(folder: Path, visible: Callable[[Path], bool]) -> list[Place]:
 
     Args:
         folder: Where to look.
-        visible: Which files to look at.
+        files: Which files there to look at.
     """
-    files = [Path(base) / name for base, _, names in os.walk(folder) for name in names]
-    files = [path for path in files if not suffix_of(path) and visible(path)]
     places: list[Place] = []
     for path in files:
         if path.suffix.lower() == ".zip":

@@ -204,7 +204,7 @@ def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: Bat
     show_table(("case", "grid", "slices", "time"), rows)
     bad = [e for e in estimates if e.problem]
     for one in bad[:SHOWN_PROBLEMS]:
-        typer.echo(f"{one.case.name}: {one.problem}", err=True)
+        typer.echo(f"{one.case.name}: {in_options(one.problem)}", err=True)
     free, most = estimate.available_bytes(), max((e.memory_bytes for e in estimates), default=0.0)
     typer.echo(f"cases   {len(rows)} to do, {len(kept)} finished, {len(bad)} cannot be read")
     typer.echo(f"time    about {human_time(sum(e.seconds for e in estimates))} on this machine")

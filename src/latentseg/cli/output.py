@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
@@ -11,7 +12,22 @@ import typer
 
 _PLAIN_WIDTH = 200  # columns, when the output is no terminal
 
+_ARGUMENT = re.compile(
+    r"(?<![\w-])(label|weights|backbone|like|series|volume|modality|orientation|shard|resume|allow_gaps"
+    r"|resample_tilt|device|precision)=(?:True\b)?(?=[\s,.;:)]|$)"
+)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def in_options(message: str) -> str:
+    """A message in the words of the command line, where Python's arguments are options.
+
+    Example:
+        >>> in_options("say which with label=, or with allow_gaps=True")
+        'say which with --label, or with --allow-gaps'
+    """
+    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), message)
 
 
 def show_json(content: object) -> None:

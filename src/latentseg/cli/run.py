@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
 
+from latentseg.cli.output import in_options
 from latentseg.errors import Interrupted, LatentsegError, LatentsegWarning, UsageError, explained
 
 
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         known = as_latentseg_error(error)
-        sys.stderr.write(f"{known}\n")
+        sys.stderr.write(f"{in_options(str(known))}\n")
         return known.exit_code
 
 
@@ -89,7 +90,7 @@ def _plain_warnings(*, debug: bool) -> Iterator[None]:
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        text = " ".join(str(message).split())
+        text = in_options(" ".join(str(message).split()))
         if text not in seen and (debug or issubclass(category, LatentsegWarning)):
             seen.add(text)
             sys.stderr.write(f"warning: {text}\n")

@@ -226,8 +226,10 @@ def offers(
         InputError: No such folder.
         ModelError: A damaged context.
     """
+    from latentseg.imaging.formats import structure_names
     from latentseg.methods.fewshot.context import SupportContext
-    from latentseg.methods.fewshot.support import Support, SupportFolder
+    from latentseg.methods.fewshot.support import Support
+    from latentseg.methods.fewshot.support_folder import SupportFolder
 
     only = names[0] if names and len(names) == 1 else ""
     if path.suffix == ".safetensors":
@@ -235,8 +237,10 @@ def offers(
         return [(context.name, lambda: context)]
     if "," in str(path) and not path.exists():
         pair = split_pair(str(path))
-        name = only or case_name(Path(pair[1]))
-        return [(name, lambda: Support.from_files([pair], name=name, label=label, **options))]
+        held = [] if label is not None else structure_names(Path(pair[1]))
+        shown = [only] if only else held or [case_name(Path(pair[1]))]
+        read_pair = partial(Support.from_files, pair, label=label, **options)
+        return [(name, partial(read_pair, name=name)) for name in shown]
     if path.is_file():
         raise UsageError("a support image needs its mask", where=str(path), fix="give IMAGE,MASK")
     listed = list(SupportFolder(path).names) or [only or path.resolve().name]

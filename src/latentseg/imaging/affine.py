@@ -56,6 +56,18 @@ def orientation_from(codes: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return axes, tuple(codes.upper()[axis] == pair[1] for axis, pair in zip(axes, pairs, strict=True))
 
 
+def slice_axes(
+    affine_ras_mm: NDArray[np.float64], orientation: str | None = None
+) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """Array axis of slices, rows and columns of axial slices in LPS order, and whether each is reversed.
+
+    The order follows the affine, or ``orientation`` where the affine is known to be wrong.
+    """
+    world = orientation_from(orientation) if orientation else orientation_of(affine_ras_mm)
+    (right, anterior, superior), (to_right, to_anterior, to_superior) = world
+    return (superior, anterior, right), (not to_superior, to_anterior, to_right)
+
+
 def check_affine(affine_ras_mm: NDArray[np.float64], *, where: str = "") -> None:
     """Refuse an affine that describes no right-angled voxel grid.
 

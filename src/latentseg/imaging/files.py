@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from latentseg.errors import InputError, caution
 SUFFIXES = {
     ".nii.gz": "NIfTI",
     ".nii": "NIfTI",
+    ".hdr": "NIfTI",
+    ".hdr.gz": "NIfTI",
     ".nrrd": "NRRD",
     ".nhdr": "NRRD",
     ".mha": "MetaImage",
@@ -33,6 +35,11 @@ SUFFIXES = {
     ".jpeg": "JPEG",
 }
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
+MASK_ENDINGS = ("_mask", "_label", "_seg", ".seg")
+"""What the name of a mask has behind that of its scan; the last is Slicer's."""
+
+DATA_FILE = re.compile(r"(?mi)^(?:ElementDataFile\s*=|data ?file:)(.+)$")
+IMG_NAME = re.compile(r"(?i)\.img(\.gz)?$")
 RASTER_FORMATS = ("PNG", "TIFF", "JPEG")
 
 
@@ -56,6 +63,46 @@ def suffix_of(path: Path) -> str:
     """The suffix of ``path`` in lower case, with ``.nii.gz`` kept whole (``""`` when unknown)."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def voxel_file(path: Path) -> Path:
+    """The file that holds the voxels: the ``.img`` of a NIfTI pair, and else ``path`` itself.
+
+    Raises:
+        InputError: a pair without its ``.img``.
+    """
+    if suffix_of(path) not in (".hdr", ".hdr.gz"):
+        return path
+    found = _beside(path, ".img")
+    if found is None:
+        what = "the header of a NIfTI pair has no .img beside it, which holds the voxels"
+        raise InputError(what, where=str(path), fix="Copy both files")
+    return found
+
+
+def voxel_files(path: Path) -> list[Path]:
+    """Files beside an image that hold its voxels, where it is a header alone; those that are there."""
+    suffix = suffix_of(path)
+    if suffix in (".hdr", ".hdr.gz"):
+        return [found for found in [_beside(path, ".img")] if found]
+    if suffix not in (".mhd", ".nhdr") or not path.is_file():
+        return []
+    named = DATA_FILE.findall(_first_bytes(path, 65536).decode("utf-8", "replace"))
+    return [path.parent / name.strip() for name in named if (path.parent / name.strip()).is_file()]
+
+
+def header_file(path: Path) -> Path:
+    """The file to read a scan by: the ``.hdr`` of a NIfTI pair for its ``.img``, and else ``path`` itself."""
+    if not IMG_NAME.search(path.name):
+        return path
+    return _beside(path, ".hdr") or path
+
+
+def _beside(path: Path, suffix: str) -> Path | None:
+    """The other file of a pair, compressed or not, in small or capital letters."""
+    stem = re.sub(r"\.(hdr|img)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    names = [stem + case + end for case in (suffix, suffix.upper()) for end in ("", ".gz", ".GZ")]
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
 
 
 def case_name(path: Path) -> str:
@@ -144,6 +191,21 @@ class _Walk:
                 caution(f"{self.top}: {len(paths)} {what} left out, such as {paths[0]}", stacklevel=3)
 
 
+def is_seg_nrrd(path: Path) -> bool:
+    """Whether a file is called as Slicer calls its segmentations."""
+    return path.name.lower().endswith(".seg.nrrd")
+
+
+def find_name(name: str, names: Sequence[str]) -> str | None:
+    """The one of ``names`` that is ``name``, whatever its case and separators; the first of several."""
+
+    def plain(text: str) -> str:
+        return "".join(letter for letter in text.casefold() if letter.isalnum())
+
+    alike = [one for one in names if plain(one) == plain(name)]
+    return name if name in names else next(iter(alike), None)
+
+
 def sniff(path: Path) -> str:
     """Name the format of a file from its first bytes; ``""`` when nothing is recognized."""
     head = _first_bytes(path, 348)
@@ -174,6 +236,7 @@ def format_of(path: Path) -> str:
     Raises:
         InputError: missing or empty file, unknown suffix, or content that is not what the suffix says.
     """
+    path = header_file(path)
     if not path.exists():
         raise InputError("no such file", where=str(path), fix="Check the path for typing errors")
     if sniff(path) in ("DICOM", "zip") or path.suffix.lower() in DICOM_SUFFIXES:
@@ -189,6 +252,9 @@ def format_of(path: Path) -> str:
 
 def unknown_suffix(path: Path) -> InputError:
     """The error for a path whose suffix names no known format."""
+    if IMG_NAME.search(path.name):
+        what = "these are the voxels of a NIfTI pair, and no .hdr lies beside them"
+        return InputError(what, where=str(path), fix="Copy both files")
     known = ", ".join(SUFFIXES)
     return InputError(f"unknown file type '{path.suffix}'", where=str(path), fix=f"Use one of {known}")
 
@@ -254,7 +320,7 @@ def _first_bytes(path: Path, count: int) -> bytes:
 
 def _check_content(path: Path, suffix: str) -> None:
     seen = sniff(path)
-    expected = "gzip" if suffix == ".nii.gz" else SUFFIXES[suffix]
+    expected = "gzip" if suffix.endswith(".gz") else SUFFIXES[suffix]
     if seen == expected:
         return
     if not seen:

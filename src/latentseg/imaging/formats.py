@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from latentseg.errors import InputError
-from latentseg.imaging import files
-from latentseg.imaging.geometry import check_same_grid
+from latentseg.errors import InputError, UsageError
+from latentseg.imaging import files, objects
+from latentseg.imaging.contents import warn_about_contents
+from latentseg.imaging.geometry import onto_grid
 from latentseg.imaging.intensity import Modality, check_finite, guess_modality
 from latentseg.imaging.volume import Volume
 
@@ -21,28 +24,48 @@ OutputKind = Literal["mask", "probability", "image"]
 
 
 def read(
-    path: str | Path,
+    source: Any,
     *,
     modality: Modality | None = None,
     orientation: str | None = None,
     dicom: DicomOptions | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    affine_ras_mm: ArrayLike | None = None,
 ) -> Volume:
-    """Read an image: NIfTI, NRRD, MetaImage, PNG, TIFF, JPEG, a folder of slices, or a DICOM series.
+    """Read an image: from a file of any format, a folder of slices, a DICOM series, or from memory.
 
     Args:
-        path: the file or folder; DICOM also as a zip archive.
+        source: the path of a NIfTI, NRRD, MetaImage, PNG, TIFF or JPEG file, of a folder of slices, or of
+            DICOM (a folder, a file, or a zip archive); an image of nibabel or SimpleITK; a numpy array
+            `(I, J, K)`, or `(H, W)` for a picture.
         modality: CT or MR; guessed from the values when not given.
-        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`).
+        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`), or that
+            say how an array lies.
         dicom: which series of several, and what of its geometry may be resampled.
+        spacing_mm: of an array, the size of a voxel along each of its axes.
+        affine_ras_mm: of an array, `(4, 4)`, voxel index to RAS world millimeters.
 
     Raises:
         InputError: missing, empty, damaged, of unknown type, not 3-D, in color, with NaN or infinite values.
         GeometryError: an affine that is sheared or cannot be inverted, or DICOM slices that make no grid.
+        UsageError: no image at all, or an array without its spacing.
+
+    Example:
+        >>> import numpy as np
+        >>> import latentseg as ls
+        >>> scan = ls.read(np.zeros((64, 64, 8), np.int16), spacing_mm=(5.6, 5.6, 10), orientation="RAS")
+        >>> scan.spacing_mm
+        (5.6, 5.6, 10.0)
     """
-    path = Path(path)
-    loaded = _load(path, labels=False, dicom=dicom)
-    check_finite(loaded.array, where=str(path))
-    return Volume(
+    if isinstance(source, Volume):
+        said = {"modality": modality, "orientation": orientation}
+        return replace(source, **{key: value for key, value in said.items() if value})  # type: ignore[arg-type]
+    loaded, path = _loaded(source, objects.Frame(spacing_mm, affine_ras_mm, orientation), dicom)
+    if objects.is_array(source) and affine_ras_mm is None:
+        orientation = None  # it is in the affine
+    where = str(path or "the image")
+    check_finite(loaded.array, where=where)
+    volume = Volume(
         array=loaded.array,
         affine_ras_mm=loaded.affine_ras_mm,
         modality=modality or loaded.modality or guess_modality(loaded.array),
@@ -50,10 +73,23 @@ def read(
         header=loaded.header,
         orientation=orientation,
     )
+    warn_about_contents(volume, where=where)
+    return volume
+
+
+def as_volume(anything: Any, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:
+    """A scan from whatever stands for one: a :class:`Volume` as it is, all else as :func:`read` reads it.
+
+    Raises:
+        InputError: as :func:`read`.
+        GeometryError: as there.
+        UsageError: nothing that stands for an image, or an array without its spacing.
+    """
+    return read(anything, modality=modality, orientation=orientation)
 
 
 def read_labels(
-    path: str | Path,
+    source: Any,
     *,
     like: Volume | None = None,
     orientation: str | None = None,
@@ -62,29 +98,36 @@ def read_labels(
     """Read a label map, also DICOM SEG or RTSTRUCT, as the smallest unsigned integer type that holds it.
 
     Args:
-        path: the file or folder.
-        like: an image the labels must share the grid of; its orientation is taken over.
+        source: the path of a file or folder, or an image in memory as in :func:`read`; an array is taken to
+            be on the grid of ``like``.
+        like: an image the labels must lie on; its orientation is taken over. Labels on a flipped, permuted or
+            cropped copy of its grid are brought to it exactly, with 0 outside of what is stored.
         orientation: axis codes that overrule a wrong affine, where there is no ``like``.
-        name: of the one structure to read from DICOM, as label 1; other formats hold no names.
+        name: of the one structure to read from DICOM or from Slicer's `.seg.nrrd`, as label 1; other formats
+            hold no names.
 
     Raises:
-        UsageError: DICOM that holds several structures, and none of that name.
+        UsageError: several structures that overlap or of DICOM, and none of that name.
         InputError: as :func:`read`, and for values that are not whole numbers from 0 to 65535.
-        GeometryError: a grid other than that of ``like``, naming both.
+        GeometryError: voxels that do not lie on those of ``like``, naming both grids.
     """
-    path = Path(path)
-    loaded = _load_masks(path, like, name) or _load(path, labels=True)
-    array = as_labels(loaded.array, where=str(path))
+    orientation = like.orientation if like else orientation
+    path: Path | None
+    if isinstance(source, str | Path):
+        file = files.header_file(Path(source))
+        path, loaded = file, _load_masks(file, like, name) or _load(file, labels=True)
+    elif isinstance(source, Volume):
+        path, loaded = source.source, files.Loaded(source.array, source.affine_ras_mm, source.header)
+    else:
+        path, loaded = objects.source_of(source), _labels_in_memory(source, like)
     labels = Volume(
-        array=array,
+        array=as_labels(loaded.array, where=str(path or "the mask")),
         affine_ras_mm=loaded.affine_ras_mm,
         source=path,
         header=loaded.header,
-        orientation=like.orientation if like else orientation,
+        orientation=orientation,
     )
-    if like is not None:
-        check_same_grid(like, labels)
-    return labels
+    return labels if like is None else onto_grid(labels, like)
 
 
 def write_like(array: NDArray[Any], *, like: Volume, path: str | Path, kind: OutputKind = "mask") -> Path:
@@ -141,6 +184,19 @@ def kind_of(path: Path) -> str:
     return "DICOM" if holds_dicom(path) else "folder"
 
 
+def structure_names(path: Path) -> list[str]:
+    """What a mask itself calls the structures it holds; empty for formats that have no names.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    if not files.is_seg_nrrd(path) or kind_of(path) != "NRRD":
+        return []
+    from latentseg.imaging.seg_nrrd import segments_of
+
+    return list(segments_of(path))
+
+
 def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Whole numbers from 0 to 65535 as uint8, or as uint16 above 255.
 
@@ -157,9 +213,26 @@ def as_labels(array: NDArray[Any], *, where: str = "") -> NDArray[np.uint8] | ND
         array = whole
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < 0 or high > 65535:
-        what = f"label values must lie in 0..65535, but {low if low < 0 else high} was found"
+        what = f"label values must lie in 0..65535, but {low if low < 0 else high:.6g} was found"
         raise InputError(what, where=where, fix="Give the label map, not the image")
     return array.astype(np.uint8) if high <= 255 else array.astype(np.uint16)
+
+
+def _loaded(
+    source: Any, frame: objects.Frame, dicom: DicomOptions | None
+) -> tuple[files.Loaded, Path | None]:
+    """A scan from a path or from memory, and its path where it has one.
+
+    Raises:
+        UsageError: a spacing or an affine for a file.
+    """
+    if not isinstance(source, str | Path):
+        return objects.load_object(source, frame), objects.source_of(source)
+    if frame.spacing_mm is not None or frame.affine_ras_mm is not None:
+        what = "a spacing or an affine was given for a file, which has its own"
+        raise UsageError(what, where=str(source), fix="give them for arrays only")
+    path = files.header_file(Path(source))
+    return _load(path, labels=False, dicom=dicom), path
 
 
 def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> files.Loaded:
@@ -185,9 +258,24 @@ def _load(path: Path, *, labels: bool, dicom: DicomOptions | None = None) -> fil
     return read_itk(path)
 
 
+def _labels_in_memory(source: Any, like: Volume | None) -> files.Loaded:
+    """The labels of an image in memory; those of an array are on the grid of ``like``."""
+    array = objects.grid_array(source)
+    if array is None:
+        return objects.load_object(source, objects.Frame())
+    if like is None:
+        raise UsageError("nothing says where the array of labels lies", fix="give its scan with like=")
+    return files.Loaded(like.with_array(array).array, like.affine_ras_mm)
+
+
 def _load_masks(path: Path, like: Volume | None, name: str | None) -> files.Loaded | None:
-    """DICOM contours or segments; ``None`` for everything else."""
-    if kind_of(path) != "DICOM":
+    """DICOM contours or segments, or the segments of Slicer; ``None`` for everything else."""
+    kind = kind_of(path)
+    if kind == "NRRD" and files.is_seg_nrrd(path):
+        from latentseg.imaging.seg_nrrd import read_seg_nrrd
+
+        return read_seg_nrrd(path, name)
+    if kind != "DICOM":
         return None
     from latentseg.imaging.dicom.masks import holds_masks, read_label_map
 

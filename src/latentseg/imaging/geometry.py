@@ -7,14 +7,14 @@ side (radiological view). Getting there takes axis permutations and flips only, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError
-from latentseg.imaging.affine import numbers, orientation_from, orientation_of
+from latentseg.imaging.affine import numbers, slice_axes
 from latentseg.imaging.volume import Volume
 
 
@@ -57,10 +57,7 @@ def to_canonical(volume: Volume) -> Canonical:
 
     The order follows the affine, or ``volume.orientation`` where the affine is known to be wrong.
     """
-    orientation = orientation_from(volume.orientation) if volume.orientation else None
-    world = orientation or orientation_of(volume.affine_ras_mm)
-    (right, anterior, superior), (to_right, to_anterior, to_superior) = world
-    axes, flips = (superior, anterior, right), (not to_superior, to_anterior, to_right)
+    axes, flips = slice_axes(volume.affine_ras_mm, volume.orientation)
     slices = np.flip(np.transpose(volume.array, axes), _flipped(flips))
     s, h, w = (volume.spacing_mm[axis] for axis in axes)
     return Canonical(slices=slices, spacing_mm=(s, h, w), axes=axes, flips=flips)
@@ -69,6 +66,84 @@ def to_canonical(volume: Volume) -> Canonical:
 def same_grid(a: Volume, b: Volume, tol: float = 0.05) -> bool:
     """Whether two volumes have the same shape and no voxel center differs by more than `tol` millimeters."""
     return a.shape == b.shape and _largest_distance_mm(a, b) <= tol
+
+
+def onto_grid(mask: Volume, like: Volume, *, tol: float = 0.05) -> Volume:
+    """A mask on the grid of an image: by permuting, flipping and cropping alone, so that no value changes.
+
+    Voxels of the image that the mask does not store are 0. Images that have no position in the patient, such
+    as pictures, must have the same grid.
+
+    Args:
+        mask: labels on the image's grid, or on a flipped, permuted or cropped copy of it.
+        like: the image.
+        tol: millimeters by which voxel centers may differ.
+
+    Raises:
+        GeometryError: voxel centers do not coincide, or labels lie outside of the image; names both grids.
+    """
+    placed = has_position(mask) and has_position(like)
+    found = _voxel_map(mask, like, tol) if placed and not same_grid(mask, like, tol) else None
+    if found is None:
+        check_same_grid(like, mask, tol=tol)
+        return mask
+    axes, signs, first = found
+    turned = mask.array.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+    array = np.zeros(like.shape, mask.array.dtype)
+    into, out_of = _common(first, turned.shape, like.shape)
+    array[into] = turned[out_of]
+    outside = int(np.count_nonzero(turned)) - int(np.count_nonzero(array))
+    if outside:
+        grids = f"{describe_grid(like)} against {describe_grid(mask)}"
+        what = f"{outside} labelled voxels lie outside of the image: {grids}"
+        where = f"{like.source or 'image'} and {mask.source or 'mask'}"
+        raise GeometryError(what, where=where, fix="Give the image that the mask was drawn on")
+    return replace(mask, array=array, affine_ras_mm=like.affine_ras_mm, header=None)
+
+
+def has_position(volume: Volume) -> bool:
+    """Whether the affine says where the voxels are; pictures and files without geometry have a stand-in."""
+    affine, header = volume.affine_ras_mm, volume.header
+    codes = [int(header[name]) for name in ("sform_code", "qform_code")] if _is_nifti(header) else [1]
+    stand_in = not affine[:3, 3].any() and np.array_equal(np.abs(affine[:3, :3]), np.eye(3))
+    return any(codes) and not stand_in
+
+
+def _is_nifti(header: Any) -> bool:
+    return hasattr(header, "get_best_affine")
+
+
+def _voxel_map(
+    mask: Volume, like: Volume, tol: float
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+    """The mask's axis for each axis of the image, its direction, and where its voxels begin.
+
+    None where a voxel center of the mask does not lie on one of the image's grid, which is continued.
+    """
+    exact = np.linalg.inv(like.affine_ras_mm) @ mask.affine_ras_mm
+    whole = np.rint(exact)
+    turn = whole[:3, :3].astype(np.int64)
+    if (np.abs(turn).sum(0) != 1).any() or (np.abs(turn).sum(1) != 1).any():
+        return None
+    ends = [(0, count - 1) for count in mask.shape]
+    corners = np.array(np.meshgrid(*ends, [1], indexing="ij")).reshape(4, -1)
+    apart_mm = like.affine_ras_mm[:3, :3] @ ((exact - whole) @ corners)[:3]
+    if np.linalg.norm(apart_mm, axis=0).max() > tol:
+        return None
+    first = (whole @ corners)[:3].min(axis=1)
+    axes, signs = np.abs(turn).argmax(1), turn.sum(1)
+    return tuple(axes.tolist()), tuple(signs.tolist()), tuple(first.astype(np.int64).tolist())
+
+
+def _common(
+    first: tuple[int, ...], shape: tuple[int, ...], whole: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a block that begins at `first` lies in a grid of shape `whole`, and the part of it that does."""
+    starts = [min(max(0, at), size) for at, size in zip(first, whole, strict=True)]
+    ends = [min(max(0, at + n), size) for at, n, size in zip(first, shape, whole, strict=True)]
+    into = tuple(slice(start, max(start, end)) for start, end in zip(starts, ends, strict=True))
+    out_of = tuple(slice(part.start - at, part.stop - at) for part, at in zip(into, first, strict=True))
+    return into, out_of
 
 
 def check_same_grid(image: Volume, mask: Volume, *, tol: float = 0.05) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import InputError
+from latentseg.errors import InputError, caution
 from latentseg.imaging.affine import LPS_TO_RAS, spacing_of
 from latentseg.imaging.files import Loaded, broken
 
@@ -38,24 +38,57 @@ def read_itk(path: Path) -> Loaded:
     Raises:
         InputError: damaged file, several channels, or four and more real axes.
     """
+    lines = _geometry_lines(path)
+    loaded = loaded_from(open_itk(path), lines=lines, where=str(path))
+    placed = any(line.startswith(b"space:") for line in lines) or _pattern(path) is META_LINE
+    if loaded.header.dimensions > 2 and not placed:
+        what = f"{path} says nothing about orientation (it names no space): left and right are a guess"
+        caution(what, stacklevel=4)
+    return loaded
+
+
+def open_itk(path: Path, *, pixels: bool = True) -> Any:
+    """A SimpleITK image; without its pixels a reader that knows the header.
+
+    Raises:
+        InputError: damaged file.
+    """
     import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     _check_axes(path)
+    reader = sitk.ImageFileReader()
     try:
-        image = sitk.ReadImage(str(path))
+        reader.SetFileName(str(path))
+        if pixels:
+            return reader.Execute()
+        reader.ReadImageInformation()
     except RuntimeError as error:
         raise broken(path, "NRRD or MetaImage", _short(error)) from error
+    return reader
+
+
+def loaded_from(image: Any, *, lines: tuple[bytes, ...] = (), where: str = "") -> Loaded:
+    """The voxels and the grid of a SimpleITK image of one channel and up to three real axes.
+
+    Args:
+        image: the image.
+        lines: the geometry lines of its file.
+        where: names it in messages.
+
+    Raises:
+        InputError: several channels, or four and more real axes.
+    """
+    import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
+
     channels, size = image.GetNumberOfComponentsPerPixel(), image.GetSize()
     if channels > 1 or any(count > 1 for count in size[3:]):
         extra = f"{channels} channels" if channels > 1 else f"{len(size)} axes {size}"
         what = f"the image has {extra}, expected one channel and 3 axes"
-        raise InputError(
-            what, where=str(path), fix="Save one volume of it (one channel, time point or segment)"
-        )
+        raise InputError(what, where=where, fix="Save one volume of it (one channel, time point or segment)")
     array = sitk.GetArrayFromImage(image).T.reshape((*size, 1, 1)[:3], order="F")
-    affine = _affine_of(image)
-    return Loaded(array, affine, ItkHeader(_geometry_lines(path), affine, len(size)))
+    affine = affine_of(image)
+    return Loaded(array, affine, ItkHeader(lines, affine, len(size)))
 
 
 def write_itk(array: NDArray[Any], affine_ras_mm: NDArray[np.float64], header: Any, path: Path) -> None:
@@ -92,7 +125,7 @@ def _check_axes(path: Path) -> None:
         raise broken(path, "MetaImage", ValueError(f"NDims is {absurd[0].decode('latin-1').strip()[:20]!r}"))
 
 
-def _affine_of(image: Any) -> NDArray[np.float64]:
+def affine_of(image: Any) -> NDArray[np.float64]:
     """ITK's origin, spacing and direction (LPS) as one RAS affine; a 2-D image lies in the axial plane."""
     n = min(image.GetDimension(), 3)
     direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:n, :n]

@@ -7,9 +7,11 @@ the true aspect ratio by their spacing.
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 import numpy as np
@@ -130,6 +132,19 @@ def thumbnail(png: bytes, *, longest: int | None = None) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=82, subsampling=0, optimize=True)
     return stream.getvalue()
+
+
+def fitted_height(shape: tuple[int, ...], spacing_mm: tuple[float, float], *, longest: int) -> int:
+    """Height of a picture of a slice `(H, W)` whose longer side has `longest` pixels; four at least."""
+    tall, wide = (count * mm for count, mm in zip(shape, spacing_mm, strict=True))
+    return int(max(4, round(longest * tall / max(tall, wide))))
+
+
+def figure(png: bytes, *, caption: str) -> str:
+    """A picture with its caption as a piece of HTML, for notebooks."""
+    data = base64.b64encode(png).decode("ascii")
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
+    return f'<figure style="margin:0">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def key_slices(mask: ArrayLike, *, count: int = 3) -> list[int]:

@@ -8,6 +8,7 @@ is ignored: it speaks of printing, and would differ between an image and its mas
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def _pillow_pages(path: Path, kind: str, labels: bool) -> NDArray[Any]:
     """One picture as `(1, H, W)`."""
     from PIL import Image
 
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large pictures are read
     try:
         with Image.open(path) as picture:
             if getattr(picture, "n_frames", 1) > 1:
@@ -103,7 +105,10 @@ def _pillow_pages(path: Path, kind: str, labels: bool) -> NDArray[Any]:
                 pixels = np.asarray(picture.convert("RGBA"))
             else:
                 pixels = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        what = f"the picture has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
+        raise InputError(what, where=str(path), fix="Save it as TIFF, or in a lower resolution") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise files.broken(path, kind, error) from error
     if mode == "CMYK":
         raise InputError("the picture is in color (CMYK)", where=str(path), fix=GREY_FIX)

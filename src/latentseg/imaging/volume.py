@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError, InputError
 from latentseg.imaging import affine, files, intensity
-from latentseg.imaging.intensity import Modality
+from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, Modality, is_windowed
+
+PREVIEW = 240
+"""Pixels of the longer side of a slice in a notebook."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,26 @@ class Volume:
         declared: NDArray[np.bool_] | None = getattr(self.header, "padding", None)
         found = intensity.padding_of(self.array, modality=self.modality)
         return declared if found is None else found if declared is None else declared | found
+
+    def __repr__(self) -> str:
+        """One line: name, grid, type and modality."""
+        shape = "x".join(map(str, self.shape))
+        spacing = "x".join(f"{mm:.4g}" for mm in self.spacing_mm)
+        grid = f"{shape} {self.orientation or self.axis_codes}, {spacing} mm"
+        return f"Volume({self.name}: {grid}, {self.array.dtype}, {self.modality})"
+
+    def _repr_html_(self) -> str:
+        """Axial slices from the middles of three equal parts, for notebooks."""
+        from latentseg.imaging.previews import Canvas, figure, fitted_height, key_slices, montage, overlay
+
+        axes, flips = affine.slice_axes(self.affine_ras_mm, self.orientation)
+        slices = np.flip(self.array.transpose(axes), tuple(axis for axis, flip in enumerate(flips) if flip))
+        pixel_mm = self.spacing_mm[axes[1]], self.spacing_mm[axes[2]]
+        height = fitted_height(slices.shape[1:], pixel_mm, longest=PREVIEW)
+        window = SOFT_TISSUE_WINDOW_HU if self.modality == "CT" and not is_windowed(self.array) else None
+        canvas = Canvas(height=height, spacing_mm=pixel_mm, window=window)
+        shown = [overlay(slices[k], canvas=canvas) for k in key_slices(np.zeros(slices.shape, bool))]
+        return figure(montage(shown, columns=len(shown)), caption=repr(self))
 
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Another array on the same grid.

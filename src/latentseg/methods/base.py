@@ -7,10 +7,11 @@ scan. The Python interface, batches, evaluations and servers call nothing else. 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from latentseg.imaging import Volume
+from latentseg.imaging.formats import as_volume
 from latentseg.methods.results import Segmentation, Segmentations, check_names
 
 Progress = Callable[[int, int, str], None]
@@ -52,14 +53,12 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
     options: Any = None
     fingerprint: str = ""
 
-    def __call__(
-        self, scan: Volume, targets: Target | Sequence[Target], *, on_progress: Progress | None = None
-    ) -> Segmentations:
+    def __call__(self, scan: Any, targets: Any, *, on_progress: Progress | None = None) -> Segmentations:
         """Segment every target in one scan.
 
         Args:
-            scan: Any volume; a picture is a volume of one slice.
-            targets: One target or several, see the method.
+            scan: A volume, or what :func:`latentseg.read` makes one of; a picture is a volume of one slice.
+            targets: One target or several, see :meth:`listed` of the method.
             on_progress: Called with ``(done, total, stage)``.
 
         Raises:
@@ -67,7 +66,7 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
             InputError: A scan that cannot be segmented.
             GeometryError: Axial slices too narrow, or a 2-D image and a target that was shown in volumes.
         """
-        asked = self.listed(targets)
+        scan, asked = as_volume(scan), self.listed(targets)
         names = [self.name_of(target) for target in asked]
         check_names(names)
         for target in asked:
@@ -107,6 +106,10 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
         """The target after the part of the work that does not depend on the scan, for any number of scans."""
         return target
 
-    def listed(self, targets: Target | Sequence[Target]) -> list[Target]:
-        """Targets as a list; a lone one may be given as it is."""
-        return list(targets) if isinstance(targets, list | tuple) else [targets]  # type: ignore[list-item]
+    def listed(self, targets: Any) -> list[Target]:
+        """Targets as a list, from whatever users give for them; a lone one needs no list.
+
+        Raises:
+            UsageError: Something that is no target.
+        """
+        return list(targets) if isinstance(targets, list | tuple) else [targets]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError, UsageError, caution
-from latentseg.imaging import Canonical, Volume, default_suffix, to_canonical, write_like
+from latentseg.imaging import Volume, default_suffix, to_canonical, write_like
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.files import written_whole
-from latentseg.imaging.previews import Canvas, Layer, key_slices, montage, overlay
+from latentseg.imaging.previews import Canvas, Layer, figure, fitted_height, key_slices, montage, overlay
 from latentseg.imaging.windows import display_windows
 from latentseg.methods.bids import dseg_name, dseg_table
 from latentseg.methods.measures import bounding_box, intensity_statistics, largest_axial_diameter_mm
@@ -59,6 +59,16 @@ class Segmentation:
         padding = self.scan.padding
         if padding is not None and (self.mask & padding).any():
             object.__setattr__(self, "mask", self.mask & ~padding)
+
+    def __repr__(self) -> str:
+        """One line: the target, what was found, and in which scan."""
+        found = "absent" if self.absent else f"{self.volume_ml:.1f} ml"
+        what = f"{self.target!r}: {found}, presence {self.presence:.2f}, in {self.scan.name}"
+        return f"{type(self).__name__}({what})"
+
+    def _repr_html_(self) -> str:
+        """The slices that hold most of the mask, for notebooks."""
+        return figure(self.preview(), caption=repr(self))
 
     @property
     def absent(self) -> bool:
@@ -119,7 +129,9 @@ class Segmentation:
         _, low, high = display_windows(self.scan, target=self.target, mask=self.mask)[0]
         mask, chance = canonical.apply(self.mask), canonical.apply(self.probability)
         shown = key_slices(mask if mask.any() else chance >= chance.max(), count=slices)
-        canvas = Canvas(height=_height(canonical), spacing_mm=canonical.spacing_mm[1:], window=(low, high))
+        pixel_mm = canonical.spacing_mm[1:]
+        height = fitted_height(canonical.slices.shape[1:], pixel_mm, longest=PREVIEW)
+        canvas = Canvas(height=height, spacing_mm=pixel_mm, window=(low, high))
         pictures = [
             overlay(canonical.slices[k], layers=[Layer(mask[k], (255, 99, 71), "both")], canvas=canvas)
             for k in shown
@@ -184,6 +196,17 @@ class Segmentation:
 
 class Segmentations(dict[str, Segmentation]):
     """The targets of one scan, by name, in the order they were asked for."""
+
+    def __repr__(self) -> str:
+        """One line: what was found of each target."""
+        volumes = {one.target: "absent" if one.absent else f"{one.volume_ml:.1f} ml" for one in self.values()}
+        found = ", ".join(f"{target} {volume}" for target, volume in volumes.items())
+        scan = f" in {next(iter(self.values())).scan.name}" if self else ""
+        return f"Segmentations({len(self)} target{'s' if len(self) != 1 else ''}{scan}: {found})"
+
+    def _repr_html_(self) -> str:
+        """Every target, for notebooks."""
+        return "".join(result._repr_html_() for result in self.values())
 
     def save(self, folder: str | Path, *, what: Iterable[str] = SAVED) -> list[Path]:
         """Write every target, and ``<case>_stats.json``; see :meth:`Segmentation.save`.
@@ -303,7 +326,7 @@ def check_names(targets: Sequence[str]) -> None:
         UsageError: No target, one without a name, or two whose files would have one name.
     """
     if not targets:
-        raise UsageError("no target to segment", fix="give at least one support")
+        raise UsageError("no target to segment", fix="give at least one support, or a prompt")
     seen: dict[str, str] = {}
     for target in targets:
         if not target.strip():
@@ -354,12 +377,6 @@ def check_writable(folder: Path) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         fix = "choose a folder you may write to"
         raise InputError("no permission to write the output", where=str(there), fix=fix)
-
-
-def _height(canonical: Canonical) -> int:
-    """Height of a picture whose longer side has 320 pixels."""
-    tall, wide = (n * mm for n, mm in zip(canonical.slices.shape[1:], canonical.spacing_mm[1:], strict=True))
-    return int(max(4, round(PREVIEW * tall / max(tall, wide))))
 
 
 def _center(mask: NDArray[np.bool_]) -> list[float]:

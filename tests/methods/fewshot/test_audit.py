@@ -36,7 +36,7 @@ def test_each_example_is_found_from_the_others(
     add(tmp_path, "b", searched, (1, 9))
     (tmp_path / "labels.json").write_text(json.dumps({"liver": 1, "spleen": 4, "tail": 77}), encoding="utf-8")
     rows = {(row.target, row.case): row for row in audit(tmp_path, segmenter)}
-    assert set(rows) == {("liver", "a"), ("liver", "b"), ("spleen", "a"), ("tail", "-"), ("label 9", "b")}
+    assert set(rows) == {("liver", "a"), ("liver", "b"), ("spleen", "a"), ("tail", "-"), ("(no name)", "b")}
     truth = shown.labels.array == 1
     support = ls.Support.from_volumes(searched.image, searched.labels, name="liver", label=1)
     found = segmenter(ls.read(tmp_path / "a.nii.gz"), [support])["liver"].mask
@@ -47,7 +47,7 @@ def test_each_example_is_found_from_the_others(
     assert rows["spleen", "a"].dice is None
     assert "only example" in rows["spleen", "a"].remark
     assert "no example holds label 77" in rows["tail", "-"].remark
-    assert "no name" in rows["label 9", "b"].remark
+    assert rows["(no name)", "b"].remark == "no name is given for label 9"
 
 
 def test_an_unnamed_folder_has_one_target(

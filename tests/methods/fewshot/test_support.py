@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,12 +17,12 @@ from latentseg.evaluation import slices
 from latentseg.imaging import Volume, read, write_like
 from latentseg.methods.fewshot.support import (
     Support,
-    SupportFolder,
-    choose_label,
     fit_masks,
     is_flat,
+    marked,
     support_positions,
 )
+from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.phantom.bodies import Phantom
 
 LIVER, SPLEEN = 1, 4
@@ -132,7 +133,7 @@ def test_named_labels(name: str, content: dict[str, object], shown: Phantom, tmp
 
 def test_labels_without_names_need_a_label(shown: Phantom, tmp_path: Path) -> None:
     save_pair(shown, tmp_path / "a.nii.gz", tmp_path / "a_mask.nii.gz")
-    with pytest.raises(UsageError, match=r"a_mask.*--label"):
+    with pytest.raises(UsageError, match=r"a_mask.*with label="):
         Support.from_folder(tmp_path, target="liver")
     assert Support.from_folder(tmp_path, target="liver", label=LIVER).masks.any()
     with pytest.raises(InputError, match=r"no example holds 'liver' .label 99."):
@@ -155,7 +156,6 @@ def test_pictures_in_pairs(tmp_path: Path) -> None:
 
 
 def test_what_is_a_2d_image(tmp_path: Path) -> None:
-    import nibabel as nib
     import SimpleITK as sitk  # noqa: N813
 
     ramp = np.arange(48, dtype=np.float32).reshape(8, 6)
@@ -204,7 +204,8 @@ def shifted(folder: Path, phantom: Phantom) -> None:
 
 
 def one_slice(folder: Path, phantom: Phantom) -> None:
-    save(replace(phantom.labels, array=phantom.labels.array[:, :, :1]), folder / "a_mask.nii.gz")
+    image = nib.Nifti1Image(phantom.labels.array[:, :, 4], phantom.labels.affine_ras_mm)
+    nib.save(image, folder / "a_mask.nii.gz")
 
 
 def folder_of_that_name(folder: Path, phantom: Phantom) -> None:
@@ -245,7 +246,7 @@ def test_bad_arguments(shown: Phantom, tmp_path: Path) -> None:
         Support.from_files([], name="x")
     with pytest.raises(UsageError, match=r"0 support slices"):
         Support.from_volumes(shown.image, shown.labels, name="x", label=LIVER, slices=0)
-    with pytest.raises(InputError, match=r"label 99 is not in the mask.*m\.nii.*Choose one of those"):
-        choose_label(shown.labels.array, label=99, where="m.nii")
+    with pytest.raises(InputError, match=r"the mask lacks label 99 .*m\.nii.*Choose one of those"):
+        marked(shown.labels.array, label=99, where="m.nii")
     with pytest.raises(InputError, match=r"not a folder"):
         SupportFolder(tmp_path / "nowhere")

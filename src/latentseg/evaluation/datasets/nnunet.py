@@ -13,7 +13,8 @@ from typing import Any
 
 from latentseg.errors import InputError
 from latentseg.evaluation.datasets.base import Dataset, field_folds
-from latentseg.imaging.files import case_name, natural_key
+from latentseg.imaging.files import case_name, is_hidden, natural_key
+from latentseg.imaging.label_names import described, label_ids
 
 
 def nnunet_folder(folder: str | Path) -> Dataset:
@@ -25,7 +26,8 @@ def nnunet_folder(folder: str | Path) -> Dataset:
     path = Path(folder).absolute()
     about = read_json(path / "dataset.json")
     ending = str(about.get("file_ending", ".nii.gz"))
-    labels = sorted((path / "labelsTr").glob(f"*{ending}"), key=natural_key)
+    found = (label for label in (path / "labelsTr").glob(f"*{ending}") if not is_hidden(label))
+    labels = sorted(found, key=natural_key)
     ids = [case_name(label) for label in labels]
     if not ids:
         what = f"no label maps *{ending}"
@@ -48,17 +50,19 @@ def label_names(about: Mapping[str, Any], *, where: str) -> dict[str, int]:
     """Label ids by name, from `{"liver": 1}` or the older `{"1": "liver"}`; background is left out.
 
     Raises:
-        InputError: No labels, or ids that are no numbers (regions are not supported).
+        InputError: No labels, ids that are no numbers, or regions, whose masks overlap.
     """
-    table = about.get("labels")
     try:
-        if not isinstance(table, Mapping):
-            raise TypeError("there is no table of labels")
-        pairs = [(str(k), int(v)) if not str(k).isdecimal() else (str(v), int(k)) for k, v in table.items()]
+        table = label_ids(about.get("labels"))
     except (TypeError, ValueError) as error:
         fix = 'write "labels": {"background": 0, "liver": 1}'
         raise InputError(f"the labels cannot be read ({error})", where=where, fix=fix) from error
-    names = {name.strip().replace(" ", "_"): label for name, label in pairs if label != 0}
+    regions = [f"{name!r} is {described(label)}" for name, label in table.items() if isinstance(label, tuple)]
+    if regions:
+        what = f"the labels are regions, which overlap and are not evaluated ({'; '.join(regions)})"
+        fix = "give a copy whose dataset.json names each label id once"
+        raise InputError(what, where=where, fix=fix)
+    names = {name.strip().replace(" ", "_"): ids for name, ids in table.items() if isinstance(ids, int)}
     if not names:
         raise InputError("no label but the background", where=where, fix="name the labels of the maps")
     return names

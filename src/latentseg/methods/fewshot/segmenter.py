@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search
 from latentseg.methods.fewshot.parts import FewShotNetworks, SegmentOptions, parts_of
 from latentseg.methods.fewshot.support import Support, is_flat
+from latentseg.methods.fewshot.support_inputs import as_supports
 from latentseg.methods.log_odds import probability
 from latentseg.methods.results import Segmentation
 from latentseg.metrics.presence import presence_scores
@@ -88,6 +90,15 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
                 raise UsageError(f"there is no part {name!r}", fix=f"choose from {', '.join(known)}")
         parts = [part for part in self.parts if part.name not in names]
         return FewShotSegmenter(self.networks, options=self.options, parts=parts)
+
+    def listed(self, targets: Any) -> list[Support | SupportContext]:
+        """Supports as a list, from what :func:`~latentseg.methods.fewshot.support_inputs.as_supports` takes.
+
+        Raises:
+            UsageError: Something that shows nothing.
+            InputError: Examples that cannot be read.
+        """
+        return as_supports(targets)
 
     def prepare(self, scan: Volume) -> PreparedScan:
         """Encode a scan, once for any number of targets.

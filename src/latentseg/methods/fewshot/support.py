@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +13,27 @@ from numpy.typing import NDArray
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import (
     Volume,
-    check_same_grid,
     fit_square,
     normalize,
     read,
     read_labels,
     to_canonical,
 )
-from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, case_name, suffix_of
-from latentseg.imaging.formats import kind_of
+from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, header_file, suffix_of
+from latentseg.imaging.formats import as_volume, kind_of
+from latentseg.imaging.geometry import onto_grid
 from latentseg.imaging.intensity import Modality
+from latentseg.imaging.label_names import Label, described, members
 from latentseg.imaging.network_input import check_slices
+from latentseg.imaging.objects import kind_name
+from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.methods.fewshot.support_scan import SupportScan
 
 SIZE = 256
 THIRDS = 3
-MASK_ENDINGS = ("_mask", "_label", "_seg")
-NAMES_FILE = "labels.json"
 
-FilePair = tuple[str | Path, str | Path]
+Pair = tuple[Any, Any]
+"""An image and its mask: paths, or images in memory (see :func:`latentseg.read`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +60,29 @@ class Support:
         """``n``, the number of shots."""
         return len(self.images)
 
+    def __repr__(self) -> str:
+        """One line: the target, and how many slices of which scans show it."""
+        scans = list(dict.fromkeys(self.sources))
+        named = ", ".join(scans[:3]) + (f" and {len(scans) - 3} more" if len(scans) > 3 else "")
+        return f"Support({self.name!r}: {len(self)} slice{'s' if len(self) != 1 else ''} of {named})"
+
+    def _repr_html_(self) -> str:
+        """Its slices with the target, for notebooks."""
+        from latentseg.imaging.previews import SUPPORT, Canvas, Layer, figure, montage, overlay
+
+        pictures = [
+            overlay(image, layers=[Layer(mask, SUPPORT, "both")], canvas=Canvas(height=200, caption=source))
+            for image, mask, source in zip(self.images, self.masks, self.sources, strict=True)
+        ]
+        return figure(montage(pictures, columns=min(3, len(pictures))), caption=repr(self))
+
     @classmethod
     def from_files(
         cls,
-        pairs: Sequence[FilePair],
+        pairs: Sequence[Pair] | Pair,
         *,
         name: str,
-        label: int | None = None,
+        label: Label | None = None,
         slices: int = THIRDS,
         modality: Modality | None = None,
         orientation: str | None = None,
@@ -74,9 +90,11 @@ class Support:
         """Read pairs of image and mask.
 
         Args:
-            pairs: Paths of images and their masks, one pair per scan (or per slice, for pictures).
+            pairs: Images and their masks, one pair per scan (or per slice, for pictures); one pair needs no
+                list. Each is a path, or an image in memory as in :func:`latentseg.read`.
             name: What the target is called.
-            label: Which value of the masks is the target; not needed where a mask holds one value.
+            label: Which value of the masks is the target, or which values together; not needed where a mask
+                holds one value, or names its structures.
             slices: Slices taken per scan, at the centers of that many equal parts of the target's extent
                 (three in the few-shot field).
             modality: CT or MR, where the files do not tell.
@@ -86,31 +104,29 @@ class Support:
             InputError: A file that cannot be read, a mask that is empty or lacks the label.
             GeometryError: An image and a mask on different grids.
             UsageError: No pairs, or a mask with several labels and none chosen.
+
+        Example:
+            >>> support = Support.from_files(("ct.nii.gz", "liver.nii.gz"), name="liver")  # doctest: +SKIP
         """
-        if not pairs:
-            raise UsageError(
-                f"no example was given for {name!r}", fix="give at least one image with its mask"
-            )
         shown = []
-        for image_path, mask_path in pairs:
-            image = read(image_path, modality=modality, orientation=orientation)
-            mask = read_mask(mask_path, like=image, name=name if label is None else None)
-            shown.append(cls.from_volumes(image, mask, name=name, label=label, slices=slices))
+        for image, mask in _listed(pairs, name):
+            scan = as_volume(image, modality=modality, orientation=orientation)
+            shown.append(cls.from_volumes(scan, mask, name=name, label=label, slices=slices))
         return cls.join(shown)
 
     @classmethod
     def from_volumes(
-        cls, image: Volume, mask: Volume, *, name: str, label: int | None = None, slices: int = THIRDS
+        cls, image: Any, mask: Any, *, name: str, label: Label | None = None, slices: int = THIRDS
     ) -> Support:
         """Take the support slices of one scan; the parameters are those of :meth:`from_files`."""
         if slices < 1:
             raise UsageError(f"{slices} support slices were asked for", fix="take at least one")
-        check_same_grid(image, mask)
-        where = str(mask.source or image.source or "")
-        chosen = choose_label(mask.array, label=label, where=where)
+        image = as_volume(image)
+        mask = read_mask(mask, like=image, name=name if label is None else None)
+        inside = marked(mask.array, label=label, where=str(mask.source or image.source or ""))
         canonical = to_canonical(image)
         check_slices(canonical, where=str(image.source or "image"))
-        inside = canonical.apply(mask.array == chosen)
+        inside = canonical.apply(inside)
         pixel_mm = canonical.spacing_mm[1:]
         values = normalize(canonical.slices, modality=image.modality, where=str(image.source or "image"))
         at = support_positions(inside, slices)
@@ -128,7 +144,7 @@ class Support:
         folder: str | Path,
         *,
         target: str,
-        label: int | None = None,
+        label: Label | None = None,
         slices: int = THIRDS,
         modality: Modality | None = None,
         orientation: str | None = None,
@@ -150,14 +166,14 @@ class Support:
         examples = SupportFolder(folder)
         label = examples.label(target) if label is None else label
         shown = []
-        for image_path, mask_path in examples.pairs:
+        for image_path, mask_path in examples.showing(target):
             image = read(image_path, modality=modality, orientation=orientation)
             mask = read_mask(mask_path, like=image, name=target if label is None else None)
-            if label is None or (mask.array == label).any():
+            if label is None or np.isin(mask.array, members(label)).any():
                 shown.append(cls.from_volumes(image, mask, name=target, label=label, slices=slices))
         if not shown:
             raise InputError(
-                f"no example holds {target!r} (label {label})",
+                f"no example holds {target!r}{f' ({described(label)})' if label else ''}",
                 where=str(folder),
                 fix="check the label ids, or choose other targets",
             )
@@ -176,85 +192,41 @@ class Support:
         )
 
 
-class SupportFolder:
-    """A folder of examples.
-
-    Images and masks lie side by side (``a.nii.gz`` with ``a_mask.nii.gz``, ``_label`` or ``_seg``) or in two
-    folders (``images/`` with ``labels/`` or ``masks/``, equal names; nnU-Net's ``_0000`` is understood).
-    ``labels.json``, or nnU-Net's ``dataset.json``, names the label ids: ``{"spleen": 1, "liver": 6}``.
-    Without it a mask holds one target.
-
-    Attributes:
-        pairs: Image and mask of each example, by name.
-        names: Label ids by name, empty where the folder has no names.
-
-    Raises:
-        InputError: Not a folder, no pair in it, or names that cannot be read.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise InputError("not a folder", where=str(folder), fix="give a folder of images with masks")
-        self.pairs = _pairs(self.folder)
-        if not self.pairs:
-            raise InputError(
-                "no image with its mask was found",
-                where=str(folder),
-                fix="name them NAME.nii.gz and NAME_mask.nii.gz, or use the folders images and labels",
-            )
-        self.names = _names(self.folder)
-
-    def label(self, target: str) -> int | None:
-        """Label id of a target, ``None`` where masks hold one target each.
-
-        Raises:
-            UsageError: The folder names its labels, and not this one.
-        """
-        if not self.names:
-            return None
-        if target not in self.names:
-            close = difflib.get_close_matches(target, self.names, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(
-                f"unknown target {target!r}",
-                where=str(self.folder),
-                fix=f"{hint}choose from {', '.join(self.names)}",
-            )
-        return self.names[target]
-
-
-def read_mask(path: str | Path, *, like: Volume, name: str | None = None) -> Volume:
+def read_mask(mask: Any, *, like: Volume, name: str | None = None) -> Volume:
     """Read a mask, and say it plainly when it is flat and the scan is not.
 
     Args:
-        path: The mask; of a DICOM RTSTRUCT or SEG the structure of that ``name``.
+        mask: A path, or an image in memory as in :func:`latentseg.read`; of a DICOM RTSTRUCT or SEG and of
+            Slicer's ``.seg.nrrd`` the structure of that ``name`` is read.
         like: Its scan.
         name: What the target is called.
 
     Raises:
-        GeometryError: The mask is on another grid than the scan.
+        GeometryError: The voxels of the mask do not lie on those of the scan.
     """
-    scan = like if kind_of(Path(path)) == "DICOM" else None  # contours have no grid of their own
-    mask = read_labels(path, like=scan, orientation=like.orientation, name=name)
-    if (mask.shape[2] == 1) != (like.shape[2] == 1):
+    described = isinstance(mask, str | Path) and kind_of(header_file(Path(mask))) != "DICOM"
+    # Contours have no grid of their own, and arrays none that is known.
+    on_own_grid = described or isinstance(mask, Volume)
+    labels = read_labels(mask, like=None if on_own_grid else like, orientation=like.orientation, name=name)
+    if (is_flat(labels) and like.shape[2] > 1) or (labels.shape[2] > 1 and like.shape[2] == 1):
         flat, deep = ("image", "mask") if like.shape[2] == 1 else ("mask", "image")
         raise GeometryError(
-            f"the {flat} is a single slice and the {deep} a volume ({like.shape} against {mask.shape})",
-            where=f"{like.source} and {path}",
+            f"the {flat} is a single slice and the {deep} a volume ({like.shape} against {labels.shape})",
+            where=f"{like.source or 'image'} and {labels.source or 'mask'}",
             fix="give an image and a mask of the same slices",
         )
-    check_same_grid(like, mask)
-    return mask
+    return onto_grid(labels, like)
 
 
-def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
-    """The value of a label map that is the target.
+def marked(labels: NDArray[Any], *, label: Label | None, where: str) -> NDArray[np.bool_]:
+    """Where a label map shows the target: one label, or several where it is a region.
 
     Raises:
         InputError: The map is empty, or does not hold the label.
-        UsageError: The map holds several labels and none was chosen.
+        UsageError: The map holds several labels and none was chosen, or this is no label.
     """
+    if label is not None and not all(isinstance(one, int | np.integer) for one in members(label)):
+        raise UsageError(f"{label!r} is no label", where=where, fix="give label=, a number of the mask")
     present = [int(v) for v in np.unique(labels) if v != 0]
     if not present:
         raise InputError(
@@ -264,25 +236,25 @@ def choose_label(labels: NDArray[Any], *, label: int | None, where: str) -> int:
         raise UsageError(
             f"the mask holds {len(present)} labels ({_listing(present)})",
             where=where,
-            fix="say which with label (--label), or name them in labels.json",
+            fix="say which with label=, or name them in labels.json",
         )
-    chosen = present[0] if label is None else label
-    if chosen not in present:
+    wanted = members(present[0] if label is None else label)
+    if not set(wanted) & set(present):
         raise InputError(
-            f"label {chosen} is not in the mask (it holds {_listing(present)})",
+            f"the mask lacks {described(wanted)} (it holds {_listing(present)})",
             where=where,
             fix="choose one of those",
         )
-    return chosen
+    return np.isin(labels, wanted)
 
 
 def is_flat(volume: Volume) -> bool:
     """Whether a volume was read from a 2-D image: one picture, or a file whose header has two axes."""
-    if volume.source is None or volume.shape[2] != 1 or hasattr(volume.header, "series"):
+    source, header = volume.source, volume.header
+    if volume.shape[2] != 1 or hasattr(header, "series"):
         return False
-    if SUFFIXES.get(suffix_of(volume.source)) in RASTER_FORMATS or volume.source.is_dir():
+    if source and (SUFFIXES.get(suffix_of(source)) in RASTER_FORMATS or source.is_dir()):
         return True
-    header = volume.header
     return header is not None and int(getattr(header, "dimensions", 0) or header["dim"][0]) < 3
 
 
@@ -307,45 +279,24 @@ def support_positions(inside: NDArray[np.bool_], slices: int) -> list[int]:
     return sorted({int(held[int((k + 0.5) / slices * len(held))]) for k in range(slices)})
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    images = next((folder / n for n in ("images", "imagesTr") if (folder / n).is_dir()), None)
-    masks = next((folder / n for n in ("labels", "masks", "labelsTr") if (folder / n).is_dir()), None)
-    if images is not None and masks is not None:
-        by_name = {case_name(path): path for path in _files(masks)}
-        return [(path, by_name[case_name(path)]) for path in _files(images) if case_name(path) in by_name]
-    by_name = {case_name(path): path for path in _files(folder)}
-    return [
-        (path, by_name[name + ending])
-        for name, path in sorted(by_name.items())
-        for ending in MASK_ENDINGS
-        if name + ending in by_name
-    ]
+def _listed(pairs: Any, name: str) -> list[Pair]:
+    """The pairs, also of one that stands without a list.
 
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.iterdir() if p.is_file() and any(p.name.lower().endswith(s) for s in SUFFIXES)
-    )
-
-
-def _names(folder: Path) -> dict[str, int]:
-    for name in (NAMES_FILE, "dataset.json"):
-        path = folder / name
-        if not path.exists():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            table = content["labels"] if name == "dataset.json" else content
-            if all(key.isdigit() for key in table):  # the first version of nnU-Net's: {"1": "spleen"}
-                table = {value: key for key, value in table.items()}
-            return {str(key): int(value) for key, value in table.items() if int(value) != 0}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"the label names cannot be read ({error})",
-                where=str(path),
-                fix='write {"spleen": 1, "liver": 6}',
-            ) from error
-    return {}
+    Raises:
+        UsageError: No pair, or something else.
+    """
+    fix = "give (image, mask), or a list of such pairs"
+    if not isinstance(pairs, list | tuple):
+        raise UsageError(f"{kind_name(pairs)} is no pair of image and mask", fix=fix)
+    if not pairs:
+        raise UsageError(f"no example was given for {name!r}", fix="give at least one image with its mask")
+    listed = list(pairs) if isinstance(pairs[0], list | tuple) else [pairs]
+    odd = next((one for one in listed if not isinstance(one, list | tuple) or len(one) != 2), None)
+    if odd is not None:
+        many = isinstance(odd, list | tuple) and len(odd) > 1
+        count = f"{len(odd)} parts" if many else "one part"
+        raise UsageError(f"an example of {name!r} has {count}, not image and mask", fix=fix)
+    return [(image, mask) for image, mask in listed]
 
 
 def _listing(values: Sequence[int], most: int = 12) -> str:

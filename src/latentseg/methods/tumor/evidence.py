@@ -66,7 +66,7 @@ class Evidence:
         return np.asarray(self.seen.undo(getattr(self, name) + np.float32(dark)), np.float32) - dark
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TumorSegmentation(Segmentation):
     """One prompt in one scan.
 

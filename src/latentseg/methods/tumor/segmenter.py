@@ -6,15 +6,17 @@ across slices before anything is decided, and noise that is a function of (seed,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.errors import caution
+from latentseg.errors import UsageError, caution
 from latentseg.imaging import Volume
+from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
 from latentseg.methods.diffugts.refinement import Reconstructions, Refined
 from latentseg.methods.log_odds import probability
@@ -50,6 +52,21 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         self.options: TumorOptions = options or RECOMMENDED
         self.fingerprint = networks.fingerprint
         self.attention = Attention(networks, self.options)
+
+    def listed(self, targets: Any) -> list[str]:
+        """Prompts as a list; a lone one needs none.
+
+        Raises:
+            UsageError: Something that is no text.
+        """
+        several = not isinstance(targets, str) and isinstance(targets, Iterable)
+        asked = list(targets) if several else [targets]
+        odd = next((one for one in asked if not isinstance(one, str)), None)
+        if odd is not None or targets is None:
+            raise UsageError(
+                f"{kind_name(odd)} is no prompt", fix="give a text such as 'liver tumor', or a list of texts"
+            )
+        return asked
 
     def check(self, target: str, scan: Volume | None = None) -> None:
         """Read a prompt, so that what cannot be read is said before the work.

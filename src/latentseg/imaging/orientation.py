@@ -1,0 +1,213 @@
+"""Which way a scan really runs, read from the picture: headers that put the spine in front are common.
+
+The body network says of pictures across each of the three axes how they are turned (24 ways), and of those across
+one axis how high in the body they lie. Together they give a probability to each of the 48 orders and directions
+of the axes. What no picture tells, such as left and right of a thigh, stays as the header says, without a word.
+
+```python
+from latentseg.imaging import read
+from latentseg.imaging.orientation import check_orientation
+
+check = check_orientation(read("scan.nii.gz"))
+check.stated, check.found, check.confidence  # "LPS", "LAS", 0.998
+check.warning()  # one sentence, or None
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations, product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentseg.imaging.body_cells import Cells
+from latentseg.imaging.body_network import CELL_MM, DIRECTIONS, TURNS, BodyNetwork, Reading, embedded_network
+
+if TYPE_CHECKING:
+    from latentseg.imaging.volume import Volume
+
+Array = NDArray[np.float32]
+
+CODES = tuple(
+    "".join(pair[bit] for pair, bit in zip(order, bits, strict=True))
+    for order in permutations(("LR", "PA", "IS"))
+    for bits in product((0, 1), repeat=3)
+)
+"""The 48 axis codes."""
+
+LAYERS = 10
+"""Pictures across each axis."""
+
+SHORTEST_MM = 50.0
+"""A picture with a shorter side shows too little."""
+
+SURE = 0.95
+"""Probability from which the picture overrules the header."""
+
+RIGHT, FLIPPED = 0.9, 0.08
+"""Share of headers that are right, and of those that have the right axes in a wrong direction."""
+
+TURN_WEIGHT, HEIGHT_WEIGHT = 0.2, 0.2
+"""How much the evidence of one picture counts; neighbors say much the same, so less than 1. Fitted on scans of
+patients that the network had not learned."""
+
+
+@dataclass(frozen=True)
+class OrientationCheck:
+    """What the picture says of a scan's orientation.
+
+    Attributes:
+        stated: axis codes according to the header, or to who overruled it.
+        probabilities: of each of the 48 axis codes, given the picture and how often headers are wrong.
+    """
+
+    stated: str
+    probabilities: dict[str, float]
+
+    @property
+    def found(self) -> str:
+        """The most probable axis codes."""
+        return max(self.probabilities, key=lambda codes: self.probabilities[codes])
+
+    @property
+    def confidence(self) -> float:
+        """Probability of ``found``."""
+        return self.probabilities[self.found]
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it is sure that the scan does not run as stated."""
+        return self.probabilities[self.stated] < 1 - SURE
+
+    @property
+    def mended(self) -> str | None:
+        """The axis codes to take instead of those stated, where they are sure."""
+        return self.found if self.is_wrong and self.confidence >= SURE else None
+
+    def warning(self) -> str | None:
+        """One sentence for people, where the stated orientation is wrong."""
+        if not self.is_wrong:
+            return None
+        if self.mended:
+            return (
+                f"the header says that the axes run {self.stated}, the picture says {self.found}"
+                f" ({percent(self.confidence)} sure): {what_is_wrong(self.stated, self.found)}"
+            )
+        first, second = sorted(self.probabilities, key=lambda codes: -self.probabilities[codes])[:2]
+        return (
+            f"the header says that the axes run {self.stated}, but the picture does not look like that"
+            f" ({percent(1 - self.probabilities[self.stated])} sure); it may be {first} or {second}"
+        )
+
+
+def what_is_wrong(stated: str, found: str) -> str:
+    """The difference between two axis codes in words."""
+    pairs = {"LR": "left and right", "PA": "front and back", "IS": "head and feet"}
+    axes = {pair: [next(n for n, c in enumerate(codes) if c in pair) for codes in (stated, found)] for pair in pairs}
+    if any(before != after for before, after in axes.values()):
+        return "its axes are in another order"
+    swapped = [pairs[pair] for pair, (axis, _) in axes.items() if stated[axis] != found[axis]]
+    return f"{' and '.join(swapped)} {'are' if swapped else 'nothing is'} swapped"
+
+
+def percent(share: float) -> str:
+    """A probability for people, never 100 %."""
+    return f"{min(100 * share, 99.9):.3g} %"
+
+
+def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> OrientationCheck:
+    """Compare a scan's stated orientation with what its picture shows.
+
+    Args:
+        volume: CT or MR, of any field of view.
+        network: weights other than those that ship with the package.
+
+    Raises:
+        InputError: an image of a single value, or values that are no numbers.
+    """
+    stated = volume.orientation.upper() if volume.orientation else volume.axis_codes
+    cells = Cells.of(volume.array, volume.spacing_mm, modality=volume.modality)
+    evidence = evidence_of(cells, network or embedded_network())
+    scores = evidence + np.log([prior_of(stated, codes) for codes in CODES])
+    shares = np.exp(scores - scores.max())
+    return OrientationCheck(stated, dict(zip(CODES, (shares / shares.sum()).tolist(), strict=True)))
+
+
+def prior_of(stated: str, codes: str) -> float:
+    """How often a scan whose header states one orientation has another."""
+    if codes == stated:
+        return RIGHT
+    same_axes = all(DIRECTIONS.index(a) // 2 == DIRECTIONS.index(b) // 2 for a, b in zip(stated, codes, strict=True))
+    return FLIPPED / 7 if same_axes else (1 - RIGHT - FLIPPED) / 40
+
+
+def evidence_of(cells: Cells, network: BodyNetwork) -> Array:
+    """Logarithm of how well each of the 48 axis codes explains the picture, `(48,)`, up to a constant."""
+    total = np.zeros(len(CODES), np.float32)
+    for axis in range(3):
+        others = [cells.values.shape[other] for other in range(3) if other != axis]
+        if min(others) * CELL_MM < SHORTEST_MM:
+            continue
+        layers = cells.layers(axis, LAYERS)
+        reading = read_all_turns(cells.pictures(axis, layers), network)
+        turns = log_softmax(reading.turns).sum(0)
+        upward = _upward(np.asarray(layers, np.float32) * CELL_MM, reading)
+        for n, codes in enumerate(CODES):
+            rows, columns = (codes[other] for other in range(3) if other != axis)
+            total[n] += TURN_WEIGHT * turns[TURNS.index(rows + columns)]
+            if codes[axis] in "IS":
+                total[n] -= np.logaddexp(0, -HEIGHT_WEIGHT * upward if codes[axis] == "S" else HEIGHT_WEIGHT * upward)
+    return total
+
+
+def read_all_turns(pictures: Array, network: BodyNetwork) -> Reading:
+    """Read pictures in each of their 8 turns, so that the answer does not depend on how they are stored."""
+    readings = []
+    for transpose, rows, columns in product((False, True), repeat=3):
+        seen = _turned(pictures, transpose, rows, columns)
+        reading = network(np.ascontiguousarray(seen))
+        order = _turns_after(transpose, rows, columns)
+        readings.append(Reading(reading.turns[:, order], reading.height_mm, reading.spread_mm))
+    mean = [np.mean([getattr(r, name) for r in readings], axis=0) for name in ("turns", "height_mm", "spread_mm")]
+    return Reading(*mean)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Logarithms of probabilities over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), np.float32)
+
+
+def _upward(along_mm: Array, reading: Reading) -> float:
+    """Log-likelihood ratio of heights that rise along an axis against heights that fall, errors as expected."""
+    weight = 1 / np.maximum(reading.spread_mm, 10.0) ** 2
+    share = weight / weight.sum()
+    along, height = along_mm - share @ along_mm, reading.height_mm - share @ reading.height_mm
+    return float(2 * (weight * along * height).sum())
+
+
+def _turned(pictures: Array, transpose: bool, rows: bool, columns: bool) -> Array:
+    seen = pictures.transpose(0, 2, 1) if transpose else pictures
+    seen = seen[:, ::-1] if rows else seen
+    return seen[:, :, ::-1] if columns else seen
+
+
+@lru_cache(maxsize=8)
+def _turns_after(transpose: bool, rows: bool, columns: bool) -> list[int]:
+    """For each of `TURNS` the number of the one that it is after `_turned`."""
+    return [TURNS.index(turn_after(turn, transpose, rows, columns)) for turn in TURNS]
+
+
+def turn_after(turn: str, transpose: bool, rows: bool, columns: bool) -> str:
+    """How a picture is turned after it was transposed and then flipped along its rows and columns."""
+    down, across = turn[::-1] if transpose else turn
+    return (opposite(down) if rows else down) + (opposite(across) if columns else across)
+
+
+def opposite(direction: str) -> str:
+    """``"R"`` for ``"L"``."""
+    return DIRECTIONS[DIRECTIONS.index(direction) ^ 1]

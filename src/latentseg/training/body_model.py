@@ -1,0 +1,73 @@
+"""The body network in torch, for its training; `imaging/body_network.py` computes the same with numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from latentseg.imaging.body_network import HEIGHT_UNIT_MM, PICTURE, STRIDES, TURNS
+from latentseg.imaging.files import written_whole
+
+KERNELS = (5, 3, 3, 3, 3, 3, 1)
+WIDTHS = (16, 40, 64, 64, 96, 96, 64)
+HIDDEN = 128
+
+
+class BodyModel(nn.Module):
+    """Convolutions with batch normalization, and two dense layers.
+
+    Args:
+        dropout: share of hidden values that are dropped in training.
+    """
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        before, side = 1, PICTURE
+        for kernel, width, stride in zip(KERNELS, WIDTHS, STRIDES, strict=True):
+            convolution = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False)
+            blocks += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            before, side = width, side // stride
+        self.blocks = nn.Sequential(*blocks)
+        self.drop = nn.Dropout(dropout)
+        self.hidden = nn.Linear(before * side * side, HIDDEN)
+        self.out = nn.Linear(HIDDEN, len(TURNS) + 2)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read pictures `(N, 1, PICTURE, PICTURE)` in [-1, 1].
+
+        Returns:
+            Logits `(N, 24)` over the turns; heights and expected absolute errors `(N,)` in mm.
+        """
+        flat = self.blocks(pictures + 1).permute(0, 2, 3, 1).flatten(1)
+        out = self.out(self.drop(self.hidden(self.drop(flat)).relu()))
+        turns, height, spread = out.split([len(TURNS), 1, 1], 1)
+        return turns, HEIGHT_UNIT_MM * height[:, 0], HEIGHT_UNIT_MM * spread[:, 0].clamp(-4, 3).exp()
+
+
+def folded(model: BodyModel) -> dict[str, NDArray[np.float16]]:
+    """The tensors that `imaging.body_network.BodyNetwork` takes, batch normalization folded in."""
+    tensors: dict[str, Tensor] = {}
+    for n in range(len(STRIDES)):
+        convolution, norm = model.blocks[3 * n], model.blocks[3 * n + 1]
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        tensors[f"conv{n}.weight"] = (convolution.weight * scale[:, None, None, None]).permute(2, 3, 1, 0)
+        tensors[f"conv{n}.bias"] = norm.bias - norm.running_mean * scale
+    for name, layer in (("hidden", model.hidden), ("out", model.out)):
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight.T, layer.bias
+    return {name: tensor.detach().half().contiguous().numpy() for name, tensor in tensors.items()}
+
+
+def export(model: BodyModel, path: Path) -> None:
+    """Write the weights in half precision, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    with written_whole(path) as temporary:
+        save_file(folded(model), temporary)

@@ -57,7 +57,11 @@ ModalityOption = Annotated[
     str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")
 ]
 Orientation = Annotated[
-    str | None, typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support.")
+    str | None,
+    typer.Option(
+        help="Axis codes such as LAS that overrule wrong affines of scan and support; auto reads them from"
+        " each picture."
+    ),
 ]
 SeriesOption = Annotated[
     str | None, typer.Option("--series", help="DICOM: UID or number of the series, where there are several.")
@@ -110,6 +114,7 @@ def segment(
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
     from latentseg.imaging.dicom.series import DicomOptions
+    from latentseg.imaging.orientation import warn_of_orientation
     from latentseg.methods.results import check_priority, check_writable
 
     if bool(support) == bool(prompt):
@@ -131,6 +136,8 @@ def segment(
         check_priority(priority, names)
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
     scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
+    if orientation is None:
+        warn_of_orientation(scan, fix="Give --orientation auto, or --orientation {codes}")
     results = load()(scan, targets, on_progress=show_progress)
     results.save(out, what=outputs)
     if priority is not None:

@@ -1,9 +1,9 @@
 """Where in the body a scan lies: a height in millimeters for every axial slice, read from the picture.
 
-The height is measured along the body, upwards from the middle of the kidneys, in millimeters of an average adult.
-It is the same for the same anatomy in everybody: whoever lays two scans side by side, in CT or MR and whatever
-their fields of view, finds like at like height. A small network reads it from each slice by itself; as slices are
-a known distance apart, one straight line is laid through its readings.
+The height is measured along the body, upwards from the middle of the kidneys, in millimeters of an average
+adult. It is the same for the same anatomy in everybody: whoever lays two scans side by side, in CT or MR and
+whatever their fields of view, finds like at like height. A small network reads it from each slice by itself;
+as slices are a known distance apart, one straight line is laid through its readings.
 
 ```python
 from latentseg.imaging import read
@@ -53,12 +53,12 @@ class BodyPosition:
     """Where in the body the axial slices of a scan lie.
 
     Attributes:
-        height_mm: `(S,)` for the canonical slices (:func:`latentseg.imaging.to_canonical`, inferior to superior):
-            height above the middle of the kidneys in millimeters of an average adult.
+        height_mm: `(S,)` for the canonical slices (:func:`latentseg.imaging.to_canonical`, inferior to
+            superior): height above the middle of the kidneys in millimeters of an average adult.
         read_mm: `(S,)` the same as read from each slice by itself, without the line through all of them.
         spread_mm: `(S,)` expected absolute error of ``read_mm``.
-        error_mm: expected absolute error of ``height_mm``; large where the readings contradict each other, as in
-            a scan of a part of the body that was not learned.
+        error_mm: expected absolute error of ``height_mm``; large where the readings contradict each other,
+            as in a scan of a part of the body that was not learned.
     """
 
     height_mm: Array
@@ -126,7 +126,8 @@ def fit_line(along_mm: Array, read_mm: Array, spread_mm: Array) -> tuple[Array, 
         spread_mm: `(S,)` expected absolute errors of the readings.
 
     Returns:
-        The line at ``along_mm``, its slope within `STRETCH`, and the weighted mean distance of the readings from it.
+        The line at ``along_mm``, its slope within `STRETCH`, and the weighted mean distance of the readings
+        from it.
     """
     weight = 1 / np.maximum(spread_mm, 5.0)
     slope, offset = 1.0, float(np.median(read_mm - along_mm))

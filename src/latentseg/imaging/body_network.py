@@ -1,8 +1,8 @@
 """The small network that knows where in the body a slice lies and how it is turned, computed with numpy.
 
-It was trained with torch (`latentseg train body`) and is exported with its batch normalization folded into the
-convolutions, so that reading a scan needs no torch. It sees pictures of `PICTURE` x `PICTURE` cells of `CELL_MM`
-millimeters, cut from a scan along any of its three axes.
+It was trained with torch (`latentseg train body`) and is exported with its batch normalization folded into
+the convolutions, so that reading a scan needs no torch. It sees pictures of `PICTURE` x `PICTURE` cells of
+`CELL_MM` millimeters, cut from a scan along any of its three axes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TURNS = tuple(
     for rows, columns in product(DIRECTIONS, repeat=2)
     if DIRECTIONS.index(rows) // 2 != DIRECTIONS.index(columns) // 2
 )
-"""The 24 ways a picture can be turned: where its rows, then its columns, run to. ``"PL"`` is the usual axial."""
+"""The 24 turns of a picture: where its rows, then its columns, run to; usual for axial is ``"PL"``."""
 
 HEIGHT_UNIT_MM = 100.0
 STRIDES = (2, 2, 1, 2, 1, 2, 1)
@@ -61,8 +61,8 @@ class BodyNetwork:
     """Weights of the network, and its forward pass.
 
     Args:
-        tensors: ``conv<n>.weight`` `(height, width, in, out)`, ``conv<n>.bias``, ``hidden.weight`` `(in, out)`,
-            ``hidden.bias``, ``out.weight`` and ``out.bias``, of any floating type.
+        tensors: ``conv<n>.weight`` `(height, width, in, out)`, ``conv<n>.bias``, ``hidden.weight``
+            `(in, out)`, ``hidden.bias``, ``out.weight`` and ``out.bias``, of any floating type.
 
     Raises:
         ModelError: a tensor is missing.

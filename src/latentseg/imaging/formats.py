@@ -12,6 +12,7 @@ from latentseg.errors import InputError
 from latentseg.imaging import files
 from latentseg.imaging.geometry import check_same_grid
 from latentseg.imaging.intensity import Modality, check_finite, guess_modality
+from latentseg.imaging.orientation import AUTO, with_found_orientation
 from latentseg.imaging.volume import Volume
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def read(
     Args:
         path: the file or folder; DICOM also as a zip archive.
         modality: CT or MR; guessed from the values when not given.
-        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`).
+        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`);
+            ``"auto"`` takes them from the picture where it surely contradicts the affine, and warns.
         dicom: which series of several, and what of its geometry may be resampled.
 
     Raises:
@@ -42,14 +44,15 @@ def read(
     path = Path(path)
     loaded = _load(path, labels=False, dicom=dicom)
     check_finite(loaded.array, where=str(path))
-    return Volume(
+    volume = Volume(
         array=loaded.array,
         affine_ras_mm=loaded.affine_ras_mm,
         modality=modality or loaded.modality or guess_modality(loaded.array),
         source=path,
         header=loaded.header,
-        orientation=orientation,
+        orientation=None if orientation == AUTO else orientation,
     )
+    return with_found_orientation(volume) if orientation == AUTO else volume
 
 
 def read_labels(

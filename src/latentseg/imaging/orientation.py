@@ -1,8 +1,9 @@
 """Which way a scan really runs, read from the picture: headers that put the spine in front are common.
 
-The body network says of pictures across each of the three axes how they are turned (24 ways), and of those across
-one axis how high in the body they lie. Together they give a probability to each of the 48 orders and directions
-of the axes. What no picture tells, such as left and right of a thigh, stays as the header says, without a word.
+The body network says of pictures across each of the three axes how they are turned (24 ways), and of those
+across one axis how high in the body they lie. Together they give a probability to each of the 48 orders and
+directions of the axes. What no picture tells, such as left and right of a thigh, stays as the header says,
+without a word.
 
 ```python
 from latentseg.imaging import read
@@ -16,7 +17,7 @@ check.warning()  # one sentence, or None
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations, product
 from typing import TYPE_CHECKING
@@ -24,11 +25,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from latentseg.errors import InputError, caution
 from latentseg.imaging.body_cells import Cells
 from latentseg.imaging.body_network import CELL_MM, DIRECTIONS, TURNS, BodyNetwork, Reading, embedded_network
 
 if TYPE_CHECKING:
     from latentseg.imaging.volume import Volume
+
+AUTO = "auto"
+"""Given as an orientation: read it from the picture."""
 
 Array = NDArray[np.float32]
 
@@ -52,8 +57,8 @@ RIGHT, FLIPPED = 0.9, 0.08
 """Share of headers that are right, and of those that have the right axes in a wrong direction."""
 
 TURN_WEIGHT, HEIGHT_WEIGHT = 0.2, 0.2
-"""How much the evidence of one picture counts; neighbors say much the same, so less than 1. Fitted on scans of
-patients that the network had not learned."""
+"""How much the evidence of one picture counts; neighbors say much the same, so less than 1. Fitted on scans
+of patients that the network had not learned."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,10 @@ class OrientationCheck:
 def what_is_wrong(stated: str, found: str) -> str:
     """The difference between two axis codes in words."""
     pairs = {"LR": "left and right", "PA": "front and back", "IS": "head and feet"}
-    axes = {pair: [next(n for n, c in enumerate(codes) if c in pair) for codes in (stated, found)] for pair in pairs}
+    axes = {
+        pair: [next(n for n, c in enumerate(codes) if c in pair) for codes in (stated, found)]
+        for pair in pairs
+    }
     if any(before != after for before, after in axes.values()):
         return "its axes are in another order"
     swapped = [pairs[pair] for pair, (axis, _) in axes.items() if stated[axis] != found[axis]]
@@ -137,11 +145,48 @@ def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> 
     return OrientationCheck(stated, dict(zip(CODES, (shares / shares.sum()).tolist(), strict=True)))
 
 
+def warn_of_orientation(volume: Volume, *, fix: str) -> None:
+    """Warn where a scan surely does not run as its header says.
+
+    Args:
+        volume: the scan.
+        fix: how to mend it, as an instruction; ``{codes}`` in it stands for the axis codes that were found.
+    """
+    try:
+        check = check_orientation(volume)
+    except InputError:  # whoever works on the image says what is wrong with it
+        return
+    warning = check.warning()
+    if warning:
+        caution(f"{volume.source or 'the image'}: {warning}. {fix.format(codes=check.found)}", stacklevel=3)
+
+
+def with_found_orientation(volume: Volume) -> Volume:
+    """The same voxels on the same grid, in the orientation that the picture shows.
+
+    Warns of what was overruled, and of a header that is surely wrong where the picture does not say how.
+
+    Raises:
+        InputError: an image of a single value, or values that are no numbers.
+    """
+    check = check_orientation(volume)
+    warning = check.warning()
+    if warning is None:
+        return volume
+    if check.mended is None:
+        caution(f"{volume.source or 'the image'}: {warning}. The header is followed", stacklevel=3)
+        return volume
+    caution(f"{volume.source or 'the image'}: {warning}. The picture is followed", stacklevel=3)
+    return replace(volume, orientation=check.mended)
+
+
 def prior_of(stated: str, codes: str) -> float:
     """How often a scan whose header states one orientation has another."""
     if codes == stated:
         return RIGHT
-    same_axes = all(DIRECTIONS.index(a) // 2 == DIRECTIONS.index(b) // 2 for a, b in zip(stated, codes, strict=True))
+    same_axes = all(
+        DIRECTIONS.index(a) // 2 == DIRECTIONS.index(b) // 2 for a, b in zip(stated, codes, strict=True)
+    )
     return FLIPPED / 7 if same_axes else (1 - RIGHT - FLIPPED) / 40
 
 
@@ -160,7 +205,9 @@ def evidence_of(cells: Cells, network: BodyNetwork) -> Array:
             rows, columns = (codes[other] for other in range(3) if other != axis)
             total[n] += TURN_WEIGHT * turns[TURNS.index(rows + columns)]
             if codes[axis] in "IS":
-                total[n] -= np.logaddexp(0, -HEIGHT_WEIGHT * upward if codes[axis] == "S" else HEIGHT_WEIGHT * upward)
+                total[n] -= np.logaddexp(
+                    0, -HEIGHT_WEIGHT * upward if codes[axis] == "S" else HEIGHT_WEIGHT * upward
+                )
     return total
 
 
@@ -172,7 +219,9 @@ def read_all_turns(pictures: Array, network: BodyNetwork) -> Reading:
         reading = network(np.ascontiguousarray(seen))
         order = _turns_after(transpose, rows, columns)
         readings.append(Reading(reading.turns[:, order], reading.height_mm, reading.spread_mm))
-    mean = [np.mean([getattr(r, name) for r in readings], axis=0) for name in ("turns", "height_mm", "spread_mm")]
+    mean = [
+        np.mean([getattr(r, name) for r in readings], axis=0) for name in ("turns", "height_mm", "spread_mm")
+    ]
     return Reading(*mean)
 
 
@@ -183,7 +232,7 @@ def log_softmax(logits: Array) -> Array:
 
 
 def _upward(along_mm: Array, reading: Reading) -> float:
-    """Log-likelihood ratio of heights that rise along an axis against heights that fall, errors as expected."""
+    """Log-likelihood ratio of heights that rise along an axis against heights that fall."""
     weight = 1 / np.maximum(reading.spread_mm, 10.0) ** 2
     share = weight / weight.sum()
     along, height = along_mm - share @ along_mm, reading.height_mm - share @ reading.height_mm

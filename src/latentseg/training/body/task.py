@@ -1,8 +1,8 @@
 """Training of the body network: how pictures are turned, and how far apart slices of a scan are.
 
-The heights are learned without labels, as in body part regression (Yan et al., 2018, arXiv:1707.03891): of several
-slices of one scan only the distances are known, and the network must reproduce them; the kidneys of the scans
-where they are outlined fix the zero, and the kind of the scan roughly places heads and limbs.
+The heights are learned without labels, as in body part regression (Yan et al., 2018, arXiv:1707.03891): of
+several slices of one scan only the distances are known, and the network must reproduce them; the kidneys of
+the scans where they are outlined fix the zero, and the kind of the scan roughly places heads and limbs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from latentseg.training.body_model import BodyModel, export
-from latentseg.training.body_pack import BodyPack
-from latentseg.training.body_pictures import PictureBatch, PictureOptions, Pictures
+from latentseg.training.body.model import BodyModel, export
+from latentseg.training.body.pack import BodyPack
+from latentseg.training.body.pictures import PictureBatch, PictureOptions, Pictures
 from latentseg.training.loop import LoopOptions
 
 
@@ -79,7 +79,7 @@ class BodyTask:
 
     def export(self, model: BodyModel, folder: Path) -> None:
         """Write ``body.safetensors``."""
-        export(model.cpu() if not torch.cuda.is_available() else model, folder / "body.safetensors")
+        export(model, folder / "body.safetensors")
 
 
 def laplace(off_mm: Tensor, spread_mm: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from latentseg.imaging.files import written_whole
 KERNELS = (5, 3, 3, 3, 3, 3, 1)
 WIDTHS = (16, 40, 64, 64, 96, 96, 64)
 HIDDEN = 128
+EPSILON = 1e-5
 
 
 class BodyModel(nn.Module):
@@ -29,7 +30,7 @@ class BodyModel(nn.Module):
         before, side = 1, PICTURE
         for kernel, width, stride in zip(KERNELS, WIDTHS, STRIDES, strict=True):
             convolution = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False)
-            blocks += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            blocks += [convolution, nn.BatchNorm2d(width, EPSILON), nn.ReLU()]
             before, side = width, side // stride
         self.blocks = nn.Sequential(*blocks)
         self.drop = nn.Dropout(dropout)
@@ -50,19 +51,18 @@ class BodyModel(nn.Module):
 
 def folded(model: BodyModel) -> dict[str, NDArray[np.float16]]:
     """The tensors that `imaging.body_network.BodyNetwork` takes, batch normalization folded in."""
+    state = model.state_dict()
     tensors: dict[str, Tensor] = {}
     for n in range(len(STRIDES)):
-        convolution, norm = model.blocks[3 * n], model.blocks[3 * n + 1]
-        assert isinstance(convolution, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        tensors[f"conv{n}.weight"] = (convolution.weight * scale[:, None, None, None]).permute(2, 3, 1, 0)
-        tensors[f"conv{n}.bias"] = norm.bias - norm.running_mean * scale
+        block, norm = f"blocks.{3 * n}", f"blocks.{3 * n + 1}"
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + EPSILON).sqrt()
+        weight = state[f"{block}.weight"] * scale[:, None, None, None]
+        tensors[f"conv{n}.weight"] = weight.permute(2, 3, 1, 0)
+        tensors[f"conv{n}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
     for name, layer in (("hidden", model.hidden), ("out", model.out)):
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = layer.weight.T, layer.bias
-    return {name: tensor.detach().half().contiguous().numpy() for name, tensor in tensors.items()}
+        tensors[f"{name}.weight"] = layer.weight.detach().T
+        tensors[f"{name}.bias"] = layer.bias.detach()
+    return {name: tensor.cpu().half().contiguous().numpy() for name, tensor in tensors.items()}
 
 
 def export(model: BodyModel, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Scans reduced to cells, packed once for the training of the body network.
 
-A body pack is a folder: ``cells.npz`` holds the cells `(S, H, W)` of every scan, uint8, in canonical order, and
-``body.json`` says what is known of each.
+A body pack is a folder: ``cells.npz`` holds the cells `(S, H, W)` of every scan, uint8, in canonical order,
+and ``body.json`` says what is known of each.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from latentseg.errors import InputError
-from latentseg.imaging import Volume, phantom, read, read_labels, to_canonical
+from latentseg.imaging import Volume, read, read_labels, to_canonical
 from latentseg.imaging.body_cells import Cells
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, Modality
+from latentseg.phantom import bodies as phantom
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class BodyFacts(BaseModel):
     Attributes:
         name: of the source.
         share: how often it is drawn, relative to the others.
-        tells: which directions can be told from its pictures: ``"all"``, all but left from right (``"no sides"``) or
-            ``"none"``; the network is taught to be as unsure as that.
+        tells: which directions can be told from its pictures: ``"all"``, all but left from right
+            (``"no sides"``) or ``"none"``; the network is taught to be as unsure as that.
         middle_mm: height of the middle of the scan above the kidneys, where it is known from its kind alone.
     """
 
@@ -163,7 +164,9 @@ def _scans(source: BodySource, data: Path) -> Iterator[tuple[PackedBody, NDArray
             affine = np.diag([source.pixel_mm, source.pixel_mm, 1.0, 1.0]) @ volume.affine_ras_mm
             volume = replace(volume, affine_ras_mm=affine)
         for window in source.windows:
-            yield _packed(volume, source, path.name.split(".nii")[0], window, _kidneys_mm(volume, source, data))
+            yield _packed(
+                volume, source, path.name.split(".nii")[0], window, _kidneys_mm(volume, source, data)
+            )
 
 
 def _phantoms(source: BodyPhantoms) -> Iterator[tuple[PackedBody, NDArray[np.float32]]]:

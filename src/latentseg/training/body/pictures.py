@@ -15,10 +15,10 @@ from latentseg.imaging.body_cells import Cells
 from latentseg.imaging.body_network import PICTURE, TURNS
 from latentseg.imaging.orientation import opposite, turn_after
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
-from latentseg.training.body_pack import BodyPack, PackedBody
+from latentseg.training.body.pack import BodyPack, PackedBody
 
 PLANES = ("PL", "IL", "IP")
-"""How canonical pictures across S, H and W are turned: axial, coronal and sagittal (cells run upwards: flipped)."""
+"""How pictures across S, H and W are turned: axial, coronal and sagittal, the latter two with the head up."""
 
 KNOTS = np.array([-1, -0.96, -0.85, -0.6, -0.3, -0.1, 0.05, 0.2, 0.5, 1.0])
 """Where random contrasts bend: close together at fat and soft tissue of the few-shot field's window."""
@@ -109,7 +109,9 @@ class Pictures:
         for _ in range(options.singles):
             drawn.append(self._single(rng, self._scan(rng, deep=False), 0))
         pictures = self._varied(rng, np.stack([one.picture for one in drawn]))
-        turned, turns = zip(*(self._turned(rng, p, one) for p, one in zip(pictures, drawn, strict=True)), strict=True)
+        turned, turns = zip(
+            *(self._turned(rng, p, one) for p, one in zip(pictures, drawn, strict=True)), strict=True
+        )
         columns = torch.tensor([one[3:] for one in drawn], dtype=torch.float32)
         group, along, anchor = columns.unbind(1)
         images = torch.tensor(np.stack(turned))[:, None]
@@ -137,7 +139,9 @@ class Pictures:
                 anchor = along - scan.kidneys_mm
             elif scan.middle_mm is not None:
                 anchor = scan.middle_mm + along - depth * scan.layer_mm / 2
-            drawn.append(_Drawn(self._slab(rng, cells, 0, layer), PLANES[0], scan.tells, group, along, anchor))
+            drawn.append(
+                _Drawn(self._slab(rng, cells, 0, layer), PLANES[0], scan.tells, group, along, anchor)
+            )
         return drawn
 
     def _single(self, rng: np.random.Generator, n: int, axis: int) -> _Drawn:
@@ -150,7 +154,7 @@ class Pictures:
 
     @staticmethod
     def _slab(rng: np.random.Generator, cells: Cells, axis: int, layer: int) -> NDArray[np.float32]:
-        """One picture: a layer, or the mean of up to three; cropped along the body where it is seen from the side."""
+        """One picture: a layer, or the mean of up to three; from the side, the head is up."""
         last = len(cells.mass[axis]) - 1
         layers = [min(layer + n, last) for n in range(int(rng.integers(1, 4)))]
         picture = cells.pictures(axis, layers).mean(0)
@@ -190,7 +194,7 @@ class Pictures:
 
 
 def contrasted(rng: np.random.Generator, images: Tensor, chance: float) -> Tensor:
-    """Give images `(N, 1, H, W)` in [-1, 1] random contrasts: windows, inversions, and tissues in any order."""
+    """Give images `(N, 1, H, W)` in [-1, 1] other windows, inversions, and tissues in any order."""
     out = images.clone()
     for n in range(len(images)):
         if rng.random() < chance:

@@ -80,7 +80,7 @@ class BodyNetwork:
         parts = [self._forward(pictures[n : n + batch]) for n in range(0, len(pictures), batch)]
         out = np.concatenate(parts) if parts else np.zeros((0, len(TURNS) + 2), np.float32)
         turns, height, spread = np.split(out, [len(TURNS), len(TURNS) + 1], axis=1)
-        spread_mm = HEIGHT_UNIT_MM * np.exp(np.clip(spread[:, 0], -4, 3))
+        spread_mm = (HEIGHT_UNIT_MM * np.exp(np.clip(spread[:, 0], -4, 3))).astype(np.float32)
         return Reading(turns, HEIGHT_UNIT_MM * height[:, 0], spread_mm)
 
     def _forward(self, pictures: Array) -> Array:
@@ -101,7 +101,7 @@ def _convolved(values: Array, weight: Array, stride: int) -> Array:
     """Convolve `(N, H, W, C)` with a kernel `(k, k, C, D)`; zeros outside, as torch with padding k // 2."""
     size = weight.shape[0]
     if size == 1:
-        return values @ weight[0, 0]
+        return np.asarray(values @ weight[0, 0], np.float32)
     edge = size // 2
     padded = np.pad(values, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))

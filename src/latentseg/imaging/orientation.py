@@ -139,7 +139,11 @@ def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> 
     """
     stated = volume.orientation.upper() if volume.orientation else volume.axis_codes
     cells = Cells.of(volume.array, volume.spacing_mm, modality=volume.modality)
-    evidence = evidence_of(cells, network or embedded_network())
+    return weighed(evidence_of(cells, network or embedded_network()), stated)
+
+
+def weighed(evidence: Array, stated: str) -> OrientationCheck:
+    """Weigh the evidence of :func:`evidence_of` against how seldom headers are wrong."""
     scores = evidence + np.log([prior_of(stated, codes) for codes in CODES])
     shares = np.exp(scores - scores.max())
     return OrientationCheck(stated, dict(zip(CODES, (shares / shares.sum()).tolist(), strict=True)))
@@ -253,7 +257,7 @@ def _turns_after(transpose: bool, rows: bool, columns: bool) -> list[int]:
 
 def turn_after(turn: str, transpose: bool, rows: bool, columns: bool) -> str:
     """How a picture is turned after it was transposed and then flipped along its rows and columns."""
-    down, across = turn[::-1] if transpose else turn
+    down, across = (turn[1], turn[0]) if transpose else (turn[0], turn[1])
     return (opposite(down) if rows else down) + (opposite(across) if columns else across)
 
 

@@ -113,9 +113,9 @@ class Pictures:
             *(self._turned(rng, p, one) for p, one in zip(pictures, drawn, strict=True)), strict=True
         )
         columns = torch.tensor([one[3:] for one in drawn], dtype=torch.float32)
-        group, along, anchor = columns.unbind(1)
+        groups, along, anchors = columns.unbind(1)
         images = torch.tensor(np.stack(turned))[:, None]
-        return PictureBatch(images, torch.tensor(np.stack(turns)), group.long(), along, anchor)
+        return PictureBatch(images, torch.tensor(np.stack(turns)), groups.long(), along, anchors)
 
     def _scan(self, rng: np.random.Generator, *, deep: bool) -> int:
         """A scan by the shares of the sources; ``deep`` ones have extent along the body."""
@@ -157,7 +157,7 @@ class Pictures:
         """One picture: a layer, or the mean of up to three; from the side, the head is up."""
         last = len(cells.mass[axis]) - 1
         layers = [min(layer + n, last) for n in range(int(rng.integers(1, 4)))]
-        picture = cells.pictures(axis, layers).mean(0)
+        picture = np.asarray(cells.pictures(axis, layers).mean(0), np.float32)
         return picture if axis == 0 else picture[::-1]
 
     def _varied(self, rng: np.random.Generator, pictures: NDArray[np.float32]) -> NDArray[np.float32]:

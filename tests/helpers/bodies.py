@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.imaging.affine import orientation_from
-from latentseg.imaging.body_network import PICTURE, STRIDES, TURNS, BodyNetwork
+from latentseg.imaging.body_network import PICTURE, PLANES, STRIDES, BodyNetwork
 
 CHANNELS = 4
 
@@ -24,8 +24,8 @@ def random_network(seed: int) -> BodyNetwork:
         before, side = CHANNELS, side // stride
     tensors["hidden.weight"] = rng.normal(0, 0.2, (side * side * CHANNELS, 8))
     tensors["hidden.bias"] = rng.normal(0, 0.1, 8)
-    tensors["out.weight"] = rng.normal(0, 0.3, (8, len(TURNS) + 2))
-    tensors["out.bias"] = rng.normal(0, 0.1, len(TURNS) + 2)
+    tensors["out.weight"] = rng.normal(0, 0.3, (8, len(PLANES) + 2))
+    tensors["out.bias"] = rng.normal(0, 0.1, len(PLANES) + 2)
     return BodyNetwork(tensors)
 
 

@@ -16,9 +16,10 @@ from latentseg.imaging import Volume, read, to_canonical, write_like
 from latentseg.imaging import orientation as orientation_module
 from latentseg.imaging.affine import axis_codes_of
 from latentseg.imaging.body_cells import Cells
-from latentseg.imaging.body_network import TURNS, BodyNetwork
+from latentseg.imaging.body_network import BodyNetwork
 from latentseg.imaging.orientation import (
     CODES,
+    TURNS,
     OrientationCheck,
     check_orientation,
     evidence_of,

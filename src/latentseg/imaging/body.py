@@ -99,19 +99,17 @@ def locate(volume: Volume, *, network: BodyNetwork | None = None) -> BodyPositio
         network: weights other than those that ship with the package.
 
     Raises:
-        InputError: an image of a single value, or values that are no numbers.
+        InputError: values that are no numbers.
     """
     canonical = to_canonical(volume)
     cells = Cells.of(canonical.slices, canonical.spacing_mm, modality=volume.modality)
     count = len(cells.values)
     layers = np.unique(np.linspace(0, count - 1, min(count, MOST_LAYERS)).round().astype(int))
-    pictures = cells.pictures(0, layers.tolist())
-    model = network or embedded_network()
-    plain, mirrored = model(pictures), model(pictures[:, :, ::-1])
-    height, spread = (plain.height_mm + mirrored.height_mm) / 2, (plain.spread_mm + mirrored.spread_mm) / 2
+    reading = (network or embedded_network())(cells.pictures(0, layers.tolist()))
     slices = len(canonical.slices)
     at = (np.arange(slices) + 0.5) * count / slices - 0.5
-    read_mm, spread_mm = (np.interp(at, layers, row).astype(np.float32) for row in (height, spread))
+    read_mm = np.interp(at, layers, reading.height_mm).astype(np.float32)
+    spread_mm = np.interp(at, layers, reading.spread_mm).astype(np.float32)
     along_mm = (np.arange(slices) * canonical.spacing_mm[0]).astype(np.float32)
     line, error = fit_line(along_mm, read_mm, spread_mm)
     return BodyPosition(line, read_mm, spread_mm, error)

@@ -41,15 +41,21 @@ class Cells:
     ) -> Cells:
         """Reduce voxels `(A, B, C)`; cost grows with the size of the body, not with that of the array.
 
+        What has a single value is air.
+
         Raises:
-            InputError: as :func:`latentseg.imaging.normalize`.
+            InputError: values that are no numbers.
         """
         steps = [max(1, int(CELL_MM / SAMPLES_PER_CELL / mm)) for mm in spacing_mm]
         starts = [(count - 1) % step // 2 for count, step in zip(array.shape, steps, strict=True)]
         taken = tuple(slice(start, None, step) for start, step in zip(starts, steps, strict=True))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LatentsegWarning)
-            values = normalize(np.asarray(array[taken]), modality=modality, window=window)
+        few = np.asarray(array[taken])
+        if few.size == 0 or few.min() == few.max():
+            values = np.full(few.shape, -1, np.float32)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LatentsegWarning)
+                values = normalize(few, modality=modality, window=window)
         for axis, (count, mm) in enumerate(zip(array.shape, spacing_mm, strict=True)):
             values = _resampled(values, axis, max(1, round(count * mm / CELL_MM)))
         return cls.from_values(values)

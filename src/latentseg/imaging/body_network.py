@@ -1,8 +1,8 @@
-"""The small network that knows where in the body a slice lies and how it is turned, computed with numpy.
+"""The small network that knows where in the body a slice lies and whether it is the right way round.
 
-It was trained with torch (`latentseg train body`) and is exported with its batch normalization folded into
-the convolutions, so that reading a scan needs no torch. It sees pictures of `PICTURE` x `PICTURE` cells of
-`CELL_MM` millimeters, cut from a scan along any of its three axes.
+It was trained with torch (`latentseg train body`) and is computed with numpy, its batch normalization folded
+into the convolutions, so that reading a scan needs no torch. It sees pictures of `PICTURE` x `PICTURE` cells
+of `CELL_MM` millimeters, cut from a scan along any of its three axes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,11 @@ CELL_MM = 6.5
 PICTURE = 64
 """Cells along each side of a picture: 416 mm."""
 
-DIRECTIONS = "LRPAIS"
-"""Patient left, right, posterior, anterior, inferior, superior; opposite directions are neighbors."""
-
-TURNS = tuple(
-    rows + columns
-    for rows, columns in product(DIRECTIONS, repeat=2)
-    if DIRECTIONS.index(rows) // 2 != DIRECTIONS.index(columns) // 2
-)
-"""The 24 turns of a picture: where its rows, then its columns, run to; usual for axial is ``"PL"``."""
+PLANES = ("PL", "IL", "IP")
+"""Where rows and columns of an axial, a coronal and a sagittal picture run to that is the right way round."""
 
 HEIGHT_UNIT_MM = 100.0
-STRIDES = (2, 2, 1, 2, 1, 2, 1)
+STRIDES = (2, 2, 2, 1, 2, 1)
 """Of the convolutions, in order."""
 
 
@@ -47,12 +39,13 @@ class Reading:
     """What the network says of N pictures.
 
     Attributes:
-        turns: `(N, 24)` logits over `TURNS`.
-        height_mm: `(N,)` height above the middle of the kidneys, should the picture be axial.
+        planes: `(N, 3)` scores that a picture is axial, coronal or sagittal and the right way round
+            (`PLANES`); softmax over the three planes and the eight turns of a picture gives probabilities.
+        height_mm: `(N,)` height above the middle of the kidneys, should it be axial and the right way round.
         spread_mm: `(N,)` expected absolute error of it.
     """
 
-    turns: Array
+    planes: Array
     height_mm: Array
     spread_mm: Array
 
@@ -78,10 +71,10 @@ class BodyNetwork:
     def __call__(self, pictures: Array, *, batch: int = 64) -> Reading:
         """Read pictures `(N, PICTURE, PICTURE)` in [-1, 1], -1 being air."""
         parts = [self._forward(pictures[n : n + batch]) for n in range(0, len(pictures), batch)]
-        out = np.concatenate(parts) if parts else np.zeros((0, len(TURNS) + 2), np.float32)
-        turns, height, spread = np.split(out, [len(TURNS), len(TURNS) + 1], axis=1)
+        out = np.concatenate(parts) if parts else np.zeros((0, len(PLANES) + 2), np.float32)
+        planes, height, spread = np.split(out, [len(PLANES), len(PLANES) + 1], axis=1)
         spread_mm = (HEIGHT_UNIT_MM * np.exp(np.clip(spread[:, 0], -4, 3))).astype(np.float32)
-        return Reading(turns, HEIGHT_UNIT_MM * height[:, 0], spread_mm)
+        return Reading(planes, HEIGHT_UNIT_MM * height[:, 0], spread_mm)
 
     def _forward(self, pictures: Array) -> Array:
         values = pictures[..., None].astype(np.float32) + 1

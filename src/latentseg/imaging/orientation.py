@@ -1,9 +1,9 @@
 """Which way a scan really runs, read from the picture: headers that put the spine in front are common.
 
-The body network says of pictures across each of the three axes how they are turned (24 ways), and of those
-across one axis how high in the body they lie. Together they give a probability to each of the 48 orders and
-directions of the axes. What no picture tells, such as left and right of a thigh, stays as the header says,
-without a word.
+Pictures across each of the three axes are turned in all eight ways, and the body network says which of them
+is the right way round, and how high in the body it lies. Together they give a probability to each of the 48
+orders and directions of the axes. What no picture tells, such as left and right of a thigh, stays as the
+header says, without a word.
 
 ```python
 from latentseg.imaging import read
@@ -18,7 +18,6 @@ check.warning()  # one sentence, or None
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import permutations, product
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError, caution
 from latentseg.imaging.body_cells import Cells
-from latentseg.imaging.body_network import CELL_MM, DIRECTIONS, TURNS, BodyNetwork, Reading, embedded_network
+from latentseg.imaging.body_network import CELL_MM, PLANES, BodyNetwork, Reading, embedded_network
 
 if TYPE_CHECKING:
     from latentseg.imaging.volume import Volume
@@ -43,6 +42,16 @@ CODES = tuple(
     for bits in product((0, 1), repeat=3)
 )
 """The 48 axis codes."""
+
+DIRECTIONS = "LRPAIS"
+"""Patient left, right, posterior, anterior, inferior, superior; opposite directions are neighbors."""
+
+TURNS = tuple(
+    rows + columns
+    for rows, columns in product(DIRECTIONS, repeat=2)
+    if DIRECTIONS.index(rows) // 2 != DIRECTIONS.index(columns) // 2
+)
+"""The 24 turns of a picture: where its rows, then its columns, run to."""
 
 LAYERS = 10
 """Pictures across each axis."""
@@ -135,7 +144,7 @@ def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> 
         network: weights other than those that ship with the package.
 
     Raises:
-        InputError: an image of a single value, or values that are no numbers.
+        InputError: values that are no numbers.
     """
     stated = volume.orientation.upper() if volume.orientation else volume.axis_codes
     cells = Cells.of(volume.array, volume.spacing_mm, modality=volume.modality)
@@ -171,7 +180,7 @@ def with_found_orientation(volume: Volume) -> Volume:
     Warns of what was overruled, and of a header that is surely wrong where the picture does not say how.
 
     Raises:
-        InputError: an image of a single value, or values that are no numbers.
+        InputError: values that are no numbers.
     """
     check = check_orientation(volume)
     warning = check.warning()
@@ -202,40 +211,32 @@ def evidence_of(cells: Cells, network: BodyNetwork) -> Array:
         if min(others) * CELL_MM < SHORTEST_MM:
             continue
         layers = cells.layers(axis, LAYERS)
-        reading = read_all_turns(cells.pictures(axis, layers), network)
-        turns = log_softmax(reading.turns).sum(0)
-        upward = _upward(np.asarray(layers, np.float32) * CELL_MM, reading)
+        readings = read_all_turns(cells.pictures(axis, layers), network)
+        turns, along_mm = turn_scores(readings), np.asarray(layers, np.float32) * CELL_MM
         for n, codes in enumerate(CODES):
             rows, columns = (codes[other] for other in range(3) if other != axis)
-            total[n] += TURN_WEIGHT * turns[TURNS.index(rows + columns)]
+            total[n] += TURN_WEIGHT * turns[rows + columns]
             if codes[axis] in "IS":
-                total[n] -= np.logaddexp(
-                    0, -HEIGHT_WEIGHT * upward if codes[axis] == "S" else HEIGHT_WEIGHT * upward
-                )
+                ratio = HEIGHT_WEIGHT * upward(along_mm, readings[RIGHTING[rows + columns][0]])
+                total[n] -= np.logaddexp(0, -ratio if codes[axis] == "S" else ratio)
     return total
 
 
-def read_all_turns(pictures: Array, network: BodyNetwork) -> Reading:
-    """Read pictures in each of their 8 turns, so that the answer does not depend on how they are stored."""
-    readings = []
-    for transpose, rows, columns in product((False, True), repeat=3):
-        seen = _turned(pictures, transpose, rows, columns)
-        reading = network(np.ascontiguousarray(seen))
-        order = _turns_after(transpose, rows, columns)
-        readings.append(Reading(reading.turns[:, order], reading.height_mm, reading.spread_mm))
-    mean = [
-        np.mean([getattr(r, name) for r in readings], axis=0) for name in ("turns", "height_mm", "spread_mm")
-    ]
-    return Reading(*mean)
+def read_all_turns(pictures: Array, network: BodyNetwork) -> list[Reading]:
+    """Read pictures `(N, H, W)` after each of `OPERATIONS`."""
+    return [network(np.ascontiguousarray(turned(pictures, *operation))) for operation in OPERATIONS]
 
 
-def log_softmax(logits: Array) -> Array:
-    """Logarithms of probabilities over the last axis."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), np.float32)
+def turn_scores(readings: list[Reading]) -> dict[str, float]:
+    """Sum over pictures of the log-probability of each of the 24 turns."""
+    scores = np.stack([reading.planes for reading in readings], 1)
+    flat = scores.reshape(len(scores), -1)
+    shifted = flat - flat.max(1, keepdims=True)
+    logs = (shifted - np.log(np.exp(shifted).sum(1, keepdims=True))).sum(0).reshape(scores.shape[1:])
+    return {turn: float(logs[operation, plane]) for turn, (operation, plane) in RIGHTING.items()}
 
 
-def _upward(along_mm: Array, reading: Reading) -> float:
+def upward(along_mm: Array, reading: Reading) -> float:
     """Log-likelihood ratio of heights that rise along an axis against heights that fall."""
     weight = 1 / np.maximum(reading.spread_mm, 10.0) ** 2
     share = weight / weight.sum()
@@ -243,16 +244,11 @@ def _upward(along_mm: Array, reading: Reading) -> float:
     return float(2 * (weight * along * height).sum())
 
 
-def _turned(pictures: Array, transpose: bool, rows: bool, columns: bool) -> Array:
+def turned(pictures: Array, transpose: bool, rows: bool, columns: bool) -> Array:
+    """Transpose pictures `(N, H, W)`, then flip their rows and columns."""
     seen = pictures.transpose(0, 2, 1) if transpose else pictures
     seen = seen[:, ::-1] if rows else seen
     return seen[:, :, ::-1] if columns else seen
-
-
-@lru_cache(maxsize=8)
-def _turns_after(transpose: bool, rows: bool, columns: bool) -> list[int]:
-    """For each of `TURNS` the number of the one that it is after `_turned`."""
-    return [TURNS.index(turn_after(turn, transpose, rows, columns)) for turn in TURNS]
 
 
 def turn_after(turn: str, transpose: bool, rows: bool, columns: bool) -> str:
@@ -264,3 +260,19 @@ def turn_after(turn: str, transpose: bool, rows: bool, columns: bool) -> str:
 def opposite(direction: str) -> str:
     """``"R"`` for ``"L"``."""
     return DIRECTIONS[DIRECTIONS.index(direction) ^ 1]
+
+
+OPERATIONS = tuple(product((False, True), repeat=3))
+"""The eight ways to turn a picture: whether to transpose it, to flip its rows, to flip its columns."""
+
+
+def _righting() -> dict[str, tuple[int, int]]:
+    found = {}
+    for operation, plane in product(range(len(OPERATIONS)), range(len(PLANES))):
+        turn = next(turn for turn in TURNS if turn_after(turn, *OPERATIONS[operation]) == PLANES[plane])
+        found[turn] = operation, plane
+    return found
+
+
+RIGHTING = _righting()
+"""For each of the 24 turns of a picture the operation that puts it right, and the plane that it is then."""

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentseg.imaging.body_network import HEIGHT_UNIT_MM, PICTURE, STRIDES, TURNS
+from latentseg.imaging.body_network import HEIGHT_UNIT_MM, PICTURE, PLANES, STRIDES
 from latentseg.imaging.files import written_whole
 
-KERNELS = (5, 3, 3, 3, 3, 3, 1)
-WIDTHS = (16, 40, 64, 64, 96, 96, 64)
+KERNELS = (5, 3, 3, 3, 3, 1)
+WIDTHS = (16, 32, 64, 64, 96, 64)
 HIDDEN = 128
 EPSILON = 1e-5
 
@@ -35,18 +35,18 @@ class BodyModel(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.drop = nn.Dropout(dropout)
         self.hidden = nn.Linear(before * side * side, HIDDEN)
-        self.out = nn.Linear(HIDDEN, len(TURNS) + 2)
+        self.out = nn.Linear(HIDDEN, len(PLANES) + 2)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read pictures `(N, 1, PICTURE, PICTURE)` in [-1, 1].
 
         Returns:
-            Logits `(N, 24)` over the turns; heights and expected absolute errors `(N,)` in mm.
+            Scores `(N, 3)` of the planes; heights and expected absolute errors `(N,)` in mm.
         """
         flat = self.blocks(pictures + 1).permute(0, 2, 3, 1).flatten(1)
         out = self.out(self.drop(self.hidden(self.drop(flat)).relu()))
-        turns, height, spread = out.split([len(TURNS), 1, 1], 1)
-        return turns, HEIGHT_UNIT_MM * height[:, 0], HEIGHT_UNIT_MM * spread[:, 0].clamp(-4, 3).exp()
+        planes, height, spread = out.split([len(PLANES), 1, 1], 1)
+        return planes, HEIGHT_UNIT_MM * height[:, 0], HEIGHT_UNIT_MM * spread[:, 0].clamp(-4, 3).exp()
 
 
 def folded(model: BodyModel) -> dict[str, NDArray[np.float16]]:

@@ -1,8 +1,7 @@
-"""What the body network learns from: pictures of packed scans, in random contrasts, crops and turns."""
+"""What the body network learns from: pictures of packed scans, in random contrasts and crops."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -12,18 +11,16 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from latentseg.imaging.body_cells import Cells
-from latentseg.imaging.body_network import PICTURE, TURNS
-from latentseg.imaging.orientation import opposite, turn_after
+from latentseg.imaging.body_network import PICTURE, PLANES
+from latentseg.imaging.orientation import OPERATIONS, turned
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.body.pack import BodyPack, PackedBody
-
-PLANES = ("PL", "IL", "IP")
-"""How pictures across S, H and W are turned: axial, coronal and sagittal, the latter two with the head up."""
 
 KNOTS = np.array([-1, -0.96, -0.85, -0.6, -0.3, -0.1, 0.05, 0.2, 0.5, 1.0])
 """Where random contrasts bend: close together at fat and soft tissue of the few-shot field's window."""
 
-OPERATIONS = tuple(product((False, True), repeat=3))
+MIRRORED = 1
+"""Number of the operation that flips columns: it swaps the sides of axial and coronal pictures."""
 
 
 class PictureOptions(BaseModel):
@@ -43,13 +40,13 @@ class PictureOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scans: int = 6
-    slices: int = 6
-    others: int = 30
-    singles: int = 30
-    local: float = 0.5
-    cropped: float = 0.3
-    curve: float = 0.7
+    scans: int = 5
+    slices: int = 4
+    others: int = 12
+    singles: int = 10
+    local: float = 0.4
+    cropped: float = 0.25
+    curve: float = 0.65
     geometry: Geometry = Geometry(degrees=12, zoom=(0.75, 1.35), stretch=0.1, shift=0.07, elastic=0.01)
     without: tuple[str, ...] = ()
 
@@ -58,15 +55,16 @@ class PictureBatch(NamedTuple):
     """Pictures and what is known of them.
 
     Attributes:
-        pictures: `(N, 1, PICTURE, PICTURE)` in [-1, 1].
-        turns: `(N, 24)` target probabilities.
+        pictures: `(N, 3, PICTURE, PICTURE)` in [-1, 1]: the right way round, mirrored, and in one of the six
+            other turns.
+        planes: `(N, 9)` target probabilities of the three planes in these three turns.
         group: `(N,)` number of the scan whose distances are known, -1 for none.
         along_mm: `(N,)` position along the scan.
         anchor_mm: `(N,)` known height, NaN for none.
     """
 
     pictures: Tensor
-    turns: Tensor
+    planes: Tensor
     group: Tensor
     along_mm: Tensor
     anchor_mm: Tensor
@@ -74,7 +72,7 @@ class PictureBatch(NamedTuple):
 
 class _Drawn(NamedTuple):
     picture: NDArray[np.float32]
-    turn: str
+    plane: int
     tells: str
     group: int = -1
     along_mm: float = 0.0
@@ -109,13 +107,11 @@ class Pictures:
         for _ in range(options.singles):
             drawn.append(self._single(rng, self._scan(rng, deep=False), 0))
         pictures = self._varied(rng, np.stack([one.picture for one in drawn]))
-        turned, turns = zip(
-            *(self._turned(rng, p, one) for p, one in zip(pictures, drawn, strict=True)), strict=True
-        )
+        turns = np.stack([_in_three_turns(rng, picture) for picture in pictures])
+        planes = np.stack([_target(one.plane, one.tells) for one in drawn])
         columns = torch.tensor([one[3:] for one in drawn], dtype=torch.float32)
         groups, along, anchors = columns.unbind(1)
-        images = torch.tensor(np.stack(turned))[:, None]
-        return PictureBatch(images, torch.tensor(np.stack(turns)), groups.long(), along, anchors)
+        return PictureBatch(torch.tensor(turns), torch.tensor(planes), groups.long(), along, anchors)
 
     def _scan(self, rng: np.random.Generator, *, deep: bool) -> int:
         """A scan by the shares of the sources; ``deep`` ones have extent along the body."""
@@ -139,9 +135,7 @@ class Pictures:
                 anchor = along - scan.kidneys_mm
             elif scan.middle_mm is not None:
                 anchor = scan.middle_mm + along - depth * scan.layer_mm / 2
-            drawn.append(
-                _Drawn(self._slab(rng, cells, 0, layer), PLANES[0], scan.tells, group, along, anchor)
-            )
+            drawn.append(_Drawn(self._slab(rng, cells, 0, layer), 0, scan.tells, group, along, anchor))
         return drawn
 
     def _single(self, rng: np.random.Generator, n: int, axis: int) -> _Drawn:
@@ -150,7 +144,7 @@ class Pictures:
         layer = int(np.searchsorted(np.cumsum(cells.mass[axis]), share).clip(0, len(cells.mass[axis]) - 1))
         middle = scan.middle_mm if axis == 0 and len(cells.values) == 1 else None
         known = float("nan") if middle is None else middle
-        return _Drawn(self._slab(rng, cells, axis, layer), PLANES[axis], scan.tells, anchor_mm=known)
+        return _Drawn(self._slab(rng, cells, axis, layer), axis, scan.tells, anchor_mm=known)
 
     @staticmethod
     def _slab(rng: np.random.Generator, cells: Cells, axis: int, layer: int) -> NDArray[np.float32]:
@@ -171,26 +165,24 @@ class Pictures:
                 _crop(rng, picture)
         return out
 
-    @staticmethod
-    def _turned(
-        rng: np.random.Generator, picture: NDArray[np.float32], one: _Drawn
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A picture in a random turn, and the probabilities of the 24 turns to learn."""
-        transpose, rows, columns = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
-        seen = picture.T if transpose else picture
-        seen = seen[::-1] if rows else seen
-        seen = seen[:, ::-1] if columns else seen
-        target = np.zeros(len(TURNS), np.float32)
-        turn = turn_after(one.turn, transpose, rows, columns)
-        if one.tells == "none":
-            target[:] = 1 / len(TURNS)
-        elif one.tells == "no sides":
-            swapped = "".join(opposite(code) if code in "LR" else code for code in turn)
-            target[TURNS.index(turn)] += 0.5
-            target[TURNS.index(swapped)] += 0.5
-        else:
-            target[TURNS.index(turn)] = 1
-        return np.ascontiguousarray(seen), target
+
+def _in_three_turns(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A picture the right way round, mirrored, and in a random one of the other six turns."""
+    others = [n for n in range(1, len(OPERATIONS)) if n != MIRRORED]
+    chosen = (0, MIRRORED, int(rng.choice(others)))
+    return np.concatenate([turned(picture[None], *OPERATIONS[n]) for n in chosen])
+
+
+def _target(plane: int, tells: str) -> NDArray[np.float32]:
+    """Probabilities `(9,)` of the planes in `_in_three_turns`, the last of which stands for six."""
+    target = np.zeros((3, len(PLANES)), np.float32)
+    if tells == "none":
+        target[:] = np.array([[1], [1], [6]]) / 24
+    elif tells == "no sides" and PLANES[plane][1] == "L":
+        target[:2, plane] = 0.5
+    else:
+        target[0, plane] = 1
+    return target.reshape(-1)
 
 
 def contrasted(rng: np.random.Generator, images: Tensor, chance: float) -> Tensor:

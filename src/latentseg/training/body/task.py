@@ -1,4 +1,4 @@
-"""Training of the body network: how pictures are turned, and how far apart slices of a scan are.
+"""Training of the body network: which way round pictures are, and how far apart slices of a scan are.
 
 The heights are learned without labels, as in body part regression (Yan et al., 2018, arXiv:1707.03891): of
 several slices of one scan only the distances are known, and the network must reproduce them; the kidneys of
@@ -19,6 +19,9 @@ from latentseg.training.body.model import BodyModel, export
 from latentseg.training.body.pack import BodyPack
 from latentseg.training.body.pictures import PictureBatch, PictureOptions, Pictures
 from latentseg.training.loop import LoopOptions
+
+STANDS_FOR = torch.tensor([1.0, 1.0, 6.0])
+"""How many of the eight turns each of the three that are drawn stands for, in the softmax over all."""
 
 
 class BodyOptions(BaseModel):
@@ -52,7 +55,7 @@ class BodyTask:
 
     def images(self, batch: PictureBatch) -> int:
         """Pictures of a batch."""
-        return len(batch.pictures)
+        return batch.pictures.shape[0] * batch.pictures.shape[1]
 
     def to(self, device: torch.device) -> None:
         """Move the model."""
@@ -63,17 +66,20 @@ class BodyTask:
         return self.pictures.draw(rng)
 
     def loss(self, batch: PictureBatch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the turns, and Laplace likelihoods of distances and known heights."""
+        """Cross-entropy of planes and turns, and Laplace likelihoods of distances and known heights."""
         options = self.options
-        turns, height, spread = self.model(batch.pictures)
-        turned = F.cross_entropy(turns, batch.turns)
+        count = len(batch.pictures)
+        scores, height, spread = self.model(batch.pictures.flatten(0, 1)[:, None])
+        scores = scores.view(count, 3, -1) + STANDS_FOR.log().to(scores)[:, None]
+        height, spread = height.view(count, 3)[:, 0], spread.view(count, 3)[:, 0]
+        turned = F.cross_entropy(scores.flatten(1), batch.planes)
         apart, missed_mm = distance_loss(height, spread, batch.group, batch.along_mm)
         known = ~batch.anchor_mm.isnan()
         anchored = height.sum() * 0
         if bool(known.any()):
             off = (height[known] - batch.anchor_mm[known]).abs() - options.tolerance_mm
             anchored = laplace(off.relu(), spread[known])
-        right = (turns.argmax(1) == batch.turns.argmax(1)).float().mean()
+        right = (scores.flatten(1).argmax(1) == batch.planes.argmax(1)).float().mean()
         figures = {"turned": float(turned.detach()), "right": float(right), "missed_mm": missed_mm}
         return turned + options.distances * apart + options.anchors * anchored, figures
 

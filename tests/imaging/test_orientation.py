@@ -149,12 +149,12 @@ def test_auto_follows_the_header_where_the_picture_is_not_clear(monkeypatch: pyt
 def test_the_warning_names_the_option_that_mends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orientation_module, "check_orientation", lambda _: certain("RAS", "RPS"))
     volume = Volume(np.zeros((2, 2, 2), np.int16), np.eye(4))
-    with pytest.warns(LatentsegWarning, match=r"Give --orientation auto, or --orientation RPS$"):
-        warn_of_orientation(volume, fix="Give --orientation auto, or --orientation {codes}")
+    with pytest.warns(LatentsegWarning, match=r"Give --orientation auto, or RPS$"):
+        warn_of_orientation(volume)
 
 
 def test_a_constant_image_is_left_to_who_works_on_it(recwarn: pytest.WarningsRecorder) -> None:
-    warn_of_orientation(Volume(np.zeros((9, 9, 9), np.int16), np.eye(4)), fix="")
+    warn_of_orientation(Volume(np.zeros((9, 9, 9), np.int16), np.eye(4)))
     assert not recwarn.list
 
 

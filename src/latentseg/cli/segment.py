@@ -137,7 +137,7 @@ def segment(
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt)
     scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
     if orientation is None:
-        warn_of_orientation(scan, fix="Give --orientation auto, or --orientation {codes}")
+        warn_of_orientation(scan)
     results = load()(scan, targets, on_progress=show_progress)
     results.save(out, what=outputs)
     if priority is not None:

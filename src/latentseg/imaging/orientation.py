@@ -53,6 +53,9 @@ TURNS = tuple(
 )
 """The 24 turns of a picture: where its rows, then its columns, run to."""
 
+MEND = "Give --orientation auto, or {codes}"
+"""How to mend it, on the command line; with the same words in Python."""
+
 LAYERS = 10
 """Pictures across each axis."""
 
@@ -158,7 +161,7 @@ def weighed(evidence: Array, stated: str) -> OrientationCheck:
     return OrientationCheck(stated, dict(zip(CODES, (shares / shares.sum()).tolist(), strict=True)))
 
 
-def warn_of_orientation(volume: Volume, *, fix: str) -> None:
+def warn_of_orientation(volume: Volume, *, fix: str = MEND) -> None:
     """Warn where a scan surely does not run as its header says.
 
     Args:

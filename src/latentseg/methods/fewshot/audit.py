@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latentseg.imaging import Volume, read, to_canonical
+from latentseg.imaging import Volume, to_canonical
 from latentseg.imaging.intensity import Modality
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter, Prepared
-from latentseg.methods.fewshot.support import Support, SupportFolder, choose_label, read_mask
+from latentseg.methods.fewshot.support import Support, SupportFolder, choose_label, read_example, read_mask
 from latentseg.metrics.overlap import dice
 
 
@@ -46,7 +46,7 @@ def audit(
     examples = SupportFolder(folder)
     scans = []
     for image_path, mask_path in examples.pairs:
-        image = read(image_path, modality=modality, orientation=orientation)
+        image = read_example(image_path, modality=modality, orientation=orientation)
         scans.append((image, read_mask(mask_path, like=image)))
     targets: dict[str, int | None] = dict(examples.names) or {folder.resolve().name: None}
     prepared = Preparations(segmenter)

@@ -26,6 +26,7 @@ from latentseg.imaging import (
 from latentseg.imaging.files import RASTER_FORMATS, SUFFIXES, case_name, suffix_of
 from latentseg.imaging.formats import kind_of
 from latentseg.imaging.intensity import Modality
+from latentseg.imaging.orientation import warn_of_orientation
 from latentseg.methods.fewshot.support_scan import SupportScan
 
 SIZE = 256
@@ -94,7 +95,7 @@ class Support:
             )
         shown = []
         for image_path, mask_path in pairs:
-            image = read(image_path, modality=modality, orientation=orientation)
+            image = read_example(image_path, modality=modality, orientation=orientation)
             mask = read_mask(mask_path, like=image, name=name if label is None else None)
             shown.append(cls.from_volumes(image, mask, name=name, label=label, slices=slices))
         return cls.join(shown)
@@ -152,7 +153,7 @@ class Support:
         label = examples.label(target) if label is None else label
         shown = []
         for image_path, mask_path in examples.pairs:
-            image = read(image_path, modality=modality, orientation=orientation)
+            image = read_example(image_path, modality=modality, orientation=orientation)
             mask = read_mask(mask_path, like=image, name=target if label is None else None)
             if label is None or (mask.array == label).any():
                 shown.append(cls.from_volumes(image, mask, name=target, label=label, slices=slices))
@@ -223,6 +224,16 @@ class SupportFolder:
                 fix=f"{hint}choose from {', '.join(self.names)}",
             )
         return self.names[target]
+
+
+def read_example(
+    path: str | Path, *, modality: Modality | None = None, orientation: str | None = None
+) -> Volume:
+    """Read the scan of an example, and warn where its header surely has the axes wrong."""
+    image = read(path, modality=modality, orientation=orientation)
+    if orientation is None:
+        warn_of_orientation(image)
+    return image
 
 
 def read_mask(path: str | Path, *, like: Volume, name: str | None = None) -> Volume:

@@ -16,6 +16,7 @@ from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.errors import LatentsegError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
+from latentseg.imaging.orientation import warn_of_orientation
 from latentseg.methods.base import Segmenter
 from latentseg.methods.results import Segmentations, write_bytes
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from latentseg.methods.results import Segmentation
 
     Target = str | Support | SupportContext
+
+MEND = "Give --orientation auto, or {codes} in the column 'orientation' of a table of cases"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,8 @@ def read_case(case: Case) -> Loaded:
     start = time.perf_counter()
     with noted([]) as notes:
         scan = read(case.image, modality=case.modality, orientation=case.orientation, dicom=case.dicom)
+        if case.orientation is None:
+            warn_of_orientation(scan, fix=MEND)
     state = {**keys.scan_state(case.image), "sha256": keys.scan_sha256(case.image)}
     return Loaded(scan, state, tuple(notes), time.perf_counter() - start)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from latentseg.cli.output import human_bytes, show_table
+from latentseg.cli.output import human_bytes, in_options, show_table
 from latentseg.cli.progress import BatchProgress, Progress, human_time
 from latentseg.cli.segment import (
     AllowGaps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import typer
 
 from latentseg.cli.output import AsJson, show_facts, show_json, show_table
 from latentseg.cli.segment import AllowGaps, ResampleTilt, SeriesOption, VolumeOption
-from latentseg.errors import LatentsegWarning, UsageError
+from latentseg.errors import LatentsegWarning, UsageError, caution
 
 if TYPE_CHECKING:
     from latentseg.imaging import Volume
@@ -103,6 +104,8 @@ def describe(volume: Volume) -> dict[str, Any]:
     import numpy as np
 
     from latentseg.imaging import guess_modality, normalize
+    from latentseg.imaging.body import locate
+    from latentseg.imaging.orientation import check_orientation, percent
 
     array = volume.array
     guess = guess_modality(array)
@@ -110,11 +113,18 @@ def describe(volume: Volume) -> dict[str, Any]:
     normalize(array, modality=modality, where=str(volume.source))
     padding = volume.padding
     low, high = np.percentile(array if padding is None else array[~padding], (0.5, 99.5))
+    check = check_orientation(volume)
+    warning = check.warning()
+    if warning:
+        caution(f"{warning}. Give `segment` --orientation auto, or --orientation {check.found}")
+    shown = replace(volume, orientation=check.mended or volume.orientation)
     return {
         "file": str(volume.source),
         "shape": [int(size) for size in volume.shape],
         "spacing_mm": [round(float(size), 4) for size in volume.spacing_mm],
         "axis_codes": "".join(volume.axis_codes),
+        "axis_codes_of_picture": f"{check.found} ({percent(check.confidence)})",
+        "body_part": locate(shown).describe(),
         "dtype": str(array.dtype),
         "modality": volume.modality,
         "modality_guess": guess,

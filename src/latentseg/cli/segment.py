@@ -66,7 +66,11 @@ ModalityOption = Annotated[
     str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")
 ]
 Orientation = Annotated[
-    str | None, typer.Option(help="Axis codes such as LAS that overrule wrong affines of scan and support.")
+    str | None,
+    typer.Option(
+        help="Axis codes such as LAS that overrule wrong affines of scan and support; auto reads them from"
+        " each picture."
+    ),
 ]
 SeriesOption = Annotated[
     str | None, typer.Option("--series", help="DICOM: UID or number of the series, where there are several.")
@@ -129,6 +133,7 @@ def segment(
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
     from latentseg.imaging.dicom.series import DicomOptions
+    from latentseg.imaging.orientation import warn_of_orientation
     from latentseg.methods.results import ONE_FILE, check_priority, check_writable
 
     if bool(support) == bool(prompt):
@@ -155,6 +160,8 @@ def segment(
     with Progress("segment") as progress:
         progress.stage("reading the scan")
         scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
+        if orientation is None:
+            warn_of_orientation(scan)
         progress.stage("loading the model")
         results = load()(scan, targets, on_progress=progress)
         progress.stage("writing")

@@ -46,6 +46,42 @@ def pack_scans(
     typer.echo(f"{len(packed.images)} slices of {len(packed.scans)} scans in {out}")
 
 
+@app.command("pack-body")
+def pack_body_scans(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
+    ] = None,
+) -> None:
+    """Pack scans for the training of the body network."""
+    from latentseg.training.body.pack import BodyPackOptions, pack_body
+    from latentseg.training.config import read_config
+
+    _log_to_terminal()
+    root = data or Path(os.environ.get("LATENTSEG_DATA", "../shared/data"))
+    packed = pack_body(read_config(config, BodyPackOptions), data=root, folder=out)
+    typer.echo(f"{len(packed.scans)} scans in {out}")
+
+
+@app.command()
+def body(
+    config: Config,
+    pack: Annotated[Path, typer.Option("--pack", help="Folder made by `latentseg train pack-body`.")],
+    out: Out,
+    resume: Resume = False,
+) -> None:
+    """Train the network that tells a scan's orientation and where in the body it lies."""
+    from latentseg.training.body.pack import BodyPack
+    from latentseg.training.body.task import BodyOptions, BodyTask
+    from latentseg.training.config import read_config
+    from latentseg.training.loop import Loop
+
+    _log_to_terminal()
+    options = read_config(config, BodyOptions)
+    Loop(BodyTask(options, BodyPack(pack)), options.loop, out).run(resume=resume)
+
+
 @app.command()
 def supervoxels(
     folder: Annotated[Path, typer.Argument(help="Folder made by `latentseg train pack`.")],

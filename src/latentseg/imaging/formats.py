@@ -15,6 +15,7 @@ from latentseg.imaging import files, objects
 from latentseg.imaging.contents import warn_about_contents
 from latentseg.imaging.geometry import onto_grid
 from latentseg.imaging.intensity import Modality, check_finite, guess_modality
+from latentseg.imaging.orientation import AUTO, with_found_orientation
 from latentseg.imaging.volume import Volume
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def read(
             DICOM (a folder, a file, or a zip archive); an image of nibabel or SimpleITK; a numpy array
             `(I, J, K)`, or `(H, W)` for a picture.
         modality: CT or MR; guessed from the values when not given.
-        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`), or that
-            say how an array lies.
+        orientation: axis codes such as ``"LAS"`` that overrule a wrong affine (see :class:`Volume`);
+            ``"auto"`` takes them from the picture where it surely contradicts the affine, and warns.
         dicom: which series of several, and what of its geometry may be resampled.
         spacing_mm: of an array, the size of a voxel along each of its axes.
         affine_ras_mm: of an array, `(4, 4)`, voxel index to RAS world millimeters.
@@ -71,10 +72,10 @@ def read(
         modality=modality or loaded.modality or guess_modality(loaded.array),
         source=path,
         header=loaded.header,
-        orientation=orientation,
+        orientation=None if orientation == AUTO else orientation,
     )
     warn_about_contents(volume, where=where)
-    return volume
+    return with_found_orientation(volume) if orientation == AUTO else volume
 
 
 def as_volume(anything: Any, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:

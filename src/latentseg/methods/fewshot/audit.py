@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latentseg.imaging import Volume, read, to_canonical
+from latentseg.imaging import Volume, to_canonical
 from latentseg.imaging.intensity import Modality
 from latentseg.imaging.label_names import Label, described, members
 from latentseg.methods.base import Progress
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter, PreparedScan
-from latentseg.methods.fewshot.support import Support, marked, read_mask
+from latentseg.methods.fewshot.support import Support, marked, read_example, read_mask
 from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.metrics.overlap import dice
 
@@ -65,7 +65,7 @@ def audit(
     """
     examples = SupportFolder(folder)
     images = {
-        image_path: read(image_path, modality=modality, orientation=orientation)
+        image_path: read_example(image_path, modality=modality, orientation=orientation)
         for image_path, _ in examples.pairs
     }
     targets = examples.names or {folder.resolve().name: None}

@@ -15,7 +15,6 @@ from latentseg.imaging import (
     Volume,
     fit_square,
     normalize,
-    read,
     read_labels,
     to_canonical,
 )
@@ -26,6 +25,7 @@ from latentseg.imaging.intensity import Modality
 from latentseg.imaging.label_names import Label, described, members
 from latentseg.imaging.network_input import check_slices
 from latentseg.imaging.objects import kind_name
+from latentseg.imaging.orientation import warn_of_orientation
 from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.methods.fewshot.support_scan import SupportScan
 
@@ -110,7 +110,7 @@ class Support:
         """
         shown = []
         for image, mask in _listed(pairs, name):
-            scan = as_volume(image, modality=modality, orientation=orientation)
+            scan = read_example(image, modality=modality, orientation=orientation)
             shown.append(cls.from_volumes(scan, mask, name=name, label=label, slices=slices))
         return cls.join(shown)
 
@@ -167,7 +167,7 @@ class Support:
         label = examples.label(target) if label is None else label
         shown = []
         for image_path, mask_path in examples.showing(target):
-            image = read(image_path, modality=modality, orientation=orientation)
+            image = read_example(image_path, modality=modality, orientation=orientation)
             mask = read_mask(mask_path, like=image, name=target if label is None else None)
             if label is None or np.isin(mask.array, members(label)).any():
                 shown.append(cls.from_volumes(image, mask, name=target, label=label, slices=slices))
@@ -190,6 +190,14 @@ class Support:
             all(s.flat for s in supports),
             tuple(scan for s in supports for scan in s.scans),
         )
+
+
+def read_example(image: Any, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:
+    """Read the scan of an example, and warn where its header surely has the axes wrong."""
+    scan = as_volume(image, modality=modality, orientation=orientation)
+    if orientation is None and not isinstance(image, Volume):
+        warn_of_orientation(scan)
+    return scan
 
 
 def read_mask(mask: Any, *, like: Volume, name: str | None = None) -> Volume:

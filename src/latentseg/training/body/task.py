@@ -1,0 +1,123 @@
+"""Training of the body network: which way round pictures are, and how far apart slices of a scan are.
+
+The heights are learned without labels, as in body part regression (Yan et al., 2018, arXiv:1707.03891): of
+several slices of one scan only the distances are known, and the network must reproduce them; the kidneys of
+the scans where they are outlined fix the zero, and the kind of the scan roughly places heads and limbs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from latentseg.training.body.model import BodyModel, export
+from latentseg.training.body.pack import BodyPack
+from latentseg.training.body.pictures import PictureBatch, PictureOptions, Pictures
+from latentseg.training.loop import LoopOptions
+
+STANDS_FOR = torch.tensor([1.0, 1.0, 6.0])
+"""How many of the eight turns each of the three that are drawn stands for, in the softmax over all."""
+
+
+class BodyOptions(BaseModel):
+    """A training of the body network, as read from YAML.
+
+    Attributes:
+        distances: weight of the distances between slices of a scan.
+        anchors: weight of known heights.
+        tolerance_mm: of known heights.
+        dropout: share of hidden values that are dropped.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loop: LoopOptions
+    pictures: PictureOptions = PictureOptions()
+    distances: float = 0.4
+    anchors: float = 0.2
+    tolerance_mm: float = 10.0
+    dropout: float = 0.2
+
+
+class BodyTask:
+    """What the loop trains."""
+
+    def __init__(self, options: BodyOptions, packed: BodyPack) -> None:
+        torch.manual_seed(options.loop.seed)
+        self.options = options
+        self.pictures = Pictures(packed, options.pictures)
+        self.model = BodyModel(options.dropout)
+
+    def images(self, batch: PictureBatch) -> int:
+        """Pictures of a batch."""
+        return batch.pictures.shape[0] * batch.pictures.shape[1]
+
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> PictureBatch:  # noqa: ARG002
+        """Draw one batch of pictures."""
+        return self.pictures.draw(rng)
+
+    def loss(self, batch: PictureBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of planes and turns, and Laplace likelihoods of distances and known heights."""
+        options = self.options
+        count = len(batch.pictures)
+        scores, height, spread = self.model(batch.pictures.flatten(0, 1)[:, None])
+        scores = scores.view(count, 3, -1) + STANDS_FOR.log().to(scores)[:, None]
+        height, spread = height.view(count, 3)[:, 0], spread.view(count, 3)[:, 0]
+        turned = F.cross_entropy(scores.flatten(1), batch.planes)
+        apart, missed_mm = distance_loss(height, spread, batch.group, batch.along_mm)
+        known = ~batch.anchor_mm.isnan()
+        anchored = height.sum() * 0
+        if bool(known.any()):
+            off = (height[known] - batch.anchor_mm[known]).abs() - options.tolerance_mm
+            anchored = laplace(off.relu(), spread[known])
+        right = (scores.flatten(1).argmax(1) == batch.planes.argmax(1)).float().mean()
+        figures = {"turned": float(turned.detach()), "right": float(right), "missed_mm": missed_mm}
+        return turned + options.distances * apart + options.anchors * anchored, figures
+
+    def export(self, model: BodyModel, folder: Path) -> None:
+        """Write ``body.safetensors``."""
+        export(model, folder / "body.safetensors")
+
+
+def laplace(off_mm: Tensor, spread_mm: Tensor) -> Tensor:
+    """Mean negative log-likelihood of absolute errors, up to a constant."""
+    return (off_mm / spread_mm + (spread_mm / 10).log()).mean()
+
+
+def distance_loss(height: Tensor, spread: Tensor, group: Tensor, along_mm: Tensor) -> tuple[Tensor, float]:
+    """How badly heights reproduce the distances of slices within each scan.
+
+    Each scan has its own level, and half of what the heights suggest of a size of its own, up to 15 %.
+
+    Args:
+        height: `(N,)` in mm, as read.
+        spread: `(N,)` expected absolute errors in mm.
+        group: `(N,)` number of the scan, -1 for none.
+        along_mm: `(N,)` positions along the scan.
+
+    Returns:
+        The loss, and the mean absolute error in mm.
+    """
+    losses, missed = [], []
+    for number in group[group >= 0].unique():
+        here = group == number
+        read, along, wide = height[here], along_mm[here], spread[here]
+        weight = 1 / wide.detach()
+        weight = weight / weight.sum()
+        along = along - (weight * along).sum()
+        with torch.no_grad():
+            size = (weight * along * read).sum() / ((weight * along**2).sum() + 1.0)
+            size = 1 + 0.5 * (size - 1).clamp(-0.3, 0.3)
+        off = (read - (weight * read).sum() - size * along).abs()
+        losses.append(laplace(off, wide))
+        missed.append(float(off.mean().detach()))
+    return torch.stack(losses).mean(), float(np.mean(missed))

@@ -57,11 +57,11 @@ def nifti_bytes(path: Path) -> int:
     for order in "<>":
         if len(head) >= NIFTI_HEADER and struct.unpack_from(f"{order}i", head)[0] == 348:
             dims = struct.unpack_from(f"{order}8h", head, 40)
-            bits = struct.unpack_from(f"{order}h", head, 72)[0]
+            bits = int(struct.unpack_from(f"{order}h", head, 72)[0])
             return _product(dims[1 : 1 + min(max(dims[0], 0), 7)]) * max(bits, 8) // 8
         if len(head) >= NIFTI_HEADER + 188 and struct.unpack_from(f"{order}i", head)[0] == 540:
             dims = struct.unpack_from(f"{order}8q", head, 16)
-            bits = struct.unpack_from(f"{order}h", head, 14)[0]
+            bits = int(struct.unpack_from(f"{order}h", head, 14)[0])
             return _product(dims[1 : 1 + min(max(dims[0], 0), 7)]) * max(bits, 8) // 8
     raise files.not_an_image(path)
 

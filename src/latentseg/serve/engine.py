@@ -287,8 +287,7 @@ def with_drawn(result: Segmentation, volume: Volume, drawn: Mapping[int, NDArray
     mask[gone], probability[gone] = False, 0
     for z, slice_ in drawn.items():
         mask[:, :, z], probability[:, :, z] = slice_, slice_
-    parts = {"mask": view.restore(mask), "probability": view.restore(probability)}
-    return replace(result, **parts)
+    return replace(result, mask=view.restore(mask), probability=view.restore(probability))
 
 
 def size_of(thing: Any) -> int:

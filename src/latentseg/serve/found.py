@@ -120,8 +120,13 @@ def packed(mask: NDArray[np.bool_], probability: NDArray[np.uint8]) -> bytes:
     box = bounding_box(mask | (probability > 0))
     inside = tuple(slice(low, high) for low, high in box)
     stream = io.BytesIO()
-    parts = {"box": np.asarray(box), "shape": np.asarray(mask.shape)}
-    np.savez_compressed(stream, mask=mask[inside], probability=probability[inside], **parts)
+    np.savez_compressed(
+        stream,
+        mask=mask[inside],
+        probability=probability[inside],
+        box=np.asarray(box),
+        shape=np.asarray(mask.shape),
+    )
     return stream.getvalue()
 
 

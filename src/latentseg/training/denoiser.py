@@ -150,9 +150,10 @@ class DenoiserTask:
         times = torch.from_numpy(rng.standard_normal(options.batch, np.float32)).sigmoid()
         descriptions = [self.descriptions[i] for i in index]
         holes = torch.ones_like(latents[:, :1])
-        for item, row in enumerate(rows if options.holes else ()):
-            number = int(rng.integers(options.holes.kept)) if rng.random() < options.holes.share else None
-            around = None if number is None else self._around(int(row), number, options.holes)
+        asked = options.holes
+        for item, row in enumerate(rows if asked else ()):
+            hole = asked is not None and rng.random() < asked.share
+            around = self._around(int(row), int(rng.integers(asked.kept)), asked) if asked and hole else None
             if around is not None:
                 latents[item] = torch.where(around.cells, latents[item], around.latents.float())
                 holes[item], descriptions[item] = around.cells.float(), around.words

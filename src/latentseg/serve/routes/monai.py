@@ -81,7 +81,7 @@ def infer(
     if output == "image":
         heads = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(label, media_type=NIFTI, headers=heads)
-    return two_parts(JSONResponse(said).body, label, name)
+    return two_parts(bytes(JSONResponse(said).body), label, name)
 
 
 @router.post("/activelearning/{strategy}")

@@ -132,4 +132,5 @@ def healthy_cells(images: Tensor, ill: Tensor) -> Tensor:
 def principal_axes(features: Tensor, count: int) -> Tensor:
     """The ``count`` axes ``(D, count)`` along which centered features ``(N, D)`` vary most."""
     covariance = features.T @ features / len(features)
-    return torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :count]
+    axes: Tensor = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :count]
+    return axes

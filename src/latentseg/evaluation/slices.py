@@ -15,11 +15,10 @@ from latentseg.errors import InputError, LatentsegWarning
 from latentseg.evaluation.datasets.base import Case
 from latentseg.imaging import Canonical, fit_square
 from latentseg.imaging.network_input import NetworkInput, Undo, square_slices
-from latentseg.methods.fewshot.support import fit_masks
+from latentseg.methods.fewshot.support import THIRDS, fit_masks, support_positions
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.metrics.presence import presence_scores
 
-THIRDS = 3
 FIELD_SIZE = 256  # edge in pixels of the slices of the few-shot field
 
 
@@ -182,11 +181,6 @@ def support_slices(
         region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm, size=size)[0]
         scans = SupportScan.of(support.images, on_slice, region, step_mm=step_mm, chosen=chosen.tolist())
     return SupportSlices(support.images[chosen], masks, scans)
-
-
-def support_positions(slices: int, *, count: int = THIRDS) -> list[int]:
-    """Positions `floor((k + 0.5) / count * slices)` of the support slices."""
-    return [int((k + 0.5) / count * slices) for k in range(count)]
 
 
 def chunk_bounds(slices: int, *, count: int = THIRDS) -> list[tuple[int, int]]:

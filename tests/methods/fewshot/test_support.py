@@ -13,14 +13,12 @@ import pytest
 from PIL import Image
 
 from latentseg.errors import GeometryError, InputError, UsageError
-from latentseg.evaluation import slices
 from latentseg.imaging import Volume, read, write_like
 from latentseg.methods.fewshot.support import (
     Support,
     fit_masks,
     is_flat,
     marked,
-    support_positions,
 )
 from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.phantom.bodies import Phantom
@@ -53,20 +51,11 @@ def test_from_files_takes_the_centers_of_thirds(shown: Phantom, tmp_path: Path) 
     assert len(twice) == 6
 
 
-@pytest.mark.parametrize("extent", range(3, 40))
-def test_positions_are_those_of_the_field(extent: int) -> None:
-    inside = np.zeros((50, 2, 2), bool)
-    inside[5 : 5 + extent] = True
-    assert support_positions(inside, 3) == [5 + at for at in slices.support_positions(extent)]
-    gaps = np.zeros((3 * extent, 1, 1), bool)
-    gaps[::3] = True
-    assert support_positions(gaps, 3) == [3 * at for at in slices.support_positions(extent)]
-
-
-def test_positions_do_not_repeat() -> None:
-    inside = np.zeros((9, 2, 2), bool)
-    inside[4] = True
-    assert support_positions(inside, 3) == [4]
+def test_positions_do_not_repeat(shown: Phantom) -> None:
+    inside = np.zeros(shown.image.shape, bool)
+    inside[20:40, 20:40, 4] = True
+    labels = shown.labels.with_array(inside.astype(np.uint8))
+    assert len(Support.from_volumes(shown.image, labels, name="one slice")) == 1
 
 
 def test_axis_order_does_not_change_a_support(shown: Phantom) -> None:

@@ -8,7 +8,6 @@ import torch
 from latentseg.imaging.components import large_in_volume, largest_per_slice
 from latentseg.methods.sdfsmis.mask_decoding import (
     decoded_uint8,
-    fixed_masks,
     mask_images,
     official_masks,
     probabilities,
@@ -24,15 +23,11 @@ def test_bytes_are_clipped_and_truncated_not_rounded() -> None:
     assert decoded_uint8(decoded)[0, 0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
 
 
-def test_official_threshold_depends_on_the_chunk_and_fixed_does_not() -> None:
+def test_official_threshold_depends_on_the_chunk() -> None:
     dim = np.full((1, 4, 4, 3), 60, np.uint8)
     bright = np.full((1, 4, 4, 3), 255, np.uint8)
     assert official_masks(dim).all()
     assert not official_masks(np.concatenate([dim, bright]))[0].any()
-    decoded = torch.full((2, 1, 4, 4), -0.5)
-    decoded[1] = 1
-    assert fixed_masks(probabilities(decoded)).flatten(1).any(1).tolist() == [False, True]
-    assert not fixed_masks(probabilities(decoded[:1])).any()
 
 
 def test_official_maximum_is_over_channels_and_not_of_the_mean() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentseg.methods.refinement import RefinementOptions as AppearanceOptions
+from latentseg.methods.appearance import AppearanceOptions
 from latentseg.methods.tumor.appearance import with_edges
 
 OPTIONS = AppearanceOptions(keep=0.0)

@@ -1,4 +1,4 @@
-"""What the scan's own intensities say about the mask, as a part; see :mod:`latentseg.methods.refinement`."""
+"""What the scan's own intensities say about the mask, as a part; see :mod:`latentseg.methods.appearance`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from latentseg.methods.appearance import AppearanceOptions, refine
 from latentseg.methods.fewshot.part import EncodedScan, Part, Search, Tensors
 from latentseg.methods.log_odds import log_odds, probability
-from latentseg.methods.refinement import RefinementOptions, refine
 
 
 class Appearance(Part):
@@ -16,7 +16,7 @@ class Appearance(Part):
 
     name = "refinement"
 
-    def __init__(self, options: RefinementOptions) -> None:
+    def __init__(self, options: AppearanceOptions) -> None:
         self.options = options
 
     def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:  # noqa: ARG002

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentseg.backbones.grids import on_grid
 from latentseg.backbones.image_features import FeatureNetwork, headless, read_feature_network
 from latentseg.backbones.weights import reason, write_weights
 from latentseg.errors import ModelError
@@ -83,13 +84,6 @@ class MatchingFeatures(nn.Module):
 def width_of(network: FeatureNetwork) -> int:
     """Number of features of a cell."""
     return sum(network.channels[stage] for stage in STAGES)
-
-
-def on_grid(maps: Tensor, edge: int) -> Tensor:
-    """Maps ``(N, C, h, w)`` on the grid of the latents."""
-    if maps.shape[-1] > edge:
-        return F.adaptive_avg_pool2d(maps, edge)
-    return F.interpolate(maps, size=(edge, edge), mode="bilinear", align_corners=False)
 
 
 def save(features: MatchingFeatures, path: Path) -> None:

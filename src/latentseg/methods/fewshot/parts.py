@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from latentseg.backbones.base import Backbone
+from latentseg.methods.appearance import AppearanceOptions
 from latentseg.methods.fewshot.along_body import AlongBody, AxisOptions
 from latentseg.methods.fewshot.appearance import Appearance
 from latentseg.methods.fewshot.closer_look import CloserLook, CloserOptions
@@ -17,7 +18,6 @@ from latentseg.methods.fewshot.nearest_example import NearestExample
 from latentseg.methods.fewshot.network import Network
 from latentseg.methods.fewshot.part import Part
 from latentseg.methods.fewshot.scan_features import ScanFeatures
-from latentseg.methods.refinement import RefinementOptions
 from latentseg.methods.sdfsmis.compat import Compat
 from latentseg.methods.sdfsmis.method import SDFSMIS
 
@@ -45,7 +45,7 @@ class SegmentOptions:
     compat: Compat = "fixed"
     support_mode: SupportMode = "nearest"
     threshold: float = 0.5
-    refinement: RefinementOptions | None = field(default_factory=RefinementOptions)
+    refinement: AppearanceOptions | None = field(default_factory=AppearanceOptions)
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     axis: AxisOptions | None = field(default_factory=AxisOptions)
     min_presence: float = 0.5

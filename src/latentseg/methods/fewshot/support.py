@@ -129,7 +129,8 @@ class Support:
         inside = canonical.apply(inside)
         pixel_mm = canonical.spacing_mm[1:]
         values = normalize(canonical.slices, modality=image.modality, where=str(image.source or "image"))
-        at = support_positions(inside, slices)
+        held = np.flatnonzero(inside.any((1, 2)))
+        at = sorted({int(held[position]) for position in support_positions(len(held), count=slices)})
         images, _ = fit_square(values, SIZE, pixel_mm=pixel_mm)
         masks = fit_masks(inside[at], pixel_mm=pixel_mm)
         region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm)[0]
@@ -278,13 +279,12 @@ def fit_masks(
     return masks
 
 
-def support_positions(inside: NDArray[np.bool_], slices: int) -> list[int]:
-    """Slices of a mask ``(S, H, W)`` at the centers of ``slices`` equal parts of its own, without repeats.
+def support_positions(held: int, *, count: int = THIRDS) -> list[int]:
+    """Positions ``floor((k + 0.5) / count * held)``: the middles of equal parts of ``held`` slices.
 
-    For three slices these are 1/6, 1/2 and 5/6 of the extent (spec 1.11).
+    For three of them these are 1/6, 1/2 and 5/6 of the extent, as in the few-shot field.
     """
-    held = np.flatnonzero(inside.any((1, 2)))
-    return sorted({int(held[int((k + 0.5) / slices * len(held))]) for k in range(slices)})
+    return [int((k + 0.5) / count * held) for k in range(count)]
 
 
 def _listed(pairs: Any, name: str) -> list[Pair]:

@@ -9,7 +9,6 @@ support prototypes    mask sampled on the latent grid (bilinear)     mask pooled
 query prototype       mean where p(fg) > 0.7, else of the top k      mean weighted by a softmax over pixels
 condition features    224 px crop, mask not cropped                  the whole image, mask on the same grid
 condition mask        bilinear on 16 x 16, > 0.5; may be empty       pooled by area; small masks fall back
-condition tokens      one                                            one or more
 threshold             a quarter of the maximum of all slices given   one half, each slice alone
 components            largest one of each slice (8-connected)        all that are large in 3-D
 ====================  =============================================  ========================================

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from latentseg.backbones.base import Backbone
+from latentseg.backbones.grids import on_grid
 from latentseg.errors import ModelError
 from latentseg.methods.sdfsmis.compat import Compat
 
-Region = Literal["foreground", "background", "image"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DINO_SIZE = 224  # pixels; 16 x 16 patches of 14
 
@@ -133,7 +133,7 @@ class BackboneFeatures:
     def joined(self, stages: Sequence[Tensor]) -> Tensor:
         """The chosen ones of the backbone's stages, on one grid."""
         chosen = stages if self.stages is None else [stages[i] for i in self.stages]
-        return torch.cat([_on_grid(f, self.grid) for f in chosen], 1)
+        return torch.cat([on_grid(f, self.grid) for f in chosen], 1)
 
 
 def latents_and_features(
@@ -167,33 +167,22 @@ def preprocess_for_dino(images: Tensor, *, compat: Compat) -> Tensor:
     return (x.expand(-1, 3, -1, -1) - mean) / std
 
 
-def masked_features(
-    features: Tensor,
-    masks: Tensor,
-    *,
-    shots: int = 1,
-    compat: Compat = "fixed",
-    regions: Sequence[Region] = ("foreground",),
-) -> Tensor:
-    """Mean features of the regions of the supports, the input of the translator.
+def masked_features(features: Tensor, masks: Tensor, *, shots: int = 1, compat: Compat = "fixed") -> Tensor:
+    """Mean features of the foreground of the supports, the input of the translator.
 
     Args:
         features: ``(G * n, dim, g, g)``.
         masks: ``(G * n, H, W)`` in {0, 1}.
         shots: ``n``; means over the shots of a group are taken after the means over pixels.
         compat: How masks reach the feature grid.
-        regions: One token each; the release has the foreground alone.
 
     Returns:
-        ``(G, T, dim)``.
+        ``(G, 1, dim)``, one token for each group.
     """
-    fg = region_weight(masks, features.shape[-1], compat=compat)
-    bg = region_weight(1 - masks.float(), features.shape[-1], compat=compat)
-    weights = {"foreground": fg, "background": bg, "image": torch.ones_like(fg)}
-    weight = torch.stack([weights[region] for region in regions], 1).to(features.dtype)
-    mean = torch.einsum("ndhw,nthw->ntd", features, weight) / (weight.sum((2, 3))[..., None] + 1e-6)
-    grouped: Tensor = mean.unflatten(0, (-1, shots))
-    return grouped.mean(1)
+    weight = region_weight(masks, features.shape[-1], compat=compat)[:, None].to(features.dtype)
+    mean = (features * weight).sum((2, 3)) / (weight.sum((2, 3)) + 1e-6)
+    grouped: Tensor = mean.unflatten(0, (-1, shots)).mean(1, keepdim=True)
+    return grouped
 
 
 def region_weight(masks: Tensor, grid: int, *, compat: Compat) -> Tensor:
@@ -209,9 +198,3 @@ def region_weight(masks: Tensor, grid: int, *, compat: Compat) -> Tensor:
     area = functional.adaptive_avg_pool2d(m, grid)[:, 0]
     half = (area >= 0.5).float()
     return torch.where(half.any(2).any(1)[:, None, None], half, area)
-
-
-def _on_grid(f: Tensor, grid: int) -> Tensor:
-    if f.shape[-1] >= grid:
-        return functional.adaptive_avg_pool2d(f, grid)
-    return functional.interpolate(f, size=(grid, grid), mode="bilinear")

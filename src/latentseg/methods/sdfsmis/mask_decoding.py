@@ -7,7 +7,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-THRESHOLD = 0.5  # fixed: of the decoded mask in [0, 1], for each slice alone
 THRESHOLD_OF_MAXIMUM = 0.25  # official: of the maximum over all slices that were decoded together
 
 
@@ -42,8 +41,3 @@ def official_masks(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def probabilities(grey: Tensor) -> Tensor:
     """Decoded grey images ``(B, 1, H, W)`` as probabilities ``(B, H, W)`` in [0, 1]."""
     return ((grey[:, 0] + 1) / 2).clamp(0, 1)
-
-
-def fixed_masks(probability: Tensor, *, threshold: float = THRESHOLD) -> Tensor:
-    """Masks of an absolute threshold: a slice's mask does not depend on its neighbors, and may be empty."""
-    return probability > threshold

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from latentseg.methods.refinement import RefinementOptions as AppearanceOptions
-from latentseg.methods.refinement import refine
+from latentseg.methods.appearance import AppearanceOptions, refine
 
 TOUCHING = np.ones((3, 3, 3))
 
@@ -28,7 +27,7 @@ def with_edges(
     Args:
         images: ``(S, H, W)`` in [-1, 1].
         probability: On the same grid.
-        options: See :mod:`latentseg.methods.refinement`.
+        options: See :mod:`latentseg.methods.appearance`.
         cut: Probability from which a pixel belongs to the tumor.
 
     Returns:

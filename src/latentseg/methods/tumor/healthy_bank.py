@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
+from latentseg.backbones.grids import on_grid
 from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.backbones.weights import read_weights, write_weights
 from latentseg.errors import ModelError, UsageError
@@ -136,13 +137,7 @@ def grid_places(edge: int) -> Tensor:
 def cell_features(network: FeatureNetwork, images: Tensor) -> Tensor:
     """Features ``(B, D, 32, 32)`` of slices ``(B, 1, H, W)`` in [-1, 1], each stage of unit length."""
     maps = network.maps(images)
-    return torch.cat([F.normalize(_on_grid(maps[stage]), dim=1) for stage in STAGES], 1)
-
-
-def _on_grid(maps: Tensor) -> Tensor:
-    if maps.shape[-1] > GRID:
-        return F.adaptive_avg_pool2d(maps, GRID)
-    return F.interpolate(maps, size=(GRID, GRID), mode="bilinear", align_corners=False)
+    return torch.cat([F.normalize(on_grid(maps[stage], GRID), dim=1) for stage in STAGES], 1)
 
 
 def pseudo_healthy(backbone: Backbone, retrieved: Retrieved) -> Tensor:

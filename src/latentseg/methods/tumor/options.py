@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from latentseg.methods.appearance import AppearanceOptions
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
 from latentseg.methods.diffugts.refinement import RefinementOptions
-from latentseg.methods.refinement import RefinementOptions as AppearanceOptions
 from latentseg.methods.tumor.closer_look import CloserOptions
 
 

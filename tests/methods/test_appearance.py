@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentseg.methods.refinement import (
-    RefinementOptions,
+from latentseg.methods.appearance import (
+    AppearanceOptions,
     around,
     guided,
     log_histogram,
@@ -59,7 +59,7 @@ def test_nothing_proposed_is_nothing_changed() -> None:
     assert refine(images, nothing) is nothing
     few = nothing.copy()
     few[0, 5:8, 5:8] = 0.9
-    options = RefinementOptions(radius=0)
+    options = AppearanceOptions(radius=0)
     np.testing.assert_allclose(
         refine(images, few, options=options), few, atol=1e-6
     )  # too few for a histogram
@@ -75,7 +75,7 @@ def test_the_guided_filter_keeps_constants_and_follows_edges() -> None:
 
 def test_weight_zero_leaves_the_appearance_out() -> None:
     images, _, chance = scene()
-    assert with_appearance(images, chance, RefinementOptions(weight=0)) is chance
+    assert with_appearance(images, chance, AppearanceOptions(weight=0)) is chance
 
 
 def test_small_parts_fall_below_the_threshold() -> None:

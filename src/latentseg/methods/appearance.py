@@ -24,7 +24,7 @@ Slices = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class RefinementOptions:
+class AppearanceOptions:
     """How masks are refined.
 
     Attributes:
@@ -50,9 +50,9 @@ class RefinementOptions:
     keep: float = 0.3
 
 
-def refine(images: Slices, chance: Slices, *, options: RefinementOptions | None = None) -> Slices:
+def refine(images: Slices, chance: Slices, *, options: AppearanceOptions | None = None) -> Slices:
     """Refine the probability ``(S, H, W)`` of slices ``(S, H, W)`` in [-1, 1] of one scan."""
-    options = options or RefinementOptions()
+    options = options or AppearanceOptions()
     box = around(chance > 0.1, options.reach + options.radius)
     if box is None:
         return chance
@@ -65,7 +65,7 @@ def refine(images: Slices, chance: Slices, *, options: RefinementOptions | None 
     return out
 
 
-def with_appearance(images: Slices, chance: Slices, options: RefinementOptions) -> Slices:
+def with_appearance(images: Slices, chance: Slices, options: AppearanceOptions) -> Slices:
     """Add the log likelihood ratio of the grey values to the logits, near what is proposed."""
     from scipy import ndimage
 

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -109,14 +109,13 @@ def info(name: str) -> ModelInfo:
     Raises:
         ModelError: The name is unknown; the message offers the nearest one.
     """
-    table = _table()
-    if name not in table:
-        raise _unknown(name)
-    row = table[name]
-    files = embedded_files(name) if row["kind"] == "embedded" else _files(row["files"])
+    row = _row(name)
     fields = {key: row[key] for key in ("title", "kind", "dims", *_LICENSE)}
-    if row["kind"] == "embedded":
-        fields |= _manifest_license(name)
+    files = _files(row["files"])
+    if row["kind"] == "embedded":  # what its manifest says of files and licence overrules the table
+        manifest = _read_json(_embedded_folder(name) / MANIFEST_NAME)
+        files = _files([{"path": path, **about} for path, about in manifest.get("files", {}).items()])
+        fields |= {key: str(manifest[key]) for key in _LICENSE if key in manifest}
     return ModelInfo(name=name, repos=tuple(row["repos"]), files=files, **fields)
 
 
@@ -136,8 +135,9 @@ def resolve(name_or_folder: str | Path, *, offline: bool | None = None) -> Path:
     """
     text = str(name_or_folder)
     if isinstance(name_or_folder, str) and text in _table():
-        folder = _present_folder(info(text), offline=is_offline(offline))
-        _check(text, folder, thorough=False)
+        model = info(text)
+        folder = _present_folder(model, offline=is_offline(offline))
+        _check(model, folder, thorough=False)
         return folder
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
@@ -168,14 +168,13 @@ def verify(name: str) -> tuple[CheckedFile, ...]:
     Raises:
         ModelError: Not there, or a file is missing or corrupt; names the file, both hashes and the fix.
     """
-    return _check(name, path(name), thorough=True)
+    model = info(name)
+    return _check(model, _present_folder(model, offline=is_offline()), thorough=True)
 
 
 def folder_of(name: str) -> Path:
     """Return the folder where a model's files belong, whether they are there or not."""
-    if info(name).kind == "embedded":
-        return _embedded_folder(name)
-    return home() / "models" / name
+    return _embedded_folder(name) if _row(name)["kind"] == "embedded" else home() / "models" / name
 
 
 def sha256_of(file: Path) -> str:
@@ -218,20 +217,24 @@ def read_record(file: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ModelError: The file is not readable JSON of that form.
     """
+    rows: dict[str, dict[str, Any]] = _read_json(file).get("files", {})
+    return rows
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Read a manifest or lock file; an absent file is empty.
+
+    Raises:
+        ModelError: The file is not readable JSON with a table `files`.
+    """
     if not file.is_file():
         return {}
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["files"]
-        return {str(key): dict(value) for key, value in rows.items()}
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {**content, "files": {str(key): dict(value) for key, value in content["files"].items()}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "delete it and pull the model again, or reinstall latentseg"
         raise ModelError("unreadable record of hashes", where=str(file), fix=fix) from error
-
-
-def embedded_files(name: str) -> tuple[ModelFile, ...]:
-    """Return the files of an embedded model as its manifest lists them."""
-    rows = read_record(_embedded_folder(name) / MANIFEST_NAME)
-    return tuple(ModelFile(key, int(row["bytes"]), str(row["sha256"])) for key, row in rows.items())
 
 
 def corrupt(model: str, file: Path, *, expected: str, found: str) -> ModelError:
@@ -247,6 +250,18 @@ def _table() -> dict[str, dict[str, Any]]:
     return table
 
 
+def _row(name: str) -> dict[str, Any]:
+    """Row of a model in the table.
+
+    Raises:
+        ModelError: The name is unknown; the message offers the nearest one.
+    """
+    table = _table()
+    if name not in table:
+        raise _unknown(name)
+    return table[name]
+
+
 def _unknown(name: str) -> ModelError:
     known = names()
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
@@ -255,16 +270,8 @@ def _unknown(name: str) -> ModelError:
 
 
 def _files(rows: list[dict[str, Any]]) -> tuple[ModelFile, ...]:
-    return tuple(ModelFile(row["path"], row["bytes"], row["sha256"], row.get("repo", "")) for row in rows)
-
-
-def _manifest_license(name: str) -> dict[str, str]:
-    """Read what the manifest of embedded weights says about their licence; it overrules the table."""
-    manifest = _embedded_folder(name) / MANIFEST_NAME
-    if not manifest.is_file():
-        return {}
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    return {key: str(content[key]) for key in _LICENSE if key in content}
+    known = ("path", "bytes", "sha256", "repo")
+    return tuple(ModelFile(**{key: row[key] for key in known if key in row}) for row in rows)
 
 
 def _embedded_folder(name: str) -> Path:
@@ -293,12 +300,13 @@ def _present_folder(model: ModelInfo, *, offline: bool) -> Path:
     )
 
 
-def _check(name: str, folder: Path, *, thorough: bool) -> tuple[CheckedFile, ...]:
+def _check(model: ModelInfo, folder: Path, *, thorough: bool) -> tuple[CheckedFile, ...]:
     """Compare the files with their record; hash large unchanged files only when `thorough`."""
-    embedded = info(name).kind == "embedded"
-    record = read_record(folder / (MANIFEST_NAME if embedded else LOCK_NAME))
+    name, record = model.name, {file.path: asdict(file) for file in model.files}
+    if model.kind != "embedded":
+        record = read_record(folder / LOCK_NAME)
     checked = tuple(_check_file(name, folder, key, row, thorough=thorough) for key, row in record.items())
-    missing = [file.path for file in info(name).files if file.path not in record]
+    missing = [file.path for file in model.files if file.path not in record]
     if missing:
         fix = f"run 'latentseg models pull {name}' to fetch it"
         raise ModelError(f"no record of the file {missing[0]}", where=str(folder), fix=fix)

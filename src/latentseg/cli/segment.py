@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -251,8 +251,14 @@ def offers(
     if path.is_file():
         raise UsageError("a support image needs its mask", where=str(path), fix="give IMAGE,MASK")
     listed = list(SupportFolder(path).names) or [only or path.resolve().name]
-    read = partial(Support.from_folder, path, label=label, **options)
-    return [(name, partial(read, target=name)) for name in listed]
+
+    @cache
+    def read() -> dict[str, Support]:
+        chosen = [name for name in listed if not names or name in names]
+        supports = Support.several_from_folder(path, targets=chosen, label=label, **options)
+        return dict(zip(chosen, supports, strict=True))
+
+    return [(name, partial(lambda name: read()[name], name)) for name in listed]
 
 
 def unknown_target(name: str, known: list[str]) -> UsageError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -164,21 +165,40 @@ class Support:
             UsageError: The folder does not name the target; the message says what it holds.
             InputError: No pairs, or a pair that cannot be used.
         """
+        how: Any = {"label": label, "slices": slices, "modality": modality, "orientation": orientation}
+        return cls.several_from_folder(folder, targets=[target], **how)[0]
+
+    @classmethod
+    def several_from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        targets: Sequence[str],
+        label: Label | None = None,
+        slices: int = THIRDS,
+        modality: Modality | None = None,
+        orientation: str | None = None,
+    ) -> list[Support]:
+        """Read a folder of examples once for several targets; arguments and errors of :meth:`from_folder`."""
         examples = SupportFolder(folder)
-        label = examples.label(target) if label is None else label
-        shown = []
-        for image_path, mask_path in examples.showing(target):
-            image = read_example(image_path, modality=modality, orientation=orientation)
-            mask = read_mask(mask_path, like=image, name=target if label is None else None)
-            if label is None or np.isin(mask.array, members(label)).any():
-                shown.append(cls.from_volumes(image, mask, name=target, label=label, slices=slices))
-        if not shown:
-            raise InputError(
-                f"no example holds {target!r}{f' ({described(label)})' if label else ''}",
-                where=str(folder),
-                fix="check the label ids, or choose other targets",
-            )
-        return cls.join(shown)
+        labels = {name: examples.label(name) if label is None else label for name in targets}
+        showing = {name: examples.showing(name) for name in targets}
+        shown: dict[str, list[Support]] = {name: [] for name in targets}
+        for pair in examples.pairs:
+            wanted = {name: value for name, value in labels.items() if pair in showing[name]}
+            if wanted:
+                image = read_example(pair[0], modality=modality, orientation=orientation)
+                for name, mask in masks_shown(pair[1], wanted, like=image):
+                    one = cls.from_volumes(image, mask, name=name, label=wanted[name], slices=slices)
+                    shown[name].append(one)
+        for name, value in labels.items():
+            if not shown[name]:
+                raise InputError(
+                    f"no example holds {name!r}{f' ({described(value)})' if value else ''}",
+                    where=str(folder),
+                    fix="check the label ids, or choose other targets",
+                )
+        return [cls.join(shown[name]) for name in targets]
 
     @classmethod
     def join(cls, supports: Sequence[Support]) -> Support:
@@ -199,6 +219,23 @@ def read_example(image: Any, *, modality: Modality | None = None, orientation: s
     if orientation is None and not isinstance(image, Volume):
         warn_of_orientation(scan)
     return scan
+
+
+def masks_shown(
+    mask: Any, labels: Mapping[str, Label | None], *, like: Volume
+) -> Iterator[tuple[str, Volume]]:
+    """The targets that a mask shows, each with its mask; a label map is read once for all of them.
+
+    Args:
+        mask: As in :func:`read_mask`.
+        labels: The label of each target; None of one that is read by its name.
+        like: Its scan.
+    """
+    label_map = cache(partial(read_mask, mask, like=like))
+    for name, label in labels.items():
+        volume = read_mask(mask, like=like, name=name) if label is None else label_map()
+        if label is None or np.isin(volume.array, members(label)).any():
+            yield name, volume
 
 
 def read_mask(mask: Any, *, like: Volume, name: str | None = None) -> Volume:

@@ -69,8 +69,8 @@ def _of_path(path: Path, how: Mapping[str, Any]) -> Iterator[Support | SupportCo
         raise UsageError("a file alone is no example", where=str(path), fix=fix)
     if not path.exists():
         raise UsageError("a support is no word, and there is no such folder", where=str(path), fix=WANTED)
-    for name in SupportFolder(path).names or [path.resolve().name]:
-        yield Support.from_folder(path, target=name, **how)
+    names = list(SupportFolder(path).names) or [path.resolve().name]
+    yield from Support.several_from_folder(path, targets=names, **how)
 
 
 def _of_entry(name: str, shown: Any, how: Mapping[str, Any]) -> Support | SupportContext:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from latentseg.errors import UsageError
 from latentseg.text.prompts import Prompt, read_prompt
 from latentseg.text.vocabulary import concept_named
 
+KEPT = 256  # prompts that are not read again
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
@@ -36,9 +37,15 @@ class Query(NamedTuple):
 
 @dataclass(frozen=True)
 class Queries:
-    """Reads prompts with one text encoder."""
+    """Reads prompts with one text encoder, each once: it is checked before it is used.
+
+    Attributes:
+        embed: Unit vectors of phrases.
+        read: Prompts that were read, by text and modality.
+    """
 
     embed: Embed
+    read: dict[tuple[str, str], Query] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, text: str, modality: str) -> Query:
         """Read a prompt for a scan of "CT", "MR" or "unknown".
@@ -47,6 +54,15 @@ class Queries:
             UsageError: No prompt, one that names an organ rather than a finding, or a phrase that needs an
                 encoder which is not installed.
         """
+        query = self.read.get((text, modality))
+        if query is None:
+            query = self._query(text, modality)
+            if len(self.read) >= KEPT:
+                self.read.clear()
+            self.read[text, modality] = query
+        return query
+
+    def _query(self, text: str, modality: str) -> Query:
         prompt = read_prompt(text)
         if prompt.concept is not None and prompt.concept.kind == "organ":
             what = f"the prompt {text!r} names an organ, and tumors are looked for"

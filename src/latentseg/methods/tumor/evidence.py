@@ -60,10 +60,15 @@ class Evidence:
             raise UsageError(f"unknown map {name!r}", fix=f"choose from {', '.join(MAPS)}")
         return np.asarray(self.seen.canonical.restore(self.slices(name)), np.float32)
 
-    def slices(self, name: str) -> NDArray[np.float32]:
-        """A map, or ``images``, on the canonical slices ``(S, H, W)``; pictures are -1 outside the field."""
+    def slices(self, name: str, *, only: slice = slice(None)) -> NDArray[np.float32]:
+        """A map, or ``images``, on the canonical slices ``(S, H, W)``; pictures are -1 outside the field.
+
+        Args:
+            name: Of the map.
+            only: Some of the slices; no others are resized.
+        """
         dark = 1 if name in ("images", "healthy") else 0
-        return np.asarray(self.seen.undo(getattr(self, name) + np.float32(dark)), np.float32) - dark
+        return np.asarray(self.seen.undo(getattr(self, name)[only] + np.float32(dark)), np.float32) - dark
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +132,8 @@ class TumorSegmentation(Segmentation):
     def _row(self, k: int, mask: NDArray[np.bool_], window: Window) -> list[bytes]:
         """Four pictures of slice ``k`` of the canonical volume."""
         maps, image = self.evidence, to_canonical(self.scan).slices[k]
-        attention, healthy, residual = (maps.slices(name)[k] for name in ("attention", "healthy", "residual"))
+        drawn = ("attention", "healthy", "residual")
+        attention, healthy, residual = (maps.slices(name, only=slice(k, k + 1))[0] for name in drawn)
         spacing_mm = maps.seen.canonical.spacing_mm[1:]
 
         def canvas(caption: str, low: float = window.low, high: float = window.high) -> Canvas:

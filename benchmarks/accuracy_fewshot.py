@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first query scan of each protocol only")
     parser.add_argument("--restart", action="store_true", help="forget what the folder holds")
     options = parser.parse_args()
-    segmenter = load(options.backbone, None, "nearest")
+    segmenter = load(options.backbone, None)
     facts = run_facts(segmenter, "nearest")
     folder = RunFolder(options.output, facts=facts, restart=options.restart)
     folds = [int(fold) for fold in options.folds.split(",")]

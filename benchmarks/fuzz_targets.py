@@ -20,7 +20,8 @@ from latentseg.imaging.dicom.files import quiet_pydicom
 from latentseg.imaging.dicom.masks import read_masks
 from latentseg.imaging.dicom.seg import SEG_KINDS, Segment, write_seg
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.methods.fewshot.support import Support, SupportFolder
+from latentseg.methods.fewshot.support import Support
+from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.phantom.dicom import multi_frame, recode, save_slices, slice_datasets
 from latentseg.report.cohort import read_run
 from latentseg.text.codes import segment_code

@@ -38,7 +38,7 @@ def organ_masks(segmenter: TumorSegmenter, case: Case) -> dict[str, NDArray[np.b
         raise SystemExit("these weights know no organs")
     fine = F.interpolate(prepared.organs, size=prepared.images.shape[2:], mode="bilinear")
     return {
-        name: prepared.canonical.restore(np.asarray(prepared.undo(fine[:, number].numpy())) > 0.5)
+        name: prepared.seen.back(fine[:, number].numpy()) > 0.5
         for number, name in enumerate(segmenter.networks.network.organs.names, start=1)
     }
 

@@ -260,7 +260,12 @@ def split(
 
 
 def load(
-    backbone: str, weights: Path | None, *, support_mode: str, device: str, compat: str
+    backbone: str,
+    weights: Path | None,
+    *,
+    support_mode: str = "nearest",
+    device: str = "auto",
+    compat: str = "fixed",
 ) -> FewShotSegmenter:
     """The segmenter to be evaluated."""
     import latentseg as ls

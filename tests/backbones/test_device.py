@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import latentseg as ls
+from helpers.placed import AWAY, Placed, WrongDeviceError, send_away, watched
 from latentseg.backbones.device import describe, pick_device, pick_dtype, slices_at_a_time
 from latentseg.errors import UsageError
+from latentseg.phantom.bodies import Phantom
 
 CPU = torch.device("cpu")
 
@@ -59,3 +62,60 @@ def test_slabs_follow_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_devices_are_described() -> None:
     assert describe(CPU).startswith("cpu, ")
+
+
+def networks_of(segmenter: object) -> list[torch.nn.Module]:
+    """Every network that a segmenter holds."""
+    networks = segmenter.networks  # type: ignore[attr-defined]
+    backbone = networks.backbone
+    held = [backbone.vae, backbone.mask_head]
+    if hasattr(networks, "sdfsmis"):
+        own = networks.sdfsmis
+        return [*held, own.network, own.translator, own.mask_head, networks.matching]
+    return [*held, backbone.unet, networks.network, *filter(None, [networks.stages.photographs])]
+
+
+def test_examples_mix_no_devices(tiny_model: Path, shown: Phantom, searched: Phantom) -> None:
+    segmenter = ls.load(backbone=tiny_model, device="cpu")
+    liver = ls.Support.from_volumes(shown.image, shown.labels, name="liver", label=1)
+    expected = segmenter(searched.image, liver)["liver"]
+    segmenter.networks.backbone._device = AWAY
+    for network in networks_of(segmenter):
+        send_away(network)
+    with watched():
+        context = segmenter.encode(liver)
+        found = segmenter.predict(segmenter.prepare(searched.image), context)
+    assert not any(isinstance(tensor, Placed) for tensor in context.tensors.values())
+    assert found.presence == pytest.approx(expected.presence, abs=1e-5)
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
+
+
+def test_prompts_mix_no_devices(tiny_tumor_model: Path, searched: Phantom) -> None:
+    options = ls.TumorOptions(min_presence=0.0)
+    segmenter = ls.load("tumor", backbone=tiny_tumor_model, device="cpu", options=options)
+    expected = segmenter(searched.image, "liver tumor")["liver tumor"]
+    segmenter.networks.backbone._device = AWAY
+    for network in networks_of(segmenter):
+        send_away(network)
+    with watched():
+        found = segmenter(searched.image, "liver tumor")["liver tumor"]
+    assert found.presence == pytest.approx(expected.presence, abs=1e-5)
+    np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
+
+
+def test_tensors_on_two_devices_are_found() -> None:
+    layer = torch.nn.Linear(3, 2)
+    send_away(layer)
+    with watched():
+        there = torch.zeros(1, 3).to(AWAY)
+        assert layer(there).device == AWAY
+        assert torch.zeros(2, device=AWAY).device == AWAY
+        assert there.cpu().device == CPU
+        with pytest.raises(WrongDeviceError):
+            layer(torch.zeros(1, 3))
+        with pytest.raises(WrongDeviceError):
+            _ = there + torch.ones(3)
+        with pytest.raises(WrongDeviceError):
+            _ = torch.ones(1, 3)[there > 1]
+        with pytest.raises(WrongDeviceError):
+            there.numpy()

@@ -75,7 +75,7 @@ class FrozenStages:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """``[(B, C_l, ...)]`` of images ``(B, 1, ...)`` in [-1, 1]."""
-        config = self.config
+        config, images = self.config, images.to(self.backbone.device)
         stages = [folded(images)] if config.fold else []
         backbone = self.backbone.features(images, timestep=config.timestep) if config.stages else []
         stages += [backbone[index] for index in config.stages]

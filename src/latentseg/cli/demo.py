@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from latentseg.cli.output import show_table
+from latentseg.cli.segment import DeviceOption
 
 app = typer.Typer()
 
@@ -19,6 +20,7 @@ def demo(
         int, typer.Option(min=1, help="Real scans to segment per setting, where data are there.")
     ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
+    device: DeviceOption = "auto",
 ) -> None:
     """Segment phantoms, and real scans where they are; print Dice and write one HTML page."""
     import latentseg as ls
@@ -27,9 +29,8 @@ def demo(
 
     check_writable(out)
 
-    page, tables = run(
-        ls.load("fewshot"), DemoOptions(out, queries, seed), say=lambda text: typer.echo(text, err=True)
-    )
+    segmenter, options = ls.load("fewshot", device=device), DemoOptions(out, queries, seed)
+    page, tables = run(segmenter, options, say=lambda text: typer.echo(text, err=True))
     for table in tables:
         typer.echo(f"\n{table.title}")
         show_table(table.columns, table.rows)

@@ -11,12 +11,15 @@ from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
 from latentseg.cli.segment import (
     BackboneOption,
+    CompatOption,
+    DeviceOption,
     Label,
     ModalityOption,
     Mode,
     Orientation,
     read_modality,
     read_mode,
+    search_options,
 )
 from latentseg.errors import UsageError
 
@@ -30,6 +33,7 @@ def check(
     modality: ModalityOption = None,
     orientation: Orientation = None,
     backbone: BackboneOption = "compact",
+    device: DeviceOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Audit grids and labels, and segment each example from the others (leave-one-out Dice)."""
@@ -38,7 +42,7 @@ def check(
 
     with Progress("support check") as progress:
         progress.stage("loading the model")
-        segmenter = ls.load(backbone=backbone)
+        segmenter = ls.load(backbone=backbone, device=device)
         progress.stage("reading the examples")
         kind = read_modality(modality)
         rows = audit(folder, segmenter, modality=kind, orientation=orientation, on_progress=progress)
@@ -69,20 +73,21 @@ def encode(
     orientation: Orientation = None,
     support_mode: Mode = "nearest",
     backbone: BackboneOption = "compact",
+    device: DeviceOption = "auto",
+    compat: CompatOption = "fixed",
 ) -> None:
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls
-    from latentseg.methods.fewshot.parts import SegmentOptions
     from latentseg.methods.results import check_writable
 
     if out.suffix != ".safetensors":
         raise UsageError(
             f"a support is not written as '{out.name}'", where="--out", fix="end it in .safetensors"
         )
-    options = SegmentOptions(support_mode=read_mode(support_mode))
+    options = search_options(read_mode(support_mode), compat=compat)
     check_writable(out.parent)
     support = ls.Support.from_folder(
         folder, target=target, label=label, modality=read_modality(modality), orientation=orientation
     )
-    segmenter = ls.load(backbone=backbone, options=options)
+    segmenter = ls.load(backbone=backbone, options=options, device=device)
     typer.echo(str(segmenter.encode(support).save(out)))

@@ -12,7 +12,7 @@ import typer
 
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
-from latentseg.cli.segment import BackboneOption, Preset, read_preset, split_names
+from latentseg.cli.segment import BackboneOption, DeviceOption, Preset, read_preset, split_names
 from latentseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def tumor(
     ] = ",".join(METHODS),
     preset: Preset = "recommended",
     backbone: BackboneOption = "compact",
+    device: DeviceOption = "auto",
     limit: Annotated[
         int | None, typer.Option(help="Only the first scans and controls, for a trial.", min=1)
     ] = None,
@@ -61,7 +62,8 @@ def tumor(
     wanted = split_names(methods) or []
     if not wanted or not set(wanted) <= set(METHODS):
         raise UsageError(f"unknown methods {methods!r}", fix=f"choose from {', '.join(METHODS)}")
-    segmenter = ls.load("tumor", backbone=backbone, weights=weights, options=read_preset(preset))
+    options = read_preset(preset)
+    segmenter = ls.load("tumor", backbone=backbone, weights=weights, options=options, device=device)
     made = make_methods(wanted, segmenter)
     about = {
         "date": datetime.now(UTC).date().isoformat(),

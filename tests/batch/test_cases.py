@@ -7,11 +7,15 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from latentseg.batch import keys
 from latentseg.batch.cases import Case, find_cases, take_shard
 from latentseg.errors import InputError, UsageError, noted
 from latentseg.imaging import read
+from latentseg.phantom import abdomen
 from latentseg.phantom.dicom import save_slices, slice_datasets
 
 
@@ -147,3 +151,100 @@ def test_series_of_studies(tmp_path: Path, cohorts: SimpleNamespace) -> None:
             assert read(case.image, dicom=case.dicom).shape == scan.shape
     with pytest.raises(InputError, match=r"none of 1 DICOM files can be read"):
         read(cases[-2].image, dicom=cases[-2].dicom)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    scan = abdomen(seed=0, shape=(16, 16, 4)).image
+    touch(tmp_path, "store/p1/ct.nii.gz", "store/p2/ct.nii.gz", "cohort/p3/ct.nii.gz")
+    save_slices(slice_datasets(scan), tmp_path / "store" / "study")
+    for name in ("p1", "p2", "study"):
+        (tmp_path / "cohort" / name).symlink_to(Path("../store") / name)
+    (tmp_path / "cohort" / "again").symlink_to(".")
+    with noted([]) as notes:
+        found = find_cases(tmp_path / "cohort")
+    assert names(found) == ["p1_ct", "p2_ct", "p3_ct", "study"]
+    assert read(found[3].image, dicom=found[3].dicom).shape == scan.shape
+    assert sum("1 link(s) to folders that are listed already" in note for note in notes) >= 1
+
+
+def label_map(path: Path) -> None:
+    labels = np.zeros((16, 16, 4), np.uint8)
+    labels[4:9, 3:12] = 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels, np.diag([2.0, 2, 5, 1])), path)
+
+
+@pytest.mark.parametrize(
+    ("scans", "masks"),
+    [
+        (["p1.nii.gz", "p2.nii.gz"], ["p1_mask.nii.gz", "p2_seg.mha"]),
+        (["P1_0000.nii.gz"], ["p1_label.nii.gz"]),
+        (["p1.nrrd"], ["p1.seg.nrrd"]),
+        (["p1.nii.gz"], ["Segmentation.seg.nrrd"]),
+        (
+            ["imagesTr/p1_0000.nii.gz", "imagesTr/p2_0000.nii.gz"],
+            ["labelsTr/p1.nii.gz", "labelsTr/p3.nii.gz"],
+        ),
+        (["a/images/p1.nii.gz"], ["a/masks/p1.nii.gz"]),
+        (["p1_seg-nothing.nii.gz", "labels.nii.gz", "mask_p2.nii.gz", "labels/ct.nii.gz"], []),
+    ],
+)
+def test_masks_beside_scans_are_left_out_and_said(scans: list[str], masks: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, *scans, *masks)
+    with noted([]) as notes:
+        found = find_cases(tmp_path)
+    assert {case.image.relative_to(tmp_path).as_posix() for case in found} == set(scans)
+    said = [
+        f"{len(masks)} of {len(scans) + len(masks)} images are left out as masks or results" in n
+        for n in notes
+    ]
+    assert said == [True] * bool(masks)
+
+
+def test_where_a_word_speaks_of_a_mask_the_voxels_decide(tmp_path: Path) -> None:
+    scan = nib.Nifti1Image(np.random.default_rng(0).integers(0, 900, (16, 16, 4), np.int16), np.eye(4))
+    nib.save(scan, tmp_path / "p1.nii.gz")
+    nib.save(scan, tmp_path / "label_free_mri.nii.gz")
+    for name in ("p1_liver_mask.nii.gz", "sub/gt.nii.gz", "p1-segmentation.nii.gz", "sub-1_dseg.nii.gz"):
+        label_map(tmp_path / name)
+    label_map(tmp_path / "p2.nii.gz")
+    with noted([]) as notes:
+        assert names(find_cases(tmp_path)) == ["label_free_mri", "p1", "p2"]
+    assert "4 of 7 images are left out" in notes[0]
+
+
+def test_results_of_another_run_are_no_scans(tmp_path: Path) -> None:
+    touch(tmp_path, "p1.nii.gz", "old/p1/p1_seg-liver.nii.gz", "old/p1/p1_prob-liver.nii.gz")
+    touch(tmp_path, "old/p1/p1_stats.json", "old/p1/p1_preview-liver.png", "old/p1/p1_combined.nii.gz")
+    with noted([]) as notes:
+        assert names(find_cases(tmp_path)) == ["p1"]
+    assert "4 of 5 images are left out" in notes[0]
+
+
+def test_a_table_lists_what_is_wanted(tmp_path: Path) -> None:
+    """Who lists a mask wants it."""
+    touch(tmp_path, "p1.nii.gz", "p1_mask.nii.gz")
+    (tmp_path / "cases.csv").write_text("image\np1.nii.gz\np1_mask.nii.gz\n", encoding="utf-8")
+    assert names(find_cases(tmp_path / "cases.csv")) == ["p1", "p1_mask"]
+
+
+def test_a_nifti_pair_is_one_case(tmp_path: Path) -> None:
+    assert names(find_cases(touch(tmp_path, "p1.hdr", "p1.img", "p2.hdr.gz", "p2.img.gz"))) == ["p1", "p2"]
+
+
+def test_the_hash_of_a_case_knows_every_file_of_its_scan(tmp_path: Path) -> None:
+    touch(tmp_path, "pair.hdr", "pair.img", "a.raw", "b.raw", "store/deep/1.dcm")
+    (tmp_path / "meta.mhd").write_text("NDims = 3\nElementDataFile = a.raw\n", encoding="utf-8")
+    (tmp_path / "nrrd.nhdr").write_text("NRRD0004\ndata file: b.raw\n", encoding="utf-8")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "series").symlink_to("../store")
+    parts = {
+        "pair.hdr": "pair.img",
+        "meta.mhd": "a.raw",
+        "nrrd.nhdr": "b.raw",
+        "study": "store/deep/1.dcm",
+    }
+    for scan, part in parts.items():
+        before = keys.scan_sha256(tmp_path / scan)
+        (tmp_path / part).write_bytes(b"changed")
+        assert keys.scan_sha256(tmp_path / scan) != before, scan

@@ -210,3 +210,15 @@ def test_radiomics(scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert radiomic_features(scan, np.zeros(scan.shape, bool)) == {}
     with pytest.raises(UsageError, match=r"pyradiomics refuses the mask .*too few dimensions.*case7"):
         radiomic_features(scan, result(scan, "x", 0, 0, 0, size=1).mask)
+
+
+def test_repr_is_one_line_and_html_shows_the_mask(scan: Volume) -> None:
+    liver, spleen = result(scan, "liver", 2, 3, 1), result(scan, "spleen")
+    assert repr(liver) == "Segmentation('liver': 0.3 ml, presence 0.90, in case7)"
+    assert repr(spleen) == "Segmentation('spleen': absent, presence 0.10, in case7)"
+    both = Segmentations({one.target: one for one in (liver, spleen)})
+    assert repr(both) == "Segmentations(2 targets in case7: liver 0.3 ml, spleen absent)"
+    assert repr(Segmentations()) == "Segmentations(0 targets: none)"
+    assert liver._repr_html_().count("<img") == 1
+    assert both._repr_html_().count("<img") == 2
+    assert "<i>" not in result(scan, "<i>", 2, 3, 1)._repr_html_()

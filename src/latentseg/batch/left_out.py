@@ -28,10 +28,8 @@ def without_masks(images: Sequence[Path]) -> list[Path]:
     names = {(path.parent, case_name(path).casefold()) for path in images}
     masks = [path for path in images if _is_mask(path, names) or _is_result(path)]
     if masks:
-        files = (
-            "1 file is a mask or a result" if len(masks) == 1 else f"{len(masks)} files are masks or results"
-        )
-        caution(f"{files} and no scan, and left out, such as {masks[0]}", stacklevel=4)
+        what = f"{len(masks)} of {len(images)} images are left out as masks or results"
+        caution(f"{what}, such as {masks[0]}", stacklevel=4)
     left_out = set(masks)
     return [path for path in images if path not in left_out]
 
@@ -51,7 +49,7 @@ def _is_mask(path: Path, names: set[tuple[Path, str]]) -> bool:
 def _is_result(path: Path) -> bool:
     """Whether a file lies among the results of a case, under the name that they have."""
     case = path.parent.name
-    written = re.match(rf"{re.escape(case)}_(seg|prob|preview|combined)", path.name)
+    written = re.match(rf"{re.escape(case)}_(seg|prob|preview|combined)|.*_desc-latentseg_", path.name)
     return bool(written) and (path.parent / f"{case}_stats.json").exists()
 
 

@@ -202,7 +202,7 @@ class Segmentations(dict[str, Segmentation]):
         volumes = {one.target: "absent" if one.absent else f"{one.volume_ml:.1f} ml" for one in self.values()}
         found = ", ".join(f"{target} {volume}" for target, volume in volumes.items())
         scan = f" in {next(iter(self.values())).scan.name}" if self else ""
-        return f"Segmentations({len(self)} target{'s' if len(self) != 1 else ''}{scan}: {found})"
+        return f"Segmentations({len(self)} target{'s' if len(self) != 1 else ''}{scan}: {found or 'none'})"
 
     def _repr_html_(self) -> str:
         """Every target, for notebooks."""

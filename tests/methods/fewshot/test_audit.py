@@ -73,3 +73,44 @@ def test_remarks() -> None:
     assert "100.0 ml" in rows[2].remark
     (row,) = _remark([AuditRow("x", "a", 1.0, 1, 0.1, "")])
     assert "not found from the others" in row.remark
+
+
+@pytest.mark.parametrize(
+    ("dices", "odd"),
+    [
+        ([0.85, 0.86, 0.55], [2]),
+        ([0.8, 0.5], [1]),
+        ([0.9, 0.9, 0.4, 0.4], [2, 3]),
+        ([0.9, 0.88, 0.91, 0.4, 0.45, 0.9], [3, 4]),
+        ([0.6, 0.55, 0.62, 0.5], []),
+        ([0.9], []),
+        ([0.1, 0.9, None], [0, 2]),
+    ],
+)
+def test_every_pair_far_below_the_others_is_pointed_out(dices: list[float | None], odd: list[int]) -> None:
+    rows = _remark([AuditRow("x", str(n), 100.0, 1, dice, "") for n, dice in enumerate(dices)])
+    assert [n for n, row in enumerate(rows) if row.remark] == odd
+
+
+def test_labels_without_a_name_are_one_line(
+    segmenter: FewShotSegmenter, shown: Phantom, searched: Phantom, tmp_path: Path
+) -> None:
+    add(tmp_path, "a", shown, (1, 4, 9))
+    add(tmp_path, "b", searched, (1, 9))
+    (tmp_path / "labels.json").write_text(json.dumps({"liver": 1}), encoding="utf-8")
+    (row,) = [row for row in audit(tmp_path, segmenter) if row.target == "(no name)"]
+    assert (row.case, row.remark) == ("2 examples", "no name is given for labels 4 and 9")
+    expected = sum(
+        float(np.isin(phantom.labels.array, keep).sum()) * phantom.image.voxel_volume_ml
+        for phantom, keep in ((shown, (4, 9)), (searched, (9,)))
+    )
+    assert row.volume_ml == pytest.approx(expected)
+
+
+def test_regions_are_audited(segmenter: FewShotSegmenter, shown: Phantom, tmp_path: Path) -> None:
+    add(tmp_path, "a", shown, (1, 4))
+    (tmp_path / "labels.json").write_text(json.dumps({"both": [1, 4], "core": [4]}), encoding="utf-8")
+    rows = {row.target: row for row in audit(tmp_path, segmenter)}
+    assert set(rows) == {"both", "core"}
+    voxels = np.isin(shown.labels.array, (1, 4)).sum()
+    assert rows["both"].volume_ml == pytest.approx(voxels * shown.image.voxel_volume_ml)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.slicer import save_segments
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import Volume, read, write_like
 from latentseg.methods.fewshot.support import (
@@ -239,3 +240,76 @@ def test_bad_arguments(shown: Phantom, tmp_path: Path) -> None:
         marked(shown.labels.array, label=99, where="m.nii")
     with pytest.raises(InputError, match=r"not a folder"):
         SupportFolder(tmp_path / "nowhere")
+    for label in ("liver", 1.5, (1, "x")):
+        with pytest.raises(UsageError, match=r"is no label.*Give label=, a number"):
+            Support.from_volumes(shown.image, shown.labels, name="x", label=label)
+
+
+def test_hidden_files_are_no_examples(shown: Phantom, tmp_path: Path) -> None:
+    for image, mask in (
+        ("beside/a.nii.gz", "beside/a_mask.nii.gz"),
+        ("two/images/a.nii.gz", "two/labels/a.nii.gz"),
+    ):
+        save_pair(shown, tmp_path / image, tmp_path / mask, label=LIVER)
+        for path in (tmp_path / image, tmp_path / mask):
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(100))
+            path.with_name(".DS_Store").write_bytes(b"x")
+    for folder in ("beside", "two"):
+        assert [image.name for image, _ in SupportFolder(tmp_path / folder).pairs] == ["a.nii.gz"]
+        assert Support.from_folder(tmp_path / folder, target="liver").masks.any()
+
+
+def test_regions_are_all_of_their_labels(shown: Phantom, tmp_path: Path) -> None:
+    """The labels of nnU-Net's region-based training overlap: `whole` is liver and spleen."""
+    save_pair(shown, tmp_path / "imagesTr/p_0000.nii.gz", tmp_path / "labelsTr/p.nii.gz")
+    labels = {"background": 0, "whole": [LIVER, SPLEEN], "core": [SPLEEN], "empty": [77, 78]}
+    about = {"labels": labels, "regions_class_order": [1, 2], "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    assert SupportFolder(tmp_path).names == {"whole": (LIVER, SPLEEN), "core": SPLEEN, "empty": (77, 78)}
+    both = shown.labels.with_array(np.isin(shown.labels.array, (LIVER, SPLEEN)).astype(np.uint8))
+    expected = {
+        "whole": both,
+        "core": shown.labels.with_array((shown.labels.array == SPLEEN).astype(np.uint8)),
+    }
+    for name, mask in expected.items():
+        direct = Support.from_volumes(shown.image, mask, name=name)
+        np.testing.assert_array_equal(Support.from_folder(tmp_path, target=name).masks, direct.masks)
+    with pytest.raises(InputError, match=r"no example holds 'empty' \(labels 77 and 78\)"):
+        Support.from_folder(tmp_path, target="empty")
+    direct = Support.from_volumes(shown.image, shown.labels, name="whole", label=(LIVER, SPLEEN))
+    np.testing.assert_array_equal(direct.masks, Support.from_folder(tmp_path, target="whole").masks)
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_segments_of_slicer_are_targets(
+    folders: bool, shown: Phantom, searched: Phantom, tmp_path: Path
+) -> None:
+    """Every file numbers its own segments; what counts is their names."""
+    images, masks = (tmp_path / "images", tmp_path / "labels") if folders else (tmp_path, tmp_path)
+    for folder in (images, masks):
+        folder.mkdir(exist_ok=True)
+    for name, phantom, segments in (
+        ("a", shown, {"Liver": LIVER, "spleen": SPLEEN}),
+        ("b", searched, {"spleen": SPLEEN, "liver": LIVER}),
+        ("c", searched, {"spleen": SPLEEN}),
+    ):
+        save(phantom.image, images / f"{name}.nrrd", kind="image")
+        save_segments(phantom, masks / f"{name}.seg.nrrd", **segments)
+    assert SupportFolder(tmp_path).names == {"Liver": None, "spleen": None}
+    liver = Support.from_folder(tmp_path, target="Liver")
+    assert set(liver.sources) == {"a", "b"}
+    expected = [Support.from_volumes(p.image, p.labels, name="x", label=LIVER) for p in (shown, searched)]
+    np.testing.assert_array_equal(liver.masks, np.concatenate([one.masks for one in expected]))
+    assert set(Support.from_folder(tmp_path, target="spleen").sources) == {"a", "b", "c"}
+    with pytest.raises(UsageError, match=r"unknown target 'livr'.*Liver"):
+        Support.from_folder(tmp_path, target="livr")
+
+
+def test_repr_is_one_line_and_html_shows_the_masks(shown: Phantom) -> None:
+    support = Support.from_volumes(shown.image, shown.labels, name="liver", label=LIVER)
+    assert repr(support) == f"Support('liver': 3 slices of {shown.image.name})"
+    assert "<img" in support._repr_html_()
+    many = replace(support, sources=("a", "b", "c"), name="x")
+    assert repr(Support.join([many, replace(many, sources=("d", "e", "f"))])).endswith(
+        "6 slices of a, b, c and 3 more)"
+    )

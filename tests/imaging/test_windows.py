@@ -59,3 +59,10 @@ def test_all_else_spans_its_own_range() -> None:
     assert display_windows(eight_bit, target="lung")[0].name == "whole range"
     (nothing,) = display_windows(Volume(np.zeros((4, 4, 1)), np.eye(4), "MR"))
     assert nothing.high > nothing.low
+
+
+def test_padding_does_not_count() -> None:
+    array = np.full((20, 20, 5), -2000, np.float32)
+    array[4:-4, 4:-4] = np.linspace(100, 200, 12 * 12 * 5).reshape(12, 12, 5)
+    (window,) = display_windows(Volume(array, np.eye(4), "MR"))
+    assert (window.low, window.high) == pytest.approx((100.5, 199.5), abs=0.1)

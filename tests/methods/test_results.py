@@ -186,7 +186,7 @@ def test_radiomics(scan: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     one = result(scan, "liver", 2, 3, 1)
     monkeypatch.setitem(sys.modules, "radiomics", None)
     with pytest.raises(
-        UsageError, match=r"radiomics needs pyradiomics .*Pip install 'latentseg\[radiomics\]'"
+        UsageError, match=r"radiomics needs pyradiomics .*Run `pip install 'latentseg\[radiomics\]'`"
     ):
         one.save(tmp_path / "out", what=["mask", "radiomics"])
     assert not (tmp_path / "out").exists()

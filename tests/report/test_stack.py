@@ -14,8 +14,9 @@ from latentseg.report.stack import (
     COLUMNS,
     CT_LEVELS,
     FEWEST,
+    GREY_BYTES,
+    RESULT_BYTES,
     TILE,
-    TILE_BYTES,
     Room,
     chosen_slices,
     grey_sheet,
@@ -25,14 +26,19 @@ from latentseg.report.stack import (
 )
 
 
-@given(count=st.integers(0, 3000), most=st.integers(0, 60), tiles=st.integers(0, 5000))
-def test_a_page_has_a_size(count: int, most: int, tiles: int) -> None:
-    shares = Room(most, tiles * TILE_BYTES).shares(f"case {n % (count or 1)}" for n in range(2 * count))
-    assert sum(shares.values()) <= tiles
+@given(
+    results=st.lists(st.integers(0, 400), max_size=900),
+    most=st.integers(0, 60),
+    page_bytes=st.integers(0, 60_000_000),
+)
+def test_a_page_has_a_size(results: list[int], most: int, page_bytes: int) -> None:
+    shares = Room(most, page_bytes).shares(f"case {number}" for number in results)
+    costs = {f"case {n}": GREY_BYTES + RESULT_BYTES * results.count(n) for n in dict.fromkeys(results)}
+    assert sum(share * costs[scan] for scan, share in shares.items()) <= page_bytes
     assert all(min(FEWEST, most) <= share <= most for share in shares.values())
-    assert list(shares) == [f"case {n}" for n in range(len(shares))]
-    if most and count * most <= tiles:
-        assert shares == {f"case {n}": most for n in range(count)}
+    assert list(shares) == list(costs)[: len(shares)]
+    if most and most * sum(costs.values()) <= page_bytes:
+        assert shares == dict.fromkeys(costs, most)
 
 
 @given(st.data())

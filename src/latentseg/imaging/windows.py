@@ -6,7 +6,7 @@ Networks see other windows, see :mod:`latentseg.imaging.intensity`; these are fo
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,15 +62,17 @@ def display_windows(
         The windows of radiology for a CT in HU; for all else one that spans the scan's percentiles.
     """
     if not in_hounsfield(volume):
-        return (_whole_range(volume.array),)
+        return (_whole_range(volume),)
     if _LUNG_WORDS.search(target.replace("_", " ")) or (mask is not None and _lies_in_a_lung(volume, mask)):
         return (LUNG, *(window for window in CT_WINDOWS if window is not LUNG))
     return CT_WINDOWS
 
 
-def _whole_range(array: NDArray[Any]) -> Window:
-    """0.5 and 99.5 percentile of what is not 0, as in :func:`latentseg.imaging.normalize`."""
-    inside = array[np.isfinite(array) & (array != 0)]
+def _whole_range(volume: Volume) -> Window:
+    """0.5 and 99.5 percentile of what is neither padding nor 0, as in :func:`latentseg.imaging.normalize`."""
+    array, padding = volume.array, volume.padding
+    shown = np.isfinite(array) & (array != 0)
+    inside = array[shown if padding is None else shown & ~padding]
     low, high = (float(edge) for edge in np.percentile(inside, (0.5, 99.5))) if inside.size else (0.0, 1.0)
     return Window("whole range", low, high if high > low else low + 1.0)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from latentseg.errors import UsageError
 from latentseg.imaging import Volume
 
-INSTALL = "pip install 'latentseg[radiomics]', or leave radiomics out of what is saved"
+INSTALL = "run `pip install 'latentseg[radiomics]'`, or leave radiomics out of what is saved"
 
 
 def radiomics_module() -> Any:

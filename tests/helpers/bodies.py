@@ -22,10 +22,11 @@ def random_network(seed: int) -> BodyNetwork:
         tensors[f"conv{n}.weight"] = rng.normal(0, 0.4, (3, 3, before, CHANNELS))
         tensors[f"conv{n}.bias"] = rng.normal(0, 0.1, CHANNELS)
         before, side = CHANNELS, side // stride
-    tensors["hidden.weight"] = rng.normal(0, 0.2, (side * side * CHANNELS, 8))
-    tensors["hidden.bias"] = rng.normal(0, 0.1, 8)
-    tensors["out.weight"] = rng.normal(0, 0.3, (8, len(PLANES) + 2))
-    tensors["out.bias"] = rng.normal(0, 0.1, len(PLANES) + 2)
+    for name, count in (("plane", len(PLANES)), ("height", 2)):
+        tensors[f"{name}_hidden.weight"] = rng.normal(0, 0.2, (side * side * CHANNELS, 8))
+        tensors[f"{name}_hidden.bias"] = rng.normal(0, 0.1, 8)
+        tensors[f"{name}.weight"] = rng.normal(0, 0.3, (8, count))
+        tensors[f"{name}.bias"] = rng.normal(0, 0.1, count)
     return BodyNetwork(tensors)
 
 

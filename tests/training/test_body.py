@@ -148,14 +148,23 @@ def test_a_training_learns_and_exports(tmp_path: Path, packed: BodyPack) -> None
     options = BodyOptions(
         loop=LoopOptions(steps=4, learning_rate=1e-3, warmup=1),
         pictures=PictureOptions(scans=1, slices=3, others=1, singles=1),
+        many=(2, 3),
     )
     task = BodyTask(options, packed)
     loss, figures = task.loss(task.batch(np.random.default_rng(0), 0.0))
     loss.backward()
     assert set(figures) == {"turned", "right", "missed_mm"}
     assert all(parameter.grad is not None for parameter in task.model.parameters())
+    task.model.zero_grad()
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    loss, figures = task.loss(task.batch(np.random.default_rng(0), 0.9))
+    loss.backward()
+    assert set(figures) == {"missed_mm"}
+    taught = {name for name, parameter in task.model.named_parameters() if parameter.grad is not None}
+    assert taught == {"height_hidden.weight", "height_hidden.bias", "height.weight", "height.bias"}
+    assert all(torch.equal(before[name], value) for name, value in task.model.state_dict().items())
     task.export(task.model, tmp_path)
-    assert load_network(tmp_path / "body.safetensors").out[0].shape[1] == 5
+    assert load_network(tmp_path / "body.safetensors").dense["plane"][0].shape[1] == 3
 
 
 def test_the_verbs_pack_and_train(tmp_path: Path) -> None:
@@ -167,7 +176,8 @@ def test_the_verbs_pack_and_train(tmp_path: Path) -> None:
     assert main(["train", "pack-body", str(recipe), "--out", str(tmp_path / "p")]) == 0
     training = tmp_path / "body.yaml"
     training.write_text(
-        "loop: {steps: 2, learning_rate: 0.001}\npictures: {scans: 1, slices: 2, others: 1, singles: 1}\n",
+        "loop: {steps: 2, learning_rate: 0.001}\nmany: [2, 2]\n"
+        "pictures: {scans: 1, slices: 2, others: 1, singles: 1}\n",
         encoding="utf-8",
     )
     arguments = ["train", "body", str(training), "--pack", str(tmp_path / "p"), "--out", str(tmp_path / "r")]

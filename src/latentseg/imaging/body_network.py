@@ -33,6 +33,9 @@ HEIGHT_UNIT_MM = 100.0
 STRIDES = (2, 2, 2, 1, 2, 1)
 """Of the convolutions, in order."""
 
+DENSE = ("plane_hidden", "plane", "height_hidden", "height")
+"""Two pairs of dense layers on the same features: one for the planes, one for height and expected error."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -54,8 +57,8 @@ class BodyNetwork:
     """Weights of the network, and its forward pass.
 
     Args:
-        tensors: ``conv<n>.weight`` `(height, width, in, out)`, ``conv<n>.bias``, ``hidden.weight``
-            `(in, out)`, ``hidden.bias``, ``out.weight`` and ``out.bias``, of any floating type.
+        tensors: ``conv<n>.weight`` `(height, width, in, out)`, ``conv<n>.bias``, and for each of ``DENSE``
+            ``<name>.weight`` `(in, out)` and ``<name>.bias``, of any floating type.
 
     Raises:
         ModelError: a tensor is missing.
@@ -64,7 +67,7 @@ class BodyNetwork:
     def __init__(self, tensors: Mapping[str, NDArray[np.generic]]) -> None:
         try:
             self.convolutions = [self._pair(tensors, f"conv{n}") for n in range(len(STRIDES))]
-            self.hidden, self.out = self._pair(tensors, "hidden"), self._pair(tensors, "out")
+            self.dense = {name: self._pair(tensors, name) for name in DENSE}
         except KeyError as error:
             raise ModelError(f"the body network has no tensor {error}") from error
 
@@ -81,8 +84,12 @@ class BodyNetwork:
         for (weight, bias), stride in zip(self.convolutions, STRIDES, strict=True):
             values = np.maximum(_convolved(values, weight, stride) + bias, 0)
         flat = values.reshape(len(values), -1)
-        hidden = np.maximum(flat @ self.hidden[0] + self.hidden[1], 0)
-        return np.asarray(hidden @ self.out[0] + self.out[1], np.float32)
+        values = [self._perceived(flat, hidden, out) for hidden, out in (DENSE[:2], DENSE[2:])]
+        return np.concatenate(values, axis=1)
+
+    def _perceived(self, flat: Array, hidden: str, out: str) -> Array:
+        (first, bias), (second, offset) = self.dense[hidden], self.dense[out]
+        return np.asarray(np.maximum(flat @ first + bias, 0) @ second + offset, np.float32)
 
     @staticmethod
     def _pair(tensors: Mapping[str, NDArray[np.generic]], name: str) -> tuple[Array, Array]:

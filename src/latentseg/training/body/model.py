@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentseg.imaging.body_network import HEIGHT_UNIT_MM, PICTURE, PLANES, STRIDES
+from latentseg.imaging.body_network import DENSE, HEIGHT_UNIT_MM, PICTURE, PLANES, STRIDES
 from latentseg.imaging.files import written_whole
 
 KERNELS = (5, 3, 3, 3, 3, 1)
 WIDTHS = (16, 32, 64, 64, 96, 64)
-HIDDEN = 128
+PLANE_HIDDEN, HEIGHT_HIDDEN = 128, 192
 EPSILON = 1e-5
 
 
@@ -34,8 +34,10 @@ class BodyModel(nn.Module):
             before, side = width, side // stride
         self.blocks = nn.Sequential(*blocks)
         self.drop = nn.Dropout(dropout)
-        self.hidden = nn.Linear(before * side * side, HIDDEN)
-        self.out = nn.Linear(HIDDEN, len(PLANES) + 2)
+        self.plane_hidden = nn.Linear(before * side * side, PLANE_HIDDEN)
+        self.plane = nn.Linear(PLANE_HIDDEN, len(PLANES))
+        self.height_hidden = nn.Linear(before * side * side, HEIGHT_HIDDEN)
+        self.height = nn.Linear(HEIGHT_HIDDEN, 2)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read pictures `(N, 1, PICTURE, PICTURE)` in [-1, 1].
@@ -43,10 +45,19 @@ class BodyModel(nn.Module):
         Returns:
             Scores `(N, 3)` of the planes; heights and expected absolute errors `(N,)` in mm.
         """
-        flat = self.blocks(pictures + 1).permute(0, 2, 3, 1).flatten(1)
-        out = self.out(self.drop(self.hidden(self.drop(flat)).relu()))
-        planes, height, spread = out.split([len(PLANES), 1, 1], 1)
-        return planes, HEIGHT_UNIT_MM * height[:, 0], HEIGHT_UNIT_MM * spread[:, 0].clamp(-4, 3).exp()
+        features = self.features(pictures)
+        planes = self.plane(self.drop(self.plane_hidden(self.drop(features)).relu()))
+        return (planes, *self.heights(features))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """What both answers are read from, `(N, F)`."""
+        seen: Tensor = self.blocks(pictures + 1)
+        return seen.permute(0, 2, 3, 1).flatten(1)
+
+    def heights(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Heights and expected absolute errors `(N,)` in mm, from features."""
+        out = self.height(self.drop(self.height_hidden(self.drop(features)).relu()))
+        return HEIGHT_UNIT_MM * out[:, 0], HEIGHT_UNIT_MM * out[:, 1].clamp(-4, 3).exp()
 
 
 def folded(model: BodyModel) -> dict[str, NDArray[np.float16]]:
@@ -59,9 +70,9 @@ def folded(model: BodyModel) -> dict[str, NDArray[np.float16]]:
         weight = state[f"{block}.weight"] * scale[:, None, None, None]
         tensors[f"conv{n}.weight"] = weight.permute(2, 3, 1, 0)
         tensors[f"conv{n}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
-    for name, layer in (("hidden", model.hidden), ("out", model.out)):
-        tensors[f"{name}.weight"] = layer.weight.detach().T
-        tensors[f"{name}.bias"] = layer.bias.detach()
+    for name in DENSE:
+        tensors[f"{name}.weight"] = state[f"{name}.weight"].T
+        tensors[f"{name}.bias"] = state[f"{name}.bias"]
     return {name: tensor.cpu().half().contiguous().numpy() for name, tensor in tensors.items()}
 
 

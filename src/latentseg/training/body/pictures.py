@@ -56,7 +56,7 @@ class PictureBatch(NamedTuple):
 
     Attributes:
         pictures: `(N, 3, PICTURE, PICTURE)` in [-1, 1]: the right way round, mirrored, and in one of the six
-            other turns.
+            other turns; of stacks only the first.
         planes: `(N, 9)` target probabilities of the three planes in these three turns.
         group: `(N,)` number of the scan whose distances are known, -1 for none.
         along_mm: `(N,)` position along the scan.
@@ -99,7 +99,7 @@ class Pictures:
         options = self.options
         drawn: list[_Drawn] = []
         for group in range(options.scans):
-            drawn += self._stack(rng, group)
+            drawn += self._stack(rng, group, options.slices)
         for _ in range(options.others):
             scan = self._scan(rng, deep=True)
             axis = int(rng.integers(1, 3))
@@ -108,10 +108,13 @@ class Pictures:
             drawn.append(self._single(rng, self._scan(rng, deep=False), 0))
         pictures = self._varied(rng, np.stack([one.picture for one in drawn]))
         turns = np.stack([_in_three_turns(rng, picture) for picture in pictures])
-        planes = np.stack([_target(one.plane, one.tells) for one in drawn])
-        columns = torch.tensor([one[3:] for one in drawn], dtype=torch.float32)
-        groups, along, anchors = columns.unbind(1)
-        return PictureBatch(torch.tensor(turns), torch.tensor(planes), groups.long(), along, anchors)
+        return _batch(drawn, turns)
+
+    def draw_stacks(self, rng: np.random.Generator, scans: int, slices: int) -> PictureBatch:
+        """Draw axial slices of many scans, only the right way round: `(N, 1, PICTURE, PICTURE)`."""
+        drawn = [one for group in range(scans) for one in self._stack(rng, group, slices)]
+        pictures = self._varied(rng, np.stack([one.picture for one in drawn]))
+        return _batch(drawn, pictures[:, None])
 
     def _scan(self, rng: np.random.Generator, *, deep: bool) -> int:
         """A scan by the shares of the sources; ``deep`` ones have extent along the body."""
@@ -120,13 +123,13 @@ class Pictures:
         name = names[int(rng.choice(len(names), p=shares / shares.sum()))]
         return int(rng.choice(self.of[name]))
 
-    def _stack(self, rng: np.random.Generator, group: int) -> list[_Drawn]:
+    def _stack(self, rng: np.random.Generator, group: int, slices: int) -> list[_Drawn]:
         n = self._scan(rng, deep=True)
         scan, cells = self.scans[n], self.cells[n]
         depth = len(cells.values)
         reach = depth if rng.random() > self.options.local else min(depth, int(rng.integers(6, 26)))
         first = int(rng.integers(0, depth - reach + 1))
-        layers = first + rng.integers(0, reach, self.options.slices)
+        layers = first + rng.integers(0, reach, slices)
         drawn = []
         for layer in layers.tolist():
             along = (layer + 0.5) * scan.layer_mm
@@ -164,6 +167,13 @@ class Pictures:
             if rng.random() < self.options.cropped:
                 _crop(rng, picture)
         return out
+
+
+def _batch(drawn: list[_Drawn], pictures: NDArray[np.float32]) -> PictureBatch:
+    planes = np.stack([_target(one.plane, one.tells) for one in drawn])
+    columns = torch.tensor([one[3:] for one in drawn], dtype=torch.float32)
+    groups, along, anchors = columns.unbind(1)
+    return PictureBatch(torch.tensor(pictures), torch.tensor(planes), groups.long(), along, anchors)
 
 
 def _in_three_turns(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArray[np.float32]:

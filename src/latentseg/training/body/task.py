@@ -20,6 +20,7 @@ from latentseg.training.body.pack import BodyPack
 from latentseg.training.body.pictures import PictureBatch, PictureOptions, Pictures
 from latentseg.training.loop import LoopOptions
 
+ERROR_UNIT_MM = 25.0
 STANDS_FOR = torch.tensor([1.0, 1.0, 6.0])
 """How many of the eight turns each of the three that are drawn stands for, in the softmax over all."""
 
@@ -31,6 +32,9 @@ class BodyOptions(BaseModel):
         distances: weight of the distances between slices of a scan.
         anchors: weight of known heights.
         tolerance_mm: of known heights.
+        heights_after: share of the steps after which the rest is frozen, and only the layers of the heights
+            are taught, on slices of many scans at a time.
+        many: scans and slices of each from then on.
         dropout: share of hidden values that are dropped.
     """
 
@@ -41,6 +45,8 @@ class BodyOptions(BaseModel):
     distances: float = 0.4
     anchors: float = 0.2
     tolerance_mm: float = 10.0
+    heights_after: float = 0.6
+    many: tuple[int, int] = (36, 6)
     dropout: float = 0.2
 
 
@@ -61,36 +67,53 @@ class BodyTask:
         """Move the model."""
         self.model.to(device)
 
-    def batch(self, rng: np.random.Generator, progress: float) -> PictureBatch:  # noqa: ARG002
-        """Draw one batch of pictures."""
-        return self.pictures.draw(rng)
+    def batch(self, rng: np.random.Generator, progress: float) -> PictureBatch:
+        """Draw one batch of pictures; of the last part of the schedule only those that teach heights."""
+        if progress < self.options.heights_after:
+            return self.pictures.draw(rng)
+        return self.pictures.draw_stacks(rng, *self.options.many)
 
     def loss(self, batch: PictureBatch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of planes and turns, and Laplace likelihoods of distances and known heights."""
-        options = self.options
+        """Cross-entropy of planes and turns, and errors of distances and known heights."""
+        if batch.pictures.shape[1] == 1:
+            self.model.blocks.eval()
+            with torch.no_grad():
+                features = self.model.features(batch.pictures)
+            return self._height_losses(batch, *self.model.heights(features))
         count = len(batch.pictures)
         scores, height, spread = self.model(batch.pictures.flatten(0, 1)[:, None])
         scores = scores.view(count, 3, -1) + STANDS_FOR.log().to(scores)[:, None]
         height, spread = height.view(count, 3)[:, 0], spread.view(count, 3)[:, 0]
         turned = F.cross_entropy(scores.flatten(1), batch.planes)
+        right = (scores.flatten(1).argmax(1) == batch.planes.argmax(1)).float().mean()
+        loss, figures = self._height_losses(batch, height, spread)
+        return turned + loss, {"turned": float(turned.detach()), "right": float(right), **figures}
+
+    def _height_losses(
+        self, batch: PictureBatch, height: Tensor, spread: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        options = self.options
         apart, missed_mm = distance_loss(height, spread, batch.group, batch.along_mm)
         known = ~batch.anchor_mm.isnan()
         anchored = height.sum() * 0
         if bool(known.any()):
             off = (height[known] - batch.anchor_mm[known]).abs() - options.tolerance_mm
-            anchored = laplace(off.relu(), spread[known])
-        right = (scores.flatten(1).argmax(1) == batch.planes.argmax(1)).float().mean()
-        figures = {"turned": float(turned.detach()), "right": float(right), "missed_mm": missed_mm}
-        return turned + options.distances * apart + options.anchors * anchored, figures
+            anchored = height_loss(off.relu(), spread[known])
+        return options.distances * apart + options.anchors * anchored, {"missed_mm": missed_mm}
 
     def export(self, model: BodyModel, folder: Path) -> None:
         """Write ``body.safetensors``."""
         export(model, folder / "body.safetensors")
 
 
-def laplace(off_mm: Tensor, spread_mm: Tensor) -> Tensor:
-    """Mean negative log-likelihood of absolute errors, up to a constant."""
-    return (off_mm / spread_mm + (spread_mm / 10).log()).mean()
+def height_loss(off_mm: Tensor, spread_mm: Tensor) -> Tensor:
+    """Mean absolute error of heights, and how well the expected errors foresee it.
+
+    The latter is the negative log-likelihood of a Laplace distribution. It teaches the expected errors alone:
+    if it taught the heights too, those that are hard to learn would be given up as uncertain.
+    """
+    foreseen = off_mm.detach() / spread_mm + (spread_mm / ERROR_UNIT_MM).log()
+    return (off_mm / ERROR_UNIT_MM + foreseen).mean()
 
 
 def distance_loss(height: Tensor, spread: Tensor, group: Tensor, along_mm: Tensor) -> tuple[Tensor, float]:
@@ -111,13 +134,11 @@ def distance_loss(height: Tensor, spread: Tensor, group: Tensor, along_mm: Tenso
     for number in group[group >= 0].unique():
         here = group == number
         read, along, wide = height[here], along_mm[here], spread[here]
-        weight = 1 / wide.detach()
-        weight = weight / weight.sum()
-        along = along - (weight * along).sum()
+        along, read = along - along.mean(), read - read.mean()
         with torch.no_grad():
-            size = (weight * along * read).sum() / ((weight * along**2).sum() + 1.0)
+            size = (along * read).sum() / ((along**2).sum() + 1.0)
             size = 1 + 0.5 * (size - 1).clamp(-0.3, 0.3)
-        off = (read - (weight * read).sum() - size * along).abs()
-        losses.append(laplace(off, wide))
+        off = (read - size * along).abs()
+        losses.append(height_loss(off, wide))
         missed.append(float(off.mean().detach()))
     return torch.stack(losses).mean(), float(np.mean(missed))

@@ -27,15 +27,18 @@ if TYPE_CHECKING:
     from latentseg.methods.fewshot.context import SupportContext
     from latentseg.methods.fewshot.support import Support
     from latentseg.methods.results import Segmentation
+    from latentseg.serve.notebook import annotate, show
 
 _LAZY = {
     "Segmentation": "latentseg.methods.results",
     "Support": "latentseg.methods.fewshot.support",
     "SupportContext": "latentseg.methods.fewshot.context",
     "Volume": "latentseg.imaging",
+    "annotate": "latentseg.serve.notebook",
     "load": "latentseg.api",
     "read": "latentseg.imaging",
     "read_labels": "latentseg.imaging",
+    "show": "latentseg.serve.notebook",
 }
 
 __all__ = [
@@ -53,9 +56,11 @@ __all__ = [
     "UsageError",
     "Volume",
     "__version__",
+    "annotate",
     "load",
     "read",
     "read_labels",
+    "show",
 ]
 
 

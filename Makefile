@@ -2,6 +2,7 @@
 #
 #   make demo     segment an organ shown in one example, on a phantom, and write a page of overlays
 #   make test     style, types and tests: what continuous integration runs
+#   make serve    the workbench in the browser, with two phantoms to try; needs npm to build the page
 #
 # PYTHON=python3.12 picks the interpreter; PIP_FLAGS="..." is passed to pip (an index, a proxy).
 
@@ -9,6 +10,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 DEMO_FLAGS ?=
+SERVE_FLAGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,11 +19,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_FL
 CHECK_PYTHON := import sys; v = sys.version_info; v >= (3, 11) or \
 	sys.exit(f'latentseg needs Python 3.11 or newer, this is {v[0]}.{v[1]}. Try: make PYTHON=python3.11')
 
-.PHONY: help venv demo test lint types format build clean
+.PHONY: help venv demo serve page test lint types format build clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '3,6p' Makefile | cut -c3-
+	@sed -n '3,7p' Makefile | cut -c3-
 
 venv: $(STAMP)
 
@@ -38,6 +40,15 @@ $(STAMP): constraints.txt pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/latentseg demo $(DEMO_FLAGS)
+
+serve: $(STAMP) page
+	@$(BIN)/latentseg serve --demo $(SERVE_FLAGS)
+
+page: src/latentseg/serve/page/index.html
+
+src/latentseg/serve/page/index.html: $(wildcard web/*.html web/*.json web/*.ts web/src/*)
+	@command -v npm >/dev/null || { echo "The page needs npm to be built: install Node.js 20 or newer."; exit 1; }
+	cd web && npm ci --no-audit --no-fund && npm run build
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -57,4 +68,4 @@ build: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf web/node_modules src/latentseg/serve/page $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

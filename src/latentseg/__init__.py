@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from latentseg.methods.fewshot.context import SupportContext
     from latentseg.methods.fewshot.support import Support
     from latentseg.methods.results import Segmentation
+    from latentseg.serve.notebook import annotate, show
 
 _LAZY = {
     "Evidence": "latentseg.methods.tumor.evidence",
@@ -38,9 +39,11 @@ _LAZY = {
     "TumorOptions": "latentseg.methods.tumor.options",
     "TumorSegmentation": "latentseg.methods.tumor.evidence",
     "Volume": "latentseg.imaging",
+    "annotate": "latentseg.serve.notebook",
     "load": "latentseg.api",
     "read": "latentseg.imaging",
     "read_labels": "latentseg.imaging",
+    "show": "latentseg.serve.notebook",
 }
 
 __all__ = [
@@ -63,9 +66,11 @@ __all__ = [
     "UsageError",
     "Volume",
     "__version__",
+    "annotate",
     "load",
     "read",
     "read_labels",
+    "show",
 ]
 
 

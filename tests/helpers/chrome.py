@@ -34,7 +34,7 @@ class Chrome:
     """One window.
 
     Args:
-        folder: For its profile and downloads.
+        folder: For its profile, and for downloads in ``taken``.
         width: Of the window in pixels.
         height: Of the window in pixels.
     """
@@ -50,7 +50,9 @@ class Chrome:
         self.process = subprocess.Popen([found[1], f"--port={port}"], stdout=subprocess.DEVNULL)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
         flags = [*FLAGS, f"--window-size={width},{height}", f"--user-data-dir={folder / 'profile'}"]
-        options = {"binary": found[0], "args": flags, "prefs": {"download.default_directory": str(folder)}}
+        self.downloads = folder / "taken"
+        prefs = {"download.default_directory": str(self.downloads)}
+        options = {"binary": found[0], "args": flags, "prefs": prefs}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         for _ in range(100):
             try:

@@ -34,6 +34,9 @@ def serve(
     ] = None,
     backbone: Annotated[str, typer.Option(help="Model, see `latentseg models list`.")] = "compact",
     weights: Annotated[Path | None, typer.Option(help="Weights of the method, where it has none.")] = None,
+    dicomweb: Annotated[
+        str, typer.Option(help="Root of a DICOMweb server, to take series from and store results in.")
+    ] = "",
     engine: Annotated[str, typer.Option(help="here, or ray: jobs go to workers.")] = "here",
     max_upload_mb: Annotated[int, typer.Option(help="Of one uploaded file.", min=1)] = 4096,
     max_volume_mb: Annotated[int, typer.Option(help="Of the voxels of one scan.", min=1)] = 2048,
@@ -57,6 +60,7 @@ def serve(
         token=token or os.environ.get("LATENTSEG_TOKEN") or new_token(),
         backbone=backbone,
         weights=weights,
+        dicomweb=dicomweb,
         engine=engine,
         limits=limits,
     )

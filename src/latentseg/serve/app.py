@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from latentseg.serve import page_files, problems
 from latentseg.serve.guard import Guard
-from latentseg.serve.routes import drawings, exports, jobs, monai, project, scans
+from latentseg.serve.routes import dicomweb, drawings, exports, jobs, monai, project, scans
 from latentseg.serve.workbench import Workbench
 from latentseg.version import __version__
 
@@ -25,6 +25,7 @@ TAGS = [
     {"name": "drawings", "description": "What people draw, what stands, and what they say of it."},
     {"name": "jobs", "description": "Work and its progress."},
     {"name": "exports", "description": "Files to take away."},
+    {"name": "dicomweb", "description": "Series from a DICOMweb server, and results back to it."},
     {"name": "monai", "description": "The protocol of MONAI Label."},
 ]
 
@@ -54,7 +55,7 @@ def create_app(bench: Workbench) -> FastAPI:
         responses=problems.ANSWERS,
     )
     app.state.bench = bench
-    for part in (project, scans, drawings, jobs, exports, monai):
+    for part in (project, scans, drawings, jobs, exports, dicomweb, monai):
         app.include_router(part.router)
     problems.install(app)
     page_files.install(app)

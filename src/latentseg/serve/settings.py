@@ -66,6 +66,7 @@ class ServeOptions:
         backbone: Model, see :func:`latentseg.load`.
         weights: Weights, see there.
         user: Who draws and accepts, where a request does not say.
+        dicomweb: Root of a DICOMweb server to take series from and store results in; empty for none.
         engine: Where work is done: ``here`` or ``ray``.
         limits: What is refused.
     """
@@ -78,6 +79,7 @@ class ServeOptions:
     backbone: str | Path = "compact"
     weights: Path | None = None
     user: str = field(default_factory=user_name)
+    dicomweb: str = ""
     engine: str = "here"
     limits: Limits = field(default_factory=Limits)
 
@@ -91,6 +93,9 @@ class ServeOptions:
             raise UsageError("the token holds spaces or letters outside ASCII", where="--token", fix=fix)
         if self.engine not in ("here", "ray"):
             raise UsageError(f"unknown engine {self.engine!r}", where="--engine", fix="give here or ray")
+        if self.dicomweb and not self.dicomweb.startswith(("http://", "https://")):
+            fix = "give its root, such as http://127.0.0.1:8042/dicom-web"
+            raise UsageError("not the address of a DICOMweb server", where=self.dicomweb, fix=fix)
         for folder in self.data:
             if not folder.is_dir():
                 raise UsageError("not a folder", where=str(folder), fix="give a folder of scans with --data")

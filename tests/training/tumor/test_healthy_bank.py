@@ -52,12 +52,19 @@ def test_a_bank_knows_the_slices_it_was_made_of(packed: Pack, maker: BankMaker) 
     assert float(cells.places.min()) > 0
     assert float(cells.places.max()) < 1
     torch.testing.assert_close(cells.directions.norm(dim=1), torch.ones(50))
-    images, _ = prepared(packed.images[0:1], np.zeros((1, 64, 64), bool), "CT")
-    nearest = RetrievalOptions(nearest=1)
-    own = bank.compare(cell_features(maker.network, images), "CT abdomen", options=nearest)
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    other = bank.compare(cell_features(maker.network, noise), "CT abdomen", options=nearest)
-    assert float(own.distance.mean()) < float(other.distance.mean())
+
+
+def test_cells_of_a_slice_in_the_bank_are_found_again(packed: Pack, maker: BankMaker) -> None:
+    every = OPTIONS.model_copy(update={"cells": 10**6, "findings": ()})
+    bank = BankMaker(maker.backbone, maker.network, every)(packed)
+    first = slice(0, 8)  # a scan is cut to one box
+    chosen = [0, 3, 7]
+    images, ill = prepared(packed.images[first][chosen], np.zeros((3, 64, 64), bool), "CT")
+    options = RetrievalOptions(nearest=1)
+    found = bank.compare(cell_features(maker.network, images), "CT abdomen", options=options)
+    kept = healthy_cells(images, ill)
+    assert int(kept.sum()) > 300
+    assert float(found.distance[:, 0][kept].max()) < 5e-3
 
 
 def test_the_draw_depends_on_the_seed_alone(packed: Pack, maker: BankMaker) -> None:

@@ -14,8 +14,8 @@ At inference an idea of the paper is taken away by taking away what it says:
 * **VTCT**: the condition token is zero.
 * **QE**: prototypes are zero, so that the query's own mean takes the place of its foreground.
 
-Every part of the segmenter (matching prior, network, closer look, refinement, place along the body) is taken
-from its list.
+Every part of the segmenter (volume matching, matching prior, network, closer look, refinement) is taken from
+its list. Those that compare slices have nothing to add in EP2, where the examples are whole scans.
 
 The network was trained with all of them; what it would have learned without is another question, which
 only trainings answer (``prior: false`` in the configuration is one).
@@ -40,9 +40,10 @@ from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.protocols import EP1, EP2, FewShotProtocol
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
 from latentseg.methods.fewshot.network import Network
-from latentseg.methods.fewshot.part import Examples, Tensors
+from latentseg.methods.fewshot.part import Examples, Part, Tensors
 from latentseg.methods.fewshot.parts import SegmentOptions
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+from latentseg.methods.fewshot.slices_only import SlicesOnly
 from latentseg.methods.sdfsmis.method import SDFSMIS
 from latentseg.training.config import read_config
 from latentseg.training.fewshot.sdfsmis import FewShotOptions, build
@@ -82,9 +83,14 @@ def without(segmenter: FewShotSegmenter, idea: str) -> FewShotMethod:
         inner = sdfsmis.translator
         sdfsmis = replace(sdfsmis, translator=lambda features: torch.zeros_like(inner(features)))  # type: ignore[arg-type]
     muted = Muted(sdfsmis, missing=idea, slab=options.slab)
-    parts = [muted if isinstance(part, Network) else part for part in segmenter.parts]
+    parts = [like(part, muted) if part.name == Network.name else part for part in segmenter.parts]
     ablated = FewShotSegmenter(segmenter.networks, options=options, parts=parts)
     return FewShotMethod(ablated, name=f"without {idea}")
+
+
+def like(part: Part, other: Part) -> Part:
+    """Another part in the place of one: left out for whole scans where that one is."""
+    return SlicesOnly(other) if isinstance(part, SlicesOnly) else other
 
 
 def variants(segmenter: FewShotSegmenter) -> Iterator[FewShotMethod]:

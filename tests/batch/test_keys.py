@@ -28,8 +28,8 @@ FREE = ("sources",)  # renaming the files of a support changes no answer
 
 def a_scan() -> SupportScan:
     images = np.linspace(-1, 1, 48, dtype=np.float16).reshape(3, 4, 4)
-    holds = np.array([False, True, False])
-    return SupportScan(images, holds, np.eye(4, dtype=bool), 5.0, np.array([0.5], np.float32))
+    masks, known = np.stack([np.eye(4, dtype=bool)] * 3), np.array([True, True, False])
+    return SupportScan(images, masks, known, np.array([0, 5, 10], np.float32), 400.0)
 
 
 def a_support() -> Support:
@@ -47,8 +47,8 @@ def a_context() -> SupportContext:
 
     names = ("network/cache/keys/down.attn", "network/fg", "matching prior/features", "closer look/edge")
     tensors = {name: tensor(1, 2, 3) for name in names}
-    tensors["place along the body/0/holds"] = torch.tensor([False, True, False])
-    tensors["place along the body/0/step_mm"] = tensor()
+    tensors["volume matching/0/target"] = tensor(2, 3).half()
+    tensors["volume matching/0/target_mm"] = tensor(2, 3)
     return SupportContext("liver", "nearest", "weights", tensors=tensors)
 
 
@@ -105,11 +105,11 @@ def test_every_field_of_a_support_changes_its_digest(target: Any) -> None:
     assert [places for places in same.values() if len(places) > 1] == []
 
 
-def test_a_corrected_spacing_or_region_is_noticed() -> None:
-    """The place along the body is found in millimeters, and beside the target."""
+def test_a_corrected_spacing_or_mask_is_noticed() -> None:
+    """Scans are compared in millimeters, with everything that is marked in them."""
     support = a_support()
-    wider = replace(a_scan(), step_mm=2.5)
-    elsewhere = replace(a_scan(), region=~a_scan().region)
+    wider = replace(a_scan(), side_mm=300.0)
+    elsewhere = replace(a_scan(), masks=~a_scan().masks)
     digests = {
         keys.target_digest(replace(support, scans=(scan, a_scan()))) for scan in (a_scan(), wider, elsewhere)
     }

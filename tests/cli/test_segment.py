@@ -396,5 +396,5 @@ def test_lesions_are_searched_anywhere() -> None:
     from latentseg.cli.segment import search_options
     from latentseg.methods.fewshot.parts import SegmentOptions
 
-    assert search_options("nearest", anywhere=True).axis is None
+    assert search_options("nearest", anywhere=True).volume is None
     assert search_options("joint", anywhere=False) == SegmentOptions(support_mode="joint")

@@ -1,8 +1,8 @@
 """The shipped weights on small phantoms: what is found today is found tomorrow, without any data.
 
-Few-shot goes through all of its parts (network, matching prior, place along the body, closer look,
-refinement) and tumors through organs, closer look, inpainting and the borders of the scan. A part that is
-lost moves these volumes by more than they may move. ``python tests/golden/test_phantoms.py`` writes
+Few-shot compares whole scans (alignment, both searches, refinement), and tumors go through organs, closer
+look, inpainting and the borders of the scan. A part that is lost moves these volumes by more than they may
+move. ``python tests/golden/test_phantoms.py`` writes
 ``phantoms.json`` anew, after a change that is meant to change answers.
 """
 

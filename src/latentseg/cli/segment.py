@@ -339,13 +339,13 @@ def search_options(mode: SupportMode, *, anywhere: bool = False, compat: str = "
     Raises:
         UsageError: An unknown ``compat``.
     """
-    from latentseg.methods.fewshot.along_body import AxisOptions
     from latentseg.methods.fewshot.parts import SegmentOptions
+    from latentseg.methods.fewshot.volume_matching import VolumeOptions
 
     if compat not in ("fixed", "official"):
         raise UsageError(f"unknown rules {compat!r}", where="--compat", fix="give fixed or official")
     rules: Compat = "official" if compat == "official" else "fixed"
-    return SegmentOptions(compat=rules, support_mode=mode, axis=None if anywhere else AxisOptions())
+    return SegmentOptions(compat=rules, support_mode=mode, volume=None if anywhere else VolumeOptions())
 
 
 def read_mode(text: str) -> SupportMode:

@@ -71,7 +71,8 @@ class FewShotMethod:
         return self.segmenter.search(self._encoded(query_slices, spacing_mm), self._context(support))
 
     def _context(self, support: SupportSlices) -> SupportContext:
-        key = _key(support.images) + _key(support.masks) + b"".join(_key(s.holds) for s in support.scans)
+        scans = [_key(scan.images) + _key(scan.masks) for scan in support.scans]
+        key = b"".join([_key(support.images), _key(support.masks), *scans])
         if key not in self._contexts:
             sources = ("",) * len(support.images)
             example = Support("target", support.images, support.masks, sources, scans=support.scans)

@@ -177,9 +177,9 @@ def support_slices(
     masks = fit_masks(inside[chosen], pixel_mm=pixel_mm, size=size)
     scans: tuple[SupportScan, ...] = ()
     if whole:
-        on_slice, step_mm = np.isin(np.arange(len(inside)), held), canonical.spacing_mm[0]
-        region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm, size=size)[0]
-        scans = SupportScan.of(support.images, on_slice, region, step_mm=step_mm, chosen=chosen.tolist())
+        step_mm, pixel, _ = support.seen.spacing_mm
+        everywhere = fit_masks(inside, pixel_mm=pixel_mm, size=size)
+        scans = (SupportScan.of(support.images, everywhere, step_mm=step_mm, side_mm=pixel * size),)
     return SupportSlices(support.images[chosen], masks, scans)
 
 

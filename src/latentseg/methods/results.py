@@ -46,6 +46,7 @@ class Segmentation:
         probability: ``(I, J, K)`` float32 in [0, 1].
         presence: Score in [0, 1] that the target is in the scan at all; the mask is empty where it is called
             absent.
+        reason: Why it is called absent, where that is known; one clause.
     """
 
     target: str
@@ -53,6 +54,7 @@ class Segmentation:
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
     presence: float
+    reason: str = ""
 
     def __post_init__(self) -> None:
         """Take padding out of the mask."""
@@ -97,8 +99,9 @@ class Segmentation:
         """Presence, volume, shape, place and intensities of the mask.
 
         Distances are in millimeters, ``bounding_box_ijk`` holds the first and last voxel index along each
-        axis of the stored array, and intensities are in the units of the scan. Of a DICOM series that was
-        resampled also what makes the mask ``approximate``.
+        axis of the stored array, and intensities are in the units of the scan. Where it is known why
+        the target is absent also the ``reason``, and of a DICOM series that was resampled what makes the mask
+        ``approximate``.
         """
         centroid = None
         if not self.absent:
@@ -117,6 +120,7 @@ class Segmentation:
             "bounding_box_ijk": bounding_box(self.mask),
             "touches_border": bool(any(edges)),
             **intensity_statistics(self.scan.array[self.mask]),
+            **({"reason": self.reason} if self.reason else {}),
             **({"approximate": "; ".join(marks)} if marks else {}),
         }
 

@@ -12,17 +12,12 @@ import pytest
 import torch
 
 import latentseg as ls
-from helpers.tiny_features import tiny_state
-from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import GeometryError, InputError, UsageError
-from latentseg.imaging import Volume, default_suffix, read, write_like
-from latentseg.methods.fewshot.along_body import AlongBody, AxisOptions
-from latentseg.methods.fewshot.context import SupportContext
-from latentseg.methods.fewshot.matching_features import MatchingFeatures
+from latentseg.imaging import Volume, default_suffix, read, to_canonical, write_like
 from latentseg.methods.fewshot.nearest_example import NearestExample
 from latentseg.methods.fewshot.part import EncodedScan, Part, Search, Tensors
 from latentseg.methods.fewshot.parts import SegmentOptions
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, Found
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.methods.fewshot.support import Support
 from latentseg.phantom.bodies import Phantom
 
@@ -228,41 +223,28 @@ class Answer(Part):
         return replace(search, log_odds=search.log_odds + 2)
 
 
-def test_only_slices_that_can_show_the_target_are_searched(load: Callable[..., FewShotSegmenter]) -> None:
-    coarse = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
-    holds = torch.zeros(12, dtype=torch.bool)
-    holds[4:8] = True
-    tensors = {"coarse": coarse, "holds": holds, "region": torch.ones(8, 8), "step_mm": torch.tensor(5.0)}
-    tensors["marked"] = torch.tensor([0.2, 0.5, 0.8])
-    about = {f"place along the body/0/{name}": tensor for name, tensor in tensors.items()}
-    about["place along the body/placed"] = torch.tensor(True)
-    about["nearest example/layout"] = torch.eye(3)
-    context = SupportContext("liver", "nearest", "weights", tensors=about)
-    features = MatchingFeatures(FeatureNetwork(tiny_state()), grid=8)
+class Elsewhere(Part):
+    """Says that the scan shows something else."""
 
-    def searched(rows: list[int], *parts: Part) -> tuple[Answer, Found]:
-        layout = torch.eye(3)[:1].expand(len(rows), -1)  # all look like the first example
-        kept = {"features/coarse": coarse[rows], "nearest example/layout": layout}
-        scan = EncodedScan(torch.zeros(len(rows), 1, 16, 16), (5.0, 1.0, 1.0), kept)
-        answer = Answer()
-        segmenter = FewShotSegmenter(load().networks, parts=[*parts, NearestExample(), answer])
-        return answer, segmenter.search(scan, context)
+    name = "elsewhere"
 
-    along = AlongBody(features, AxisOptions())
-    answer, found = searched(list(range(12)), along)
-    assert answer.asked == [[4, 5, 6, 7]]
-    assert answer.taken == [[0, 1, 1, 2]]  # by their place, whatever they look like
-    assert np.flatnonzero(found.chance.any((1, 2))).tolist() == [4, 5, 6, 7]
-    assert ((found.in_view >= 0.5) == holds.numpy()).all()
-    none_of_it = [0, 1, 2, 3, 8, 9, 10, 11]
-    assert searched(none_of_it, along)[1].in_view.max() < 0.1
-    answer, found = searched([8, 9, 10, 11], along)
-    assert answer.asked == []  # nowhere to search
-    assert not found.chance.any()
-    assert searched([1, 2, 3], along)[0].asked == [[0, 1, 2]]  # too short for a course along the body
-    answer, found = searched(list(range(12)))
-    assert answer.asked == [list(range(12))]
-    assert found.in_view.tolist() == [1.0] * 12
+    def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:
+        return replace(search, in_view=0 * search.in_view, reason="the scan shows a thigh")
+
+
+def test_an_absent_target_is_absent_for_a_reason(
+    load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
+) -> None:
+    networks, options = load().networks, SegmentOptions(min_presence=0.5)
+    answer = Answer()
+    absent = FewShotSegmenter(networks, options=options, parts=[answer, Elsewhere()])
+    result = absent(searched.image, liver)["liver"]
+    assert result.absent
+    assert result.presence == 0
+    assert result.stats()["reason"] == result.reason == "the scan shows a thigh"
+    assert answer.asked == [list(range(len(to_canonical(searched.image).slices)))]  # all slices are searched
+    present = FewShotSegmenter(networks, options=options, parts=[Answer()])(searched.image, liver)["liver"]
+    assert "reason" not in present.stats()
 
 
 def test_parts_can_be_left_out(load: Callable[..., FewShotSegmenter]) -> None:
@@ -282,8 +264,9 @@ def test_a_prepared_scan_tells_its_size(load: Callable[..., FewShotSegmenter], s
 def test_a_support_keeps_its_scan(liver: Support) -> None:
     (scan,) = liver.scans
     assert scan.images.dtype == np.float16
-    assert 3 <= scan.holds.sum() < len(scan.holds) == len(scan.images)
-    assert scan.region.any()
+    assert scan.images.shape == scan.masks.shape
+    assert 3 <= scan.masks.any((1, 2)).sum() < len(scan.masks)
+    assert scan.known.all()
     assert len(Support.join([liver, liver]).scans) == 2
 
 

@@ -94,6 +94,7 @@ class Search:
         group: ``(N,)`` long, the example that each slice is compared with; None where there is one group.
         hint: ``(N, D, h, w)``, what a network with further channels of input is told.
         mask: ``(N, H, W)`` bool, where a part decides by rules of its own what belongs to the target.
+        reason: Why the target is absent, where a part knows it; one clause.
     """
 
     at: Tensor
@@ -103,6 +104,7 @@ class Search:
     group: Tensor | None = None
     hint: Tensor | None = None
     mask: NDArray[np.bool_] | None = None
+    reason: str = ""
 
     @classmethod
     def everywhere(cls, scan: EncodedScan) -> Search:

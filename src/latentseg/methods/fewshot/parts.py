@@ -8,7 +8,6 @@ import torch
 
 from latentseg.backbones.base import Backbone
 from latentseg.methods.appearance import AppearanceOptions
-from latentseg.methods.fewshot.along_body import AlongBody, AxisOptions
 from latentseg.methods.fewshot.appearance import Appearance
 from latentseg.methods.fewshot.closer_look import CloserLook, CloserOptions
 from latentseg.methods.fewshot.context import SupportMode
@@ -18,6 +17,8 @@ from latentseg.methods.fewshot.nearest_example import NearestExample
 from latentseg.methods.fewshot.network import Network
 from latentseg.methods.fewshot.part import Part
 from latentseg.methods.fewshot.scan_features import ScanFeatures
+from latentseg.methods.fewshot.slices_only import SlicesOnly
+from latentseg.methods.fewshot.volume_matching import VolumeMatching, VolumeOptions
 from latentseg.methods.sdfsmis.compat import Compat
 from latentseg.methods.sdfsmis.method import SDFSMIS
 
@@ -36,8 +37,8 @@ class SegmentOptions:
             nothing when None.
         closer: How targets that are small in a slice are looked at again, enlarged (``fixed`` only, with
             matching features); not at all when None.
-        axis: How a scan is laid beside the support's to find the slices that can show the target (``fixed``
-            only, with matching features); all are searched when None.
+        volume: How whole scans are searched with whole scans (``fixed`` only, with matching features); slice
+            by slice, each one anywhere in the body, when None.
         min_presence: Presence below which the target is reported absent and its mask is empty.
         slab: Slices that go through a network at a time; memory grows with it and not with the volume.
     """
@@ -47,7 +48,7 @@ class SegmentOptions:
     threshold: float = 0.5
     refinement: AppearanceOptions | None = field(default_factory=AppearanceOptions)
     closer: CloserOptions | None = field(default_factory=CloserOptions)
-    axis: AxisOptions | None = field(default_factory=AxisOptions)
+    volume: VolumeOptions | None = field(default_factory=VolumeOptions)
     min_presence: float = 0.5
     slab: int = 8
 
@@ -87,13 +88,16 @@ def parts_of(networks: FewShotNetworks, options: SegmentOptions) -> tuple[Part, 
     ours: list[Part | None] = [NearestExample(), network, refinement]
     if matching:
         closer = options.closer
-        ours = [
+        by_slices: list[Part] = [
             ScanFeatures(matching),
-            AlongBody(matching, options.axis, slab=slab) if options.axis else None,
             NearestExample(),
             Matching(matching, slab=slab),
             network,
-            CloserLook(matching, closer, refine=refinement) if closer else None,
-            refinement,
         ]
+        if closer:
+            by_slices.append(CloserLook(matching, closer, refine=refinement))
+        if volume := options.volume:
+            by_slices = [SlicesOnly(part, slab=slab) for part in by_slices]
+        whole = VolumeMatching(matching, volume, slab=slab) if volume else None
+        ours = [whole, *by_slices, refinement]
     return tuple(part for part in ours if part)

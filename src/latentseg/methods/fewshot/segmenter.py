@@ -183,7 +183,8 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
         mask = None if found.mask is None else np.asarray(seen.undo(found.mask)).astype(bool)
         mask = self.decide(fine, presence) if mask is None else mask
         restore = seen.canonical.restore
-        return Segmentation(context.name, prepared.scan, restore(mask), restore(fine), presence)
+        reason = "" if mask.any() else found.reason
+        return Segmentation(context.name, prepared.scan, restore(mask), restore(fine), presence, reason)
 
     @torch.no_grad()
     def search(self, scan: EncodedScan, context: SupportContext) -> Found:
@@ -196,7 +197,7 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
                 search = part(search, searched, context.of(part.name))
         chance = np.zeros((len(scan), *scan.images.shape[2:]), np.float32)
         chance[search.at.numpy()] = probability(search.log_odds).numpy()
-        return Found(chance, search.in_view.astype(np.float32), search.mask)
+        return Found(chance, search.in_view.astype(np.float32), search.mask, search.reason)
 
     def decide(self, chance: NDArray[np.float32], presence: float) -> NDArray[np.bool_]:
         """The mask ``(S, H, W)`` of a probability: empty where the target is absent, without small parts."""
@@ -213,11 +214,13 @@ class Found:
         chance: Probability ``(S, H, W)``; 0 on slices that were not searched.
         in_view: ``(S,)`` in [0, 1], how much each slice may say about the presence of the target.
         mask: ``(S, H, W)``, where the rules of the release have decided.
+        reason: Why the target is absent, where that is known.
     """
 
     chance: NDArray[np.float32]
     in_view: NDArray[np.float32]
     mask: NDArray[np.bool_] | None = None
+    reason: str = ""
 
 
 def presence_of(found: Found) -> float:

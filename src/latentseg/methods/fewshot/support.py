@@ -24,7 +24,7 @@ from latentseg.imaging.formats import as_volume, kind_of
 from latentseg.imaging.geometry import onto_grid
 from latentseg.imaging.intensity import Modality
 from latentseg.imaging.label_names import Label, described, members
-from latentseg.imaging.network_input import check_slices
+from latentseg.imaging.network_input import check_slices, square_spacing_mm
 from latentseg.imaging.objects import kind_name
 from latentseg.imaging.orientation import warn_of_orientation
 from latentseg.methods.fewshot.support_folder import SupportFolder
@@ -47,7 +47,7 @@ class Support:
         masks: ``(n, 256, 256)`` bool.
         sources: For each slice, the scan it was taken from.
         flat: Whether all of them are 2-D images.
-        scans: The whole scans they come from, where those tell on which slices the target is not.
+        scans: The whole scans they come from; none of 2-D images.
     """
 
     name: str
@@ -133,12 +133,11 @@ class Support:
         held = np.flatnonzero(inside.any((1, 2)))
         at = sorted({int(held[position]) for position in support_positions(len(held), count=slices)})
         images, _ = fit_square(values, SIZE, pixel_mm=pixel_mm)
-        masks = fit_masks(inside[at], pixel_mm=pixel_mm)
-        region = fit_masks(np.asarray(inside.any(0, keepdims=True)), pixel_mm=pixel_mm)[0]
-        scans = SupportScan.of(
-            images, np.asarray(inside.any((1, 2))), region, step_mm=canonical.spacing_mm[0], chosen=at
-        )
-        return cls(name, images[at], masks, (image.name,) * len(at), is_flat(image), scans)
+        masks = fit_masks(inside, pixel_mm=pixel_mm)
+        step_mm, pixel = square_spacing_mm(canonical, SIZE)[:2]
+        scan = SupportScan.of(images, masks, step_mm=step_mm, side_mm=pixel * SIZE)
+        scans = () if is_flat(image) else (scan,)
+        return cls(name, images[at], masks[at], (image.name,) * len(at), is_flat(image), scans)
 
     @classmethod
     def from_folder(
@@ -309,7 +308,7 @@ def fit_masks(
 ) -> NDArray[np.bool_]:
     """Masks ``(n, H, W)`` as ``(n, size, size)``; one too small for any keeps the pixel it lies in most."""
     masks = fit_square(inside, size, kind="mask", pixel_mm=pixel_mm)[0].astype(bool)
-    lost = ~masks.any((1, 2))
+    lost = inside.any((1, 2)) & ~masks.any((1, 2))
     if lost.any():
         cover = fit_square(inside[lost], size, kind="soft", pixel_mm=pixel_mm)[0]
         masks[lost] = cover >= cover.max((1, 2), keepdims=True)

@@ -1,14 +1,13 @@
-"""The scan that support slices come from, as far as it tells where the target is not. Numpy only."""
+"""The whole scan that support slices come from, with what is marked in it. Numpy only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST_HELD = 3  # slices with the target, of which fewer do not tell where it ends
+FEWEST_MARKED = 3  # slices next to each other, of which fewer do not tell where the target ends
 SCAN_STEP_MM = 5.0  # distance of the slices that are kept
 
 
@@ -18,46 +17,53 @@ class SupportScan:
 
     Attributes:
         images: ``(S, 256, 256)`` float16 in [-1, 1], inferior to superior, about 5 mm apart.
-        holds: ``(S,)`` bool, the run of slices from the first to the last with the target.
-        region: ``(256, 256)`` bool, the union of its masks.
-        step_mm: Distance of the slices.
-        marked: ``(n,)``, where on that run the support slices of this scan lie, from 0 to 1, in their order.
+        masks: ``(S, 256, 256)`` bool.
+        known: ``(S,)`` bool, slices on which what is not marked is not the target.
+        places_mm: ``(S,)`` float32, where they lie along the body.
+        side_mm: Edge of a slice.
     """
 
     images: NDArray[np.float16]
-    holds: NDArray[np.bool_]
-    region: NDArray[np.bool_]
-    step_mm: float
-    marked: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    places_mm: NDArray[np.float32]
+    side_mm: float
 
     @classmethod
     def of(
-        cls,
-        images: NDArray[np.float32],
-        held: NDArray[np.bool_],
-        region: NDArray[np.bool_],
-        *,
-        step_mm: float,
-        chosen: Sequence[int],
-    ) -> tuple[SupportScan, ...]:
-        """One scan, or none where it cannot tell where the target ends.
-
-        That is where the target is marked on every slice, and where it is marked on fewer than three: those
-        may be the only ones that were drawn on.
+        cls, images: NDArray[np.float32], masks: NDArray[np.bool_], *, step_mm: float, side_mm: float
+    ) -> SupportScan:
+        """Keep what is needed of a scan.
 
         Args:
             images: All slices ``(S, 256, 256)``.
-            held: ``(S,)``, those with the target.
-            region: ``(256, 256)``.
+            masks: ``(S, 256, 256)``, of which at least one is not empty.
             step_mm: Distance of the slices.
-            chosen: Indices of the support slices.
+            side_mm: Edge of a slice.
         """
-        run = np.flatnonzero(held)
-        if len(run) < FEWEST_HELD or run[-1] - run[0] + 1 == len(held):
-            return ()
-        every = max(1, round(SCAN_STEP_MM / step_mm))
-        within = np.zeros(len(held), bool)
-        within[run[0] : run[-1] + 1] = True
-        kept = slice((run[0] + run[-1]) // 2 % every, None, every)  # with the middle, however short the run
-        marked = ((np.asarray(chosen) - run[0] + 0.5) / (run[-1] - run[0] + 1)).astype(np.float32)
-        return (cls(images[kept].astype(np.float16), within[kept], region, every * step_mm, marked),)
+        marked = masks.any((1, 2))
+        known = known_slices(masks, step_mm=step_mm, side_mm=side_mm)
+        kept = np.zeros(len(masks), bool)
+        kept[:: max(1, round(SCAN_STEP_MM / step_mm))] = True
+        if not known.all() or not marked[kept].any():
+            kept |= marked
+        places_mm = (np.flatnonzero(kept) * step_mm).astype(np.float32)
+        return cls(images[kept].astype(np.float16), masks[kept], known[kept], places_mm, side_mm)
+
+
+def known_slices(masks: NDArray[np.bool_], *, step_mm: float, side_mm: float) -> NDArray[np.bool_]:
+    """On which slices ``(S,)`` of masks ``(S, H, W)`` what is not marked is not the target.
+
+    On all of them where the marked slices, three or more, follow each other without a gap. Else somebody has
+    marked a few slices only: the target may go on between them, and beyond them as far as it is wide.
+    """
+    marked = masks.any((1, 2))
+    run = np.flatnonzero(marked)
+    if len(run) >= FEWEST_MARKED and run[-1] - run[0] + 1 == len(run):
+        return np.ones(len(masks), bool)
+    region = masks.any(0)
+    longest = max(int(np.ptp(np.flatnonzero(region.any(axis)))) + 1 for axis in (0, 1))
+    reach = int(np.ceil(longest * side_mm / masks.shape[1] / step_mm))
+    known = np.ones(len(masks), bool)
+    known[max(run[0] - reach, 0) : run[-1] + reach + 1] = False
+    return known | marked

@@ -84,8 +84,8 @@ class BodyNetwork:
         for (weight, bias), stride in zip(self.convolutions, STRIDES, strict=True):
             values = np.maximum(_convolved(values, weight, stride) + bias, 0)
         flat = values.reshape(len(values), -1)
-        values = [self._perceived(flat, hidden, out) for hidden, out in (DENSE[:2], DENSE[2:])]
-        return np.concatenate(values, axis=1)
+        said = [self._perceived(flat, hidden, out) for hidden, out in (DENSE[:2], DENSE[2:])]
+        return np.concatenate(said, axis=1)
 
     def _perceived(self, flat: Array, hidden: str, out: str) -> Array:
         (first, bias), (second, offset) = self.dense[hidden], self.dense[out]

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class Segmentation:
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
     presence: float
-    reason: str = ""
+    reason: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         """Take padding out of the mask."""

@@ -65,7 +65,7 @@ def way_of_pairs(features: Tensor, places_mm: Tensor, example: VolumeExample, wa
     back = alike.argmax(0)[there]
     trust = 1 / (1 + ((here - here[back]).norm(dim=1) / AGREE_MM).square()).square()
     ways = example.target_mm[there] - places_mm
-    best = (trust[:, None] * ways).sum(0) / trust.sum()
+    best: Tensor = (trust[:, None] * ways).sum(0) / trust.sum()
     for _ in range(STEPS):
         weights = trust / (1 + ((ways - best) / SPREAD_MM).square().sum(1))
         best = (weights[:, None] * ways).sum(0) / weights.sum()

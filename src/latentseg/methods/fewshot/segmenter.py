@@ -183,8 +183,9 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
         mask = None if found.mask is None else np.asarray(seen.undo(found.mask)).astype(bool)
         mask = self.decide(fine, presence) if mask is None else mask
         restore = seen.canonical.restore
-        reason = "" if mask.any() else found.reason
-        return Segmentation(context.name, prepared.scan, restore(mask), restore(fine), presence, reason)
+        why = "" if mask.any() else found.reason
+        about = (context.name, prepared.scan, restore(mask), restore(fine), presence)
+        return Segmentation(*about, reason=why)
 
     @torch.no_grad()
     def search(self, scan: EncodedScan, context: SupportContext) -> Found:

@@ -41,7 +41,7 @@ class SupportScan:
             step_mm: Distance of the slices.
             side_mm: Edge of a slice.
         """
-        marked = masks.any((1, 2))
+        marked = np.asarray(masks.any((1, 2)))
         known = known_slices(masks, step_mm=step_mm, side_mm=side_mm)
         kept = np.zeros(len(masks), bool)
         kept[:: max(1, round(SCAN_STEP_MM / step_mm))] = True
@@ -61,7 +61,7 @@ def known_slices(masks: NDArray[np.bool_], *, step_mm: float, side_mm: float) ->
     run = np.flatnonzero(marked)
     if len(run) >= FEWEST_MARKED and run[-1] - run[0] + 1 == len(run):
         return np.ones(len(masks), bool)
-    region = masks.any(0)
+    region: NDArray[np.bool_] = np.asarray(masks.any(0))
     longest = max(int(np.ptp(np.flatnonzero(region.any(axis)))) + 1 for axis in (0, 1))
     reach = int(np.ceil(longest * side_mm / masks.shape[1] / step_mm))
     known = np.ones(len(masks), bool)

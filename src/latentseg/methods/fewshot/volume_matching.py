@@ -130,9 +130,9 @@ def joint_margin(cells: ScanCells, pairs: Sequence[Pair], *, pull_mm: float, tru
     return torch.stack(weighted).sum(0)
 
 
-def on_slices(margins: Tensor, described: Tensor, size: tuple[int, int, int]) -> Tensor:
+def on_slices(margins: Tensor, described: Tensor, size: Sequence[int]) -> Tensor:
     """Margins ``(S', h, w)`` of the described slices on all slices and pixels, ``(S, H, W)``, linearly."""
-    fine = F.interpolate(margins[:, None], size=size[1:], mode="bilinear", align_corners=False)[:, 0]
+    fine = F.interpolate(margins[:, None], size=list(size[1:]), mode="bilinear", align_corners=False)[:, 0]
     at = torch.arange(size[0])
     above = torch.searchsorted(described, at).clamp(max=len(described) - 1)
     below = (above - 1).clamp(min=0)

@@ -22,7 +22,7 @@ import latentseg as ls
 from latentseg.backbones import registry
 from latentseg.cli.segment import read_targets
 from latentseg.imaging import write_like
-from latentseg.methods.fewshot import along_body
+from latentseg.methods.fewshot import cell_margins
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.methods.tumor import queries
 from latentseg.phantom.bodies import Phantom, abdomen
@@ -142,13 +142,13 @@ def test_a_scan_passes_each_network_once_for_all_targets(
     assert decoded == []  # the mask head reads latents
 
 
-def test_a_scan_is_laid_beside_each_support_scan_once(
+def test_a_scan_is_laid_on_each_example_once(
     segmenter: FewShotSegmenter, support: ls.Support, searched: Phantom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One forward-backward tells where the target can be, and which support slice lies beside a slice."""
+    """Both searches, and the fit that weights examples, share one alignment."""
     both = ls.Support.join([support, support])
     context, prepared = segmenter.encode(both), segmenter.prepare(searched.image)
-    calls = counted(monkeypatch, along_body, "places")
+    calls = counted(monkeypatch, cell_margins, "align")
     segmenter.predict(prepared, context)
     assert len(calls) == len(both.scans) == 2
 

@@ -243,8 +243,8 @@ def test_whole_scans_are_shown_with_their_support(chaos: Dataset) -> None:
     list(run_protocol(EP2(chaos, organs=("liver",), size=24), methods=[method], queries=1))
     (scan,) = shown[0].scans
     assert scan.images.shape == (9, 24, 24)
-    assert np.flatnonzero(scan.holds).tolist() == [1, 2, 3, 4, 5, 6]
-    assert scan.step_mm == 5.0
+    assert np.flatnonzero(scan.masks.any((1, 2))).tolist() == [1, 2, 3, 4, 5, 6]
+    assert scan.places_mm.tolist() == [5.0 * n for n in range(9)]
     assert len(shown) == 2  # the whole scan, and the slices without the organ
     recorder = Recorder()
     list(run_protocol(EP1(chaos, organs=("liver",), size=24), methods=[recorder], queries=1))

@@ -14,6 +14,7 @@ import torch
 import latentseg as ls
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import Volume, default_suffix, read, to_canonical, write_like
+from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.nearest_example import NearestExample
 from latentseg.methods.fewshot.part import EncodedScan, Part, Search, Tensors
 from latentseg.methods.fewshot.parts import SegmentOptions
@@ -103,17 +104,17 @@ def test_targets_share_one_pass_over_the_scan(
 ) -> None:
     segmenter = load()
     contexts = [segmenter.encode(support) for support in (liver, spleen)]
-    encoded: list[int] = []
-    encode = segmenter.networks.backbone.encode
+    described: list[int] = []
+    plain = MatchingFeatures.plain
 
-    def counted(images: torch.Tensor) -> torch.Tensor:
-        encoded.append(len(images))
-        return encode(images)
+    def counted(features: MatchingFeatures, images: torch.Tensor) -> torch.Tensor:
+        described.append(len(images))
+        return plain(features, images)
 
-    monkeypatch.setattr(segmenter.networks.backbone, "encode", counted)
+    monkeypatch.setattr(MatchingFeatures, "plain", counted)
     stages: list[str] = []
     results = segmenter(searched.image, contexts, on_progress=lambda done, total, stage: stages.append(stage))
-    assert sum(encoded) == searched.image.shape[2]
+    assert sum(described) == searched.image.shape[2]
     assert list(results) == ["liver", "spleen"]
     assert stages == ["reading the scan", "liver", "spleen", "done"]
     alone = segmenter(searched.image, [contexts[1]])["spleen"]
@@ -135,7 +136,7 @@ def test_order_and_slab_do_not_change_the_answer(
 def test_nearest_uses_one_slice_and_joint_all(
     load: Callable[..., FewShotSegmenter], liver: Support, searched: Phantom
 ) -> None:
-    nearest, joint = load(), load(support_mode="joint")
+    nearest, joint = (load(support_mode=mode, volume=None) for mode in ("nearest", "joint"))
     assert len(nearest.encode(liver).tensors["network/fg"]) == 3
     assert len(joint.encode(liver).tensors["network/fg"]) == 1
     by_slice, together = (s(searched.image, [liver])["liver"].probability for s in (nearest, joint))
@@ -146,7 +147,7 @@ def test_nearest_uses_one_slice_and_joint_all(
 
 
 def test_nearest_finds_the_slice_itself(load: Callable[..., FewShotSegmenter], liver: Support) -> None:
-    segmenter, order = load(), [2, 0, 1]
+    segmenter, order = load(volume=None), [2, 0, 1]
     scan = segmenter.encode_slices(liver.images[order], (5.0, 1.0, 1.0))
     search = NearestExample()(Search.everywhere(scan), scan, segmenter.encode(liver).of("nearest example"))
     assert search.group is not None
@@ -257,7 +258,7 @@ def test_parts_can_be_left_out(load: Callable[..., FewShotSegmenter]) -> None:
 
 def test_a_prepared_scan_tells_its_size(load: Callable[..., FewShotSegmenter], searched: Phantom) -> None:
     prepared = load().prepare(searched.image)
-    assert prepared.nbytes > searched.image.array.nbytes + 4 * prepared.seen.images.size
+    assert prepared.nbytes >= searched.image.array.nbytes + 4 * prepared.seen.images.size
     assert prepared.scan is searched.image
 
 

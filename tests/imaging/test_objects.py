@@ -62,6 +62,16 @@ def test_an_array_without_its_orientation_is_a_guess() -> None:
         assert read(VALUES, spacing_mm=(1, 1, 5)).axis_codes == "LPS"
 
 
+def test_auto_is_no_orientation_of_its_own() -> None:
+    """What is in memory can be asked, too; a block of noise contradicts no affine."""
+    scan = read(VALUES, affine_ras_mm=AFFINE, orientation="auto")
+    assert (scan.orientation, scan.axis_codes) == (None, "LAS")
+    assert as_volume(scan, orientation="auto").orientation is None
+    with pytest.warns(LatentsegWarning, match="where the array lies"):
+        assert read(VALUES, spacing_mm=(1, 1, 5), orientation="auto").axis_codes == "LPS"
+    assert as_volume(scan, modality="MR", orientation="RAS").orientation == "RAS"
+
+
 def test_a_plane_is_a_picture() -> None:
     picture = grids.voxels((20, 30), np.uint8)
     scan = read(picture)

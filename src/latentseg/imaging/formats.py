@@ -58,12 +58,13 @@ def read(
         >>> scan.spacing_mm
         (5.6, 5.6, 10.0)
     """
+    codes = None if orientation == AUTO else orientation
     if isinstance(source, Volume):
-        said = {"modality": modality, "orientation": orientation}
-        return replace(source, **{key: value for key, value in said.items() if value})  # type: ignore[arg-type]
-    loaded, path = _loaded(source, objects.Frame(spacing_mm, affine_ras_mm, orientation), dicom)
+        given = replace(source, modality=modality or source.modality, orientation=codes or source.orientation)
+        return with_found_orientation(given) if orientation == AUTO else given
+    loaded, path = _loaded(source, objects.Frame(spacing_mm, affine_ras_mm, codes), dicom)
     if objects.is_array(source) and affine_ras_mm is None:
-        orientation = None  # it is in the affine
+        codes = None  # it is in the affine
     where = str(path or "the image")
     check_finite(loaded.array, where=where)
     volume = Volume(
@@ -72,7 +73,7 @@ def read(
         modality=modality or loaded.modality or guess_modality(loaded.array),
         source=path,
         header=loaded.header,
-        orientation=None if orientation == AUTO else orientation,
+        orientation=codes,
     )
     warn_about_contents(volume, where=where)
     return with_found_orientation(volume) if orientation == AUTO else volume

@@ -25,7 +25,7 @@ FROM python:3.11-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /wheels
-RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.4" \
+RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" torch==2.13.0 \
     && pip install --no-cache-dir -c /tmp/constraints.txt "$(echo /wheels/*.whl)[serve,dicom,text]" \
     && rm -rf /wheels /tmp/constraints.txt \
     && useradd --uid 1000 --create-home latentseg \

@@ -20,7 +20,7 @@ pytest.importorskip("dicomweb_client", reason="needs dicomweb-client")
 pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 
 from helpers.workbench import make_client
-from latentseg.phantom.dicom import slice_datasets
+from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.serve.workbench import Workbench
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
@@ -64,11 +64,13 @@ def orthanc(tmp_path: Path) -> Iterator[str]:
     process.wait()
 
 
-def test_a_series_comes_and_a_result_goes(options, orthanc: str, searched) -> None:
+def test_a_series_comes_and_a_result_goes(options, orthanc: str, searched, tmp_path: Path) -> None:
+    import pydicom
     from dicomweb_client.api import DICOMwebClient
 
     archive = DICOMwebClient(url=orthanc)
-    archive.store_instances(slice_datasets(searched.image))
+    slices = save_slices(slice_datasets(searched.image), tmp_path / "slices")
+    archive.store_instances([pydicom.dcmread(path) for path in slices])
     bench = Workbench(replace(options, dicomweb=orthanc))
     with make_client(bench) as client:
         (row,) = client.get("/api/dicomweb/series").json()

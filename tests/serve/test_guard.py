@@ -189,5 +189,8 @@ def test_a_port_that_is_taken(capsys, tmp_path: Path) -> None:
 
 
 def test_addresses(options) -> None:
+    far = replace(options, host="0.0.0.0", names=("Server.lan",))  # noqa: S104
+    assert far.address == options.address
+    assert far.hosts == options.hosts | {"server.lan:8471"}
     assert options.address == f"{ADDRESS}/#token={TOKEN}"
     assert TOKEN not in repr(options)

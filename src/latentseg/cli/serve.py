@@ -28,6 +28,9 @@ def serve(
         list[Path] | None, typer.Option(help="A folder from which scans may be opened; may be repeated.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; others need --token.")] = ("127.0.0.1"),
+    name: Annotated[
+        list[str] | None, typer.Option(help="A name that other machines reach this one by; may be repeated.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8471,
     token: Annotated[
         str | None, typer.Option(help="What requests must carry; a new one at each start by default.")
@@ -57,6 +60,7 @@ def serve(
         data=tuple(data or ()),
         host=host,
         port=listening.getsockname()[1],
+        names=tuple(name or ()),
         token=token or os.environ.get("LATENTSEG_TOKEN") or new_token(),
         backbone=backbone,
         weights=weights,

@@ -12,6 +12,7 @@ from latentseg.errors import UsageError
 PORT = 8471
 GIB = 1 << 30
 LOCAL = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what a user may ask for, with a token
 SHORTEST_TOKEN = 16  # characters
 
 
@@ -62,6 +63,7 @@ class ServeOptions:
         data: Folders from which scans may be opened by their path, and no others.
         host: Address to listen on.
         port: Port to listen on.
+        names: Further names that this machine is reached by, for the header ``Host``.
         token: What every request must carry.
         backbone: Model, see :func:`latentseg.load`.
         weights: Weights, see there.
@@ -75,6 +77,7 @@ class ServeOptions:
     data: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
     port: int = PORT
+    names: tuple[str, ...] = ()
     token: str = field(default_factory=new_token, repr=False)
     backbone: str | Path = "compact"
     weights: Path | None = None
@@ -103,12 +106,13 @@ class ServeOptions:
     @property
     def hosts(self) -> frozenset[str]:
         """Values of the header ``Host`` that are answered."""
-        names = LOCAL if self.host in LOCAL else (*LOCAL, self.host)
-        shown = [f"[{name}]" if ":" in name else name for name in names]
+        names = {*LOCAL, *self.names, *(() if self.host in EVERYWHERE else (self.host,))}
+        shown = [f"[{name}]" if ":" in name else name.lower() for name in names]
         return frozenset(f"{name}:{self.port}" for name in shown)
 
     @property
     def address(self) -> str:
         """Where the page is, with the token; the part after ``#`` is not sent to any server."""
-        name = f"[{self.host}]" if ":" in self.host else self.host
+        host = "127.0.0.1" if self.host in EVERYWHERE else self.host
+        name = f"[{host}]" if ":" in host else host
         return f"http://{name}:{self.port}/#token={self.token}"

@@ -51,7 +51,7 @@ def test_tables(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captu
     assert "reported by the authors" in captured.out
     assert "nothing says which scans these weights were trained on" in captured.err
     rows = cases("tables")
-    assert len(rows) == 2 * 4 * 5
+    assert len(rows) == 2 * 4 * 7
     copies = [float(row["dice"]) for row in rows if "copied" in row["method"]]
     assert min(copies) > 0.2  # the same patient, three support slices
     assert {row["weights"] != "" for row in rows if "SD-FSMIS" in row["method"]} == {True}

@@ -247,8 +247,8 @@ def file_in_the_way(cases: Path, shown: Phantom) -> list[str]:
 BAD = [
     (other_grid, 3, "E310", "ex_mask.nii.gz. Resample the mask"),
     (empty_mask, 3, "E300", "the support mask is empty: in/ex_mask.nii.gz. Give a mask"),
-    (missing_label, 3, "E300", "label 77 is not in the mask (it holds 1): in/ex_mask.nii.gz. Choose"),
-    (unchosen_label, 2, "E200", "in/organs.nii.gz. Say which with label (--label)"),
+    (missing_label, 3, "E300", "the mask lacks label 77 (it holds 1): in/ex_mask.nii.gz. Choose"),
+    (unchosen_label, 2, "E200", "in/organs.nii.gz. Say which with --label"),
     (fractional_mask, 3, "E300", "in/ex_mask.nii.gz. Give the label map"),
     (flat_support, 3, "E310", "in/ex.nii.gz and in/ex_mask.nii.gz. Give an image and a mask of the same"),
     (flat_scan, 3, "E310", "the scan is a 2-D image"),

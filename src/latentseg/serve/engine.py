@@ -163,7 +163,7 @@ class Engine:
         if key not in self._supports:
             clock.enter(f"reading the examples of {target.name}", "")
             support = support_of(self.project, target, examples, read=self._volume)
-            self._supports[key] = method.encode_support(support)
+            self._supports[key] = method.encode(support)
             while len(self._supports) > KEPT_SUPPORTS:
                 self._supports.popitem(last=False)
         self._supports.move_to_end(key)

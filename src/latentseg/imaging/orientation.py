@@ -68,7 +68,7 @@ SURE = 0.95
 RIGHT, FLIPPED = 0.9, 0.08
 """Share of headers that are right, and of those that have the right axes in a wrong direction."""
 
-TURN_WEIGHT, HEIGHT_WEIGHT = 0.2, 0.2
+TURN_WEIGHT, HEIGHT_WEIGHT = 0.3, 0.2
 """How much the evidence of one picture counts; neighbors say much the same, so less than 1. Fitted on scans
 of patients that the network had not learned."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Keep every test away from the user's cache and settings."""
     monkeypatch.setenv("LATENTSEG_HOME", str(tmp_path_factory.mktemp("latentseg_home")))
     monkeypatch.delenv("LATENTSEG_OFFLINE", raising=False)
+
+
+@pytest.fixture
+def own_folder() -> Iterator[Path]:
+    """A folder of an ordinary user, who is who we are meanwhile: root may read and write everywhere."""
+    if os.name != "posix":
+        pytest.skip("permissions of POSIX")
+    folder, root, nobody = Path(tempfile.mkdtemp()), os.geteuid() == 0, 65534
+    try:
+        if root:
+            os.chown(folder, nobody, nobody)
+            os.seteuid(nobody)
+        yield folder
+    except PermissionError:
+        pytest.skip("root may not become another user here")
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -296,11 +295,10 @@ def test_no_write_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+def test_read_only_folder(own_folder: Path) -> None:
+    own_folder.chmod(0o500)
     with pytest.raises(InputError, match="Permission denied"):
-        write_like(VALUES, like=SCAN, path=tmp_path / "m.nii.gz")
+        write_like(VALUES, like=SCAN, path=own_folder / "m.nii.gz")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

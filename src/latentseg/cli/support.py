@@ -64,6 +64,20 @@ def check(
 
 
 @app.command()
+def add(
+    folder: Annotated[Path, typer.Argument(help="A folder of examples; made where there is none.")],
+    image: Annotated[Path, typer.Argument(help="The scan.")],
+    mask: Annotated[Path, typer.Argument(help="Its corrected mask, of the whole target or a few slices.")],
+    target: Annotated[str, typer.Option("--target", "-t", help="What the folder calls the target.")],
+    label: Label = None,
+) -> None:
+    """Add a corrected result to the examples, so that the next scans get better."""
+    from latentseg.methods.fewshot.corrections import add_example
+
+    typer.echo(str(add_example(folder, image, mask, target=target, label=label)))
+
+
+@app.command()
 def encode(
     folder: Folder,
     target: Annotated[str, typer.Option("--target", "-t", help="Which target of the folder.")],

@@ -199,6 +199,25 @@ class Support:
                 )
         return [cls.join(shown[name]) for name in targets]
 
+    def with_corrected(self, image: Any, mask: Any, *, label: Label | None = None) -> Support:
+        """The same target, shown in one more scan, such as one whose result was corrected.
+
+        A mask of a few slices is enough: what was not looked at is then not taken for something else.
+
+        Args:
+            image: The scan: a path, or an image in memory as in :func:`latentseg.read`.
+            mask: What the target really is.
+            label: Which value of the mask it is; not needed where the mask holds one.
+
+        Raises:
+            InputError: A file that cannot be read, or an empty mask.
+            GeometryError: An image and a mask on different grids.
+
+        Example:
+            >>> better = liver.with_corrected("case7.nii.gz", "case7_corrected.nii.gz")  # doctest: +SKIP
+        """
+        return self.join([self, self.from_files((image, mask), name=self.name, label=label)])
+
     @classmethod
     def join(cls, supports: Sequence[Support]) -> Support:
         """One support with the slices of several, in order."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/reference/errors.md", "docs/how-to/batch.md"]
+PAGES = ["README.md", "docs/reference/errors.md", "docs/how-to/batch.md", "docs/how-to/files.md"]
 
 
 def python_blocks(text: str) -> list[str]:

@@ -101,6 +101,10 @@ def test_the_command_line_speaks_of_options(
     ("said", "shown"),
     [
         ("give label=, or allow_gaps=True.", "give --label, or --allow-gaps."),
+        (
+            'choose volume=N, series=UID or orientation="auto"',
+            "choose --volume N, --series UID or --orientation auto",
+        ),
         ("nothing is meant by method=NAME or a=b", "nothing is meant by method=NAME or a=b"),
         ("read it with like=", "read it with --like"),
         ("/data/label=3/ct.nii", "/data/label=3/ct.nii"),

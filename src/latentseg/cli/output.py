@@ -13,8 +13,8 @@ import typer
 _PLAIN_WIDTH = 200  # columns, when the output is no terminal
 
 _ARGUMENT = re.compile(
-    r"(?<![\w-])(label|weights|backbone|like|series|volume|modality|orientation|shard|resume|allow_gaps"
-    r"|resample_tilt|device|precision)=(?:True\b)?(?=[\s,.;:)]|$)"
+    r"(?<![\w/-])(label|weights|backbone|like|series|volume|modality|orientation|shard|resume|allow_gaps"
+    r"|resample_tilt|device|precision)=(?:True\b|(N\b|UID\b)|\"(\w+)\")?(?=[\s,.;:)]|$)"
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -27,7 +27,12 @@ def in_options(message: str) -> str:
         >>> in_options("say which with label=, or with allow_gaps=True")
         'say which with --label, or with --allow-gaps'
     """
-    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), message)
+
+    def option(found: re.Match[str]) -> str:
+        value = found[2] or found[3]
+        return f"--{found[1].replace('_', '-')}" + (f" {value}" if value else "")
+
+    return _ARGUMENT.sub(option, message)
 
 
 def show_json(content: object) -> None:

@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[Callable[[list[Any]], list[Any]], str]] = {
     "one slice missing": (_drop(3), r"gap of 5 mm after slice_0003.dcm .* \(expected 2.5\); 1 slice looks"),
     "two slices missing": (_drop(3, 4), r"gap of 7.5 mm .*; 2 slices look missing"),
     "uneven": (_shift(3, 2, 1.0), r"gap of (3.5|1.5) mm .*gaps range from 1.5 to 3.5 mm"),
-    "tilted": (_tilt(15), r"gantry tilt of 15.0 degrees.*--resample-tilt"),
+    "tilted": (_tilt(15), r"gantry tilt of 15.0 degrees.*resample_tilt=True"),
     "beside the stack": (_shift(3, 0, 4.0), r"not in a straight stack: slice_0004.dcm .* is 4 mm beside"),
     "turned slice": (
         _set(2, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),

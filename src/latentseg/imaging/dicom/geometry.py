@@ -181,12 +181,12 @@ def audit(
     tilted = float(np.linalg.norm(slope)) > MAX_SHEAR_COSINE
     if tilted and not resample_tilt:
         what = f"the slices are sheared by a gantry tilt of {tilt:.1f} degrees"
-        fix = "Pass --resample-tilt to resample to a right-angled grid (outputs are marked approximate)"
+        fix = "Pass resample_tilt=True to resample to a right-angled grid (outputs are marked approximate)"
         raise GeometryError(what, where=where, fix=fix)
     gaps = _gaps(planes)
     _check_resampling(planes, tilt, where)
     if gaps and not allow_gaps:
-        fix = "Export the series again, or pass --allow-gaps to resample (outputs are marked approximate)"
+        fix = "Export the series again, or pass allow_gaps=True to resample (outputs are marked approximate)"
         raise GeometryError(gaps, where=where, fix=fix)
     marks = (f"gantry tilt of {tilt:.1f} degrees resampled",) * tilted + (f"resampled: {gaps}",) * bool(gaps)
     return _resampled(planes, order, size, marks) if marks else _regular(planes, order, size)

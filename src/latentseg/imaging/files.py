@@ -165,6 +165,8 @@ class _Walk:
             if entry.is_dir(follow_symlinks=False):
                 if target / entry.name not in self.entered:
                     self.enter(path, target / entry.name)
+            elif entry.is_file(follow_symlinks=False):  # known from the listing: nothing is asked again
+                self.files.append(path)
             elif path.is_dir():
                 self.links.append(path)
             elif suffix_of(path) or path.is_file():  # an image that a link has lost fails by its name

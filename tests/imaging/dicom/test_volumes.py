@@ -142,6 +142,8 @@ def test_an_own_dimension_of_the_maker(tmp_path: Path) -> None:
     whole = enhanced(groups)
     dimensions = [*item(DimensionIndexPointer=0x00209057), *item(DimensionDescriptionLabel="Fat fraction")]
     whole.DimensionIndexSequence = dimensions
+    for n, frame in enumerate(whole.PerFrameFunctionalGroupsSequence):
+        frame.InstanceNumber = n + 1  # differs from frame to frame, and tells no volumes apart
     path = save_slices([whole], tmp_path, name="e.dcm")[0]
     with pytest.raises(InputError, match=r"differ in Fat fraction \(1, 2\)"):
         read(path)

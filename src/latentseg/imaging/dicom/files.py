@@ -242,10 +242,10 @@ def entries_in(path: Path) -> list[Entry]:
 
 def holds_dicom(folder: Path) -> bool:
     """Whether a folder is to be read as DICOM: some beside the other files, or below where there are none."""
-    members = [p for p in folder.iterdir() if p.is_file() and p.name[0] != "."]
+    members = [path for path in folder.iterdir() if not files.is_hidden(path)]
     if any(map(_looks_like_dicom, members)):
         return True
-    if any(files.suffix_of(p) for p in members):
+    if any(files.suffix_of(path) and path.is_file() for path in members):
         return False
     with noted([]):  # what is left out is said when the folder is read
         return any(map(_looks_like_dicom, files.files_below(folder)))

@@ -62,7 +62,8 @@ def _chosen(frames: list[Frame], where: str, volume: int | None) -> tuple[list[F
     part = parts[(volume or 1) - 1]
     groups = _by_place(part.frames)
     if any(not _are_copies(group) for group in groups):
-        raise _unlike(part.frames, groups, where)
+        fix = "Separate them into one folder per volume"
+        raise InputError(_difference(part.frames), where=where, fix=fix)
     copies = len(part.frames) - len(groups)
     if copies:
         caution(f"{where}: {copies} copies of images were left out")
@@ -158,31 +159,25 @@ def _are_copies(group: Sequence[Frame]) -> bool:
 
 
 def _several(frames: Sequence[Frame], parts: Sequence[Part], where: str) -> InputError:
-    groups = _by_place(frames)
-    group = next(group for group in groups if not _are_copies(group))
-    what = f"{len(frames)} images lie at {len(groups)} positions; {_difference(group)}"
+    what = _difference(frames)
     listed = "; ".join(f"{n} is {part.label}" for n, part in enumerate(parts[:SHOWN_VALUES], start=1))
     rest = f"; and so on to {len(parts)}" if len(parts) > SHOWN_VALUES else ""
     fix = f"Choose one of them (--volume N: {listed}{rest})"
     return InputError(what, where=where, fix=fix)
 
 
-def _unlike(frames: Sequence[Frame], groups: Sequence[Sequence[Frame]], where: str) -> InputError:
-    group = next(group for group in groups if not _are_copies(group))
-    what = f"{len(frames)} images lie at {len(groups)} positions; {_difference(group)}"
-    return InputError(what, where=where, fix="Separate them into one folder per volume")
-
-
-def _difference(group: Sequence[Frame]) -> str:
+def _difference(frames: Sequence[Frame]) -> str:
     """In what the headers of images at one position differ."""
-    traits = {id(frame): frame.traits() for frame in group}
-    names = _telling([group], traits)
-    count = f"{len(group)} at one position differ in"
+    groups = _by_place(frames)
+    group = next(group for group in groups if not _are_copies(group))
+    traits = {id(frame): frame.traits() for frame in frames}
+    there = f"{len(frames)} images lie at {len(groups)} positions; {len(group)} at one position differ in"
+    names = _telling(groups, traits)
     if not names:
-        return f"{count} their pixels, such as {group[0].name} and {group[1].name}"
+        return f"{there} their pixels, such as {group[0].name} and {group[1].name}"
     told = []
     for name in names:
         values = list(dict.fromkeys(traits[id(frame)].get(name, "none") for frame in group))
         rest = ", ..." if len(values) > SHOWN_VALUES else ""
         told.append(f"{name} ({', '.join(values[:SHOWN_VALUES])}{rest})")
-    return f"{count} {' and '.join(told)}"
+    return f"{there} {' and '.join(told)}"

@@ -173,5 +173,5 @@ export class Toolbar {
 export function useTheme(theme: 'light' | 'dark', app: App): void {
   document.documentElement.dataset.theme = theme
   localStorage.setItem('latentseg-theme', theme)
-  app.viewer.background(theme === 'dark')
+  app.changed()
 }

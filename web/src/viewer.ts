@@ -102,6 +102,7 @@ export class Viewer {
       crosshairWidth: 0.12,
       crosshairWidthUnit: 'percent',
       crosshairColor: [0.35, 0.75, 1, 0.7],
+      backColor: [0.02, 0.024, 0.03, 1], // dark in both themes, as films are read
       fontColor: [0.75, 0.78, 0.82, 1],
       fontSizeScaling: 0.3,
       show3Dcrosshair: true,
@@ -122,12 +123,6 @@ export class Viewer {
   async attach(): Promise<void> {
     await this.nv.attachToCanvas(this.canvas)
     this.layout('planes')
-  }
-
-  background(dark: boolean): void {
-    this.nv.opts.backColor = dark ? [0.035, 0.043, 0.055, 1] : [0.86, 0.88, 0.9, 1]
-    this.nv.opts.fontColor = dark ? [0.75, 0.78, 0.82, 1] : [0.2, 0.24, 0.3, 1]
-    if (this.nv.back) this.nv.drawScene()
   }
 
   async open(bytes: ArrayBuffer, name: string, window: [number, number]): Promise<void> {

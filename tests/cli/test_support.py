@@ -1,4 +1,4 @@
-"""`latentseg support check` and `encode`."""
+"""`latentseg support check`, `add` and `encode`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ def test_encode(folder: Path, tiny_model: Path, capsys: Capture) -> None:
     assert capsys.readouterr().out.strip() == "new/liver.safetensors"
     context = ls.SupportContext.load("new/liver.safetensors")
     assert (context.name, context.mode) == ("liver", "joint")
+
+
+def test_add(folder: Path, tiny_model: Path, capsys: Capture) -> None:
+    assert main(["support", "add", "more", "ex/a.nii.gz", "ex/a_mask.nii.gz", "-t", "liver"]) == 0
+    assert capsys.readouterr().out.strip() == "more/a_mask.nii.gz"
+    assert main(["support", "add", "more", "ex/b.nii.gz", "ex/b_mask.nii.gz", "-t", "liver"]) == 0
+    assert json.loads(Path("more/labels.json").read_text(encoding="utf-8")) == {"liver": 1}
+    assert len(ls.Support.from_folder("more", target="liver").scans) == 2
+    assert main(["support", "add", "more", "ex/b.nii.gz", "ex/missing.nii.gz", "-t", "liver"]) == 3
+    assert "missing.nii.gz" in capsys.readouterr().err
 
 
 def empty_mask(folder: Path) -> list[str]:

@@ -35,6 +35,7 @@ def test_scale_and_shift_are_found(
     assert float(error_mm.abs().mean()) < 12  # scales are drawn to 1
     assert found.fit > 0.5
     assert found.pairs == 400
+    assert found.alike == pytest.approx(1)
 
 
 def test_half_of_the_pairs_may_be_wrong() -> None:
@@ -51,16 +52,15 @@ def test_half_of_the_pairs_may_be_wrong() -> None:
 def test_scans_of_different_bodies_do_not_fit() -> None:
     assert align(body(seed=1), body(seed=2)).fit < 0.06
     nothing = torch.zeros(0, 16), torch.zeros(0, 3)
-    few = align(tuple(t[:4] for t in body()), body())
+    few = align(tuple(t[:4] for t in body()), body())  # type: ignore[arg-type]  # two of two
     assert (few.fit, few.pairs) == (0.0, 4)
     assert align(nothing, body()).fit == 0.0
     assert torch.isfinite(few(torch.zeros(1, 3))).all()
 
 
 def test_only_mutual_neighbors_are_pairs() -> None:
-    scan = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.arange(9.0).view(3, 3)
-    example = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.arange(6.0).view(2, 3)
-    here, there = mutual_pairs(scan, example)
+    alike = torch.tensor([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0]])
+    here, there = mutual_pairs(alike, torch.arange(9.0).view(3, 3), torch.arange(6.0).view(2, 3))
     assert here.tolist() == [[0.0, 1.0, 2.0], [6.0, 7.0, 8.0]]
     assert there.tolist() == [[3.0, 4.0, 5.0], [0.0, 1.0, 2.0]]
 
@@ -74,4 +74,4 @@ def test_weights_decide_and_scales_have_bounds() -> None:
     wrong[25:] = -500
     weights = torch.cat([torch.ones(25), torch.zeros(25)])
     scale, shift_mm = weighted_fit(here, here + 20, weights)
-    assert Alignment(scale, shift_mm, 1.0, 50)(here).allclose(here + 20, atol=0.1)
+    assert Alignment(scale, shift_mm, 1.0, 50, 1.0)(here).allclose(here + 20, atol=0.1)

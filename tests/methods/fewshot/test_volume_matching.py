@@ -23,14 +23,17 @@ from latentseg.methods.fewshot.local_placement import largest, moved
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Search
 from latentseg.methods.fewshot.slices_only import SlicesOnly
 from latentseg.methods.fewshot.support_scan import SupportScan
+from latentseg.methods.fewshot.target_evidence import evidence
 from latentseg.methods.fewshot.volume_example import VolumeExample, principal_axes
 from latentseg.methods.fewshot.volume_matching import (
     ELSEWHERE,
+    UNLIKE,
     VolumeMatching,
     VolumeOptions,
     examples_of,
     joint_margin,
     on_slices,
+    weights_of,
 )
 
 EDGE, SLICES, SIDE_MM = 12, 14, 120.0
@@ -136,6 +139,27 @@ def test_the_second_search_is_centered_on_what_was_found() -> None:
     assert moved(displaced, example, cells, torch.full_like(margins, -0.3)) is displaced
 
 
+def test_what_resembles_the_target_speaks_for_it() -> None:
+    images = body()
+    part = matching()
+    tensors = part.of_support(Examples(images[:1], torch.zeros(1, 48, 48), 1, (shown(images, mask()),)))
+    (example,) = examples_of(tensors, torch.device("cpu"))
+    cells = ScanCells.of(features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM)
+    placed, organ = Placed.of(cells, example), torch.from_numpy(mask()[:, ::4, ::4])[cells.body]
+    assert evidence(example, placed, organ, pull_mm=170.0) == pytest.approx(0.06, abs=0.02)  # all of it
+    assert evidence(example, placed, ~organ, pull_mm=170.0) < -0.5
+    assert evidence(example, placed, organ & False, pull_mm=170.0) == -1
+
+
+def test_a_scan_without_the_target_has_none() -> None:
+    images = body()
+    organ = torch.from_numpy(mask())[:, None]
+    without = torch.where(organ, body(seed=2, organ=np.zeros_like(mask())), images)
+    search = found(matching(), (shown(images, mask()),), without)
+    assert search.in_view.max() < 0.5
+    assert search.reason == UNLIKE
+
+
 def test_far_cells_are_not_compared() -> None:
     images = body()
     part = matching()
@@ -148,7 +172,9 @@ def test_far_cells_are_not_compared() -> None:
     near = margin(cells, example, placed, pull_mm=250.0)
     assert near.shape == cells.body.shape
     assert (near > 0).sum() > 0.9 * np.prod([4, 4, 4])
-    assert joint_margin(cells, [(example, placed)] * 2, pull_mm=250.0, trust=2.0).allclose(near)
+    pairs = [(example, placed)] * 2
+    assert weights_of(pairs, 2.0).tolist() == [0.5, 0.5]
+    assert joint_margin(cells, pairs, weights_of(pairs, 2.0), pull_mm=250.0).allclose(near)
 
 
 def test_pieces() -> None:

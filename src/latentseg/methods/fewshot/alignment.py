@@ -39,12 +39,14 @@ class Alignment:
         shift_mm: ``(3,)``.
         fit: Mean weight of the pairs, from 0 to 1.
         pairs: Their number.
+        alike: Mean cosine of cells of the scan and the cells of the example most like them.
     """
 
     scale: Tensor
     shift_mm: Tensor
     fit: float
     pairs: int
+    alike: float
 
     def __call__(self, places_mm: Tensor) -> Tensor:
         """Where places ``(N, 3)`` of the scan lie in the example."""
@@ -59,10 +61,12 @@ def align(scan: tuple[Tensor, Tensor], example: tuple[Tensor, Tensor]) -> Alignm
         scan: Unit vectors ``(n, K)`` and places in mm ``(n, 3)`` of some cells of its body.
         example: The same of the example.
     """
-    here, there = mutual_pairs(scan, example) if len(scan[0]) else (scan[1].cpu(), scan[1].cpu())
+    alike = scan[0] @ example[0].T
+    here, there = mutual_pairs(alike, scan[1], example[1])
+    mean = float(alike.max(1).values.mean()) if len(alike) else 0.0
     if len(here) < FEWEST_PAIRS:
         shift = there.mean(0) - here.mean(0) if len(here) else torch.zeros(3)
-        return Alignment(torch.ones(3), shift, 0.0, len(here))
+        return Alignment(torch.ones(3), shift, 0.0, len(here), mean)
     scale, shift = start(here, there)
     weights = torch.ones(len(here))
     for step in range(STEPS):
@@ -70,16 +74,23 @@ def align(scan: tuple[Tensor, Tensor], example: tuple[Tensor, Tensor]) -> Alignm
         apart = (there - here * scale - shift) / spread
         weights = 1 / (1 + apart.square().sum(1)).square()
         scale, shift = weighted_fit(here, there, weights)
-    return Alignment(scale, shift, float(weights.mean()), len(here))
+    return Alignment(scale, shift, float(weights.mean()), len(here), mean)
 
 
-def mutual_pairs(scan: tuple[Tensor, Tensor], example: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Places ``(m, 3)`` in the scan and in the example of cells that are each other's nearest neighbors."""
-    alike = scan[0] @ example[0].T
+def mutual_pairs(alike: Tensor, here_mm: Tensor, there_mm: Tensor) -> tuple[Tensor, Tensor]:
+    """Places ``(m, 3)`` of cells that are each other's nearest neighbors.
+
+    Args:
+        alike: Cosines ``(n, k)`` of the cells of two scans.
+        here_mm: Places of the ones, ``(n, 3)``.
+        there_mm: Places of the others, ``(k, 3)``.
+    """
+    if not alike.numel():
+        return here_mm.new_zeros(0, 3).cpu(), there_mm.new_zeros(0, 3).cpu()
     nearest = alike.argmax(1)
     back = alike.argmax(0)[nearest]
     mutual = back == torch.arange(len(nearest), device=nearest.device)
-    return scan[1][mutual].cpu(), example[1][nearest[mutual]].cpu()
+    return here_mm[mutual].cpu(), there_mm[nearest[mutual]].cpu()
 
 
 def start(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ Not in SD-FSMIS, whose protocols give slices that are known to hold the organ. W
 
 With several examples the margins are averaged, weighted by how well each example's scan fits this one: the
 fit is known without any label, and a poor example must not spoil a good one. A scan that fits none of them
-shows another part of the body, and the target is absent.
+shows another part of the body, and the target is absent; so is one of which nothing in the scan resembles it
+enough (:mod:`.target_evidence`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.fewshot.cell_margins import Placed, margin
@@ -28,10 +30,13 @@ from latentseg.methods.fewshot.local_placement import moved
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search, Tensors
 from latentseg.methods.fewshot.scan_cells import CellsOfScans
+from latentseg.methods.fewshot.target_evidence import evidence
 from latentseg.methods.fewshot.volume_example import VolumeExample
 
 LEAST_FIT = 1e-3  # which examples that do not fit at all are weighted with
-FIT_WIDTH = 0.003  # of the fit, over which the presence falls
+FIT_WIDTH = 0.002  # of the fit, over which the presence falls
+EVIDENCE_WIDTH = 0.015  # of the evidence, likewise
+UNLIKE = "nothing in the scan resembles the target as it should if it were there"
 ELSEWHERE = "the scan shows another part of the body than the examples"
 
 Pair = tuple[VolumeExample, Placed]
@@ -48,6 +53,7 @@ class VolumeOptions:
         examples: Most examples that a scan is compared with, the best fitting ones.
         trust: Power of the fit by which examples are weighted.
         least_fit: Fit of the best example below which the scan shows another part of the body.
+        least_evidence: Score below which what was found is not the target, see :mod:`.target_evidence`.
     """
 
     pull_mm: float = 250.0
@@ -55,7 +61,8 @@ class VolumeOptions:
     vote: float = 20.0
     examples: int = 5
     trust: float = 2.0
-    least_fit: float = 0.07
+    least_fit: float = 0.06
+    least_evidence: float = -0.155
 
 
 class VolumeMatching(Part):
@@ -97,22 +104,27 @@ class VolumeMatching(Part):
         examples = examples_of(support, cells.features.device)
         pairs = [(example, Placed.of(cells, example)) for example in examples]
         fit = max(placed.alignment.fit for _, placed in pairs)
-        margins = self.searched(cells, pairs).cpu()
-        log_odds = self.options.vote * on_slices(margins, at, search.log_odds.shape)
-        shown = 1 / (1 + np.exp((self.options.least_fit - fit) / FIT_WIDTH))
-        reason = "" if fit >= self.options.least_fit else ELSEWHERE
-        in_view = search.in_view * shown
+        margins, score = self.searched(cells, pairs)
+        log_odds = self.options.vote * on_slices(margins.cpu(), at, search.log_odds.shape)
+        shown = rises(fit - self.options.least_fit, FIT_WIDTH)
+        there = rises(score - self.options.least_evidence, EVIDENCE_WIDTH)
+        in_view, reason = search.in_view * shown * there, UNLIKE if shown >= 0.5 > there else ""
+        reason = reason if shown >= 0.5 else ELSEWHERE
         return replace(search, log_odds=search.log_odds + log_odds, in_view=in_view, reason=reason)
 
-    def searched(self, cells: ScanCells, pairs: Sequence[Pair]) -> Tensor:
-        """Margin ``(S, h, w)`` after both searches, by the best fitting examples."""
+    def searched(self, cells: ScanCells, pairs: Sequence[Pair]) -> tuple[Tensor, float]:
+        """Margin ``(S, h, w)`` after both searches by the best fitting examples, and what speaks for it."""
         options = self.options
         chosen = sorted(pairs, key=lambda pair: -pair[1].alignment.fit)[: options.examples]
-        first = joint_margin(cells, chosen, pull_mm=options.pull_mm, trust=options.trust)
-        if options.second_pull_mm is None:
-            return first
-        placed = [(example, moved(placed, example, cells, first)) for example, placed in chosen]
-        return joint_margin(cells, placed, pull_mm=options.second_pull_mm, trust=options.trust)
+        weights = weights_of(chosen, options.trust)
+        margins = joint_margin(cells, chosen, weights, pull_mm=options.pull_mm)
+        pull_mm = options.second_pull_mm or options.pull_mm
+        if options.second_pull_mm:
+            chosen = [(example, moved(placed, example, cells, margins)) for example, placed in chosen]
+            margins = joint_margin(cells, chosen, weights, pull_mm=pull_mm)
+        found = margins[cells.body] > 0
+        scores = [evidence(example, placed, found, pull_mm=pull_mm) for example, placed in chosen]
+        return margins, float(np.dot(weights, scores))
 
 
 def examples_of(support: Tensors, device: torch.device) -> list[VolumeExample]:
@@ -122,12 +134,23 @@ def examples_of(support: Tensors, device: torch.device) -> list[VolumeExample]:
     return [VolumeExample(*(support[f"{n}/{name}"].to(device) for name in names)) for n in numbers]
 
 
-def joint_margin(cells: ScanCells, pairs: Sequence[Pair], *, pull_mm: float, trust: float) -> Tensor:
-    """Margin ``(S, h, w)`` by several examples, weighted by how well the scan fits each one."""
+def weights_of(pairs: Sequence[Pair], trust: float) -> NDArray[np.float64]:
+    """How much each example counts, by how well the scan fits it; the sum is 1."""
     weights = np.array([max(placed.alignment.fit, LEAST_FIT) ** trust for _, placed in pairs])
+    return np.asarray(weights / weights.sum())
+
+
+def joint_margin(
+    cells: ScanCells, pairs: Sequence[Pair], weights: NDArray[np.float64], *, pull_mm: float
+) -> Tensor:
+    """Weighted mean margin ``(S, h, w)`` by several examples."""
     margins = [margin(cells, example, placed, pull_mm=pull_mm) for example, placed in pairs]
-    weighted = [float(w) * m for w, m in zip(weights / weights.sum(), margins, strict=True)]
-    return torch.stack(weighted).sum(0)
+    return torch.stack([float(w) * m for w, m in zip(weights, margins, strict=True)]).sum(0)
+
+
+def rises(above: float, width: float) -> float:
+    """From 0 to 1 around the threshold that a value is ``above``."""
+    return float(1 / (1 + np.exp(-above / width)))
 
 
 def on_slices(margins: Tensor, described: Tensor, size: Sequence[int]) -> Tensor:

@@ -97,6 +97,12 @@ def segmenter(tiny_model: Path) -> FewShotSegmenter:
     return ls.load(backbone=tiny_model)
 
 
+@pytest.fixture(scope="module")
+def by_slices(tiny_model: Path) -> FewShotSegmenter:
+    """The segmenter that compares slices, as for pictures: volumes need no autoencoder."""
+    return ls.load(backbone=tiny_model, options=ls.SegmentOptions(volume=None))
+
+
 @pytest.fixture
 def support(shown: Phantom) -> ls.Support:
     return ls.Support.from_volumes(shown.image, shown.labels, name="spleen", label=4)
@@ -113,31 +119,31 @@ def test_files_of_supports_are_read_once_for_all_targets(examples: Path) -> None
 
 
 def test_three_support_slices_are_six_slices_for_the_autoencoder(
-    segmenter: FewShotSegmenter, support: ls.Support
+    by_slices: FewShotSegmenter, support: ls.Support
 ) -> None:
     """Each as an image and as a mask; the features of the condition come from the same pass."""
-    with counting_slices(segmenter.networks.backbone.vae.encoder) as runs:
-        segmenter.encode(support)
+    with counting_slices(by_slices.networks.backbone.vae.encoder) as runs:
+        by_slices.encode(support)
     assert sum(runs) == 2 * len(support) == 6
 
 
 def test_a_scan_passes_each_network_once_for_all_targets(
-    segmenter: FewShotSegmenter, shown: Phantom, searched: Phantom
+    by_slices: FewShotSegmenter, shown: Phantom, searched: Phantom
 ) -> None:
     targets = [
-        segmenter.encode(ls.Support.from_volumes(shown.image, shown.labels, name=name, label=label))
+        by_slices.encode(ls.Support.from_volumes(shown.image, shown.labels, name=name, label=label))
         for name, label in NAMES.items()
     ]
-    assert segmenter.networks.matching is not None
+    assert by_slices.networks.matching is not None
     with (
-        counting_slices(segmenter.networks.backbone.vae.encoder) as encoded,
-        counting_slices(segmenter.networks.matching.network.stem) as matched,
-        counting_slices(segmenter.networks.backbone.vae.decoder) as decoded,
+        counting_slices(by_slices.networks.backbone.vae.encoder) as encoded,
+        counting_slices(by_slices.networks.matching.network.stem) as matched,
+        counting_slices(by_slices.networks.backbone.vae.decoder) as decoded,
     ):
-        prepared = segmenter.prepare(searched.image)
+        prepared = by_slices.prepare(searched.image)
         assert sum(encoded) == sum(matched) == searched.image.shape[2]
         for target in targets:
-            segmenter.predict(prepared, target)
+            by_slices.predict(prepared, target)
     assert sum(encoded) == searched.image.shape[2]
     assert decoded == []  # the mask head reads latents
 

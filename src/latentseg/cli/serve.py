@@ -123,6 +123,7 @@ def run(options: ServeOptions, listening: socket.socket, *, demo: bool, browser:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
     )
     if browser and built() is not None:
         import webbrowser

@@ -35,7 +35,7 @@ from latentseg.methods.fewshot.volume_example import VolumeExample
 
 LEAST_FIT = 1e-3  # which examples that do not fit at all are weighted with
 FIT_WIDTH = 0.002  # of the fit, over which the presence falls
-EVIDENCE_WIDTH = 0.015  # of the evidence, likewise
+EVIDENCE_WIDTH = 0.01  # of the evidence, likewise
 UNLIKE = "nothing in the scan resembles the target as it should if it were there"
 ELSEWHERE = "the scan shows another part of the body than the examples"
 
@@ -62,7 +62,7 @@ class VolumeOptions:
     examples: int = 5
     trust: float = 2.0
     least_fit: float = 0.06
-    least_evidence: float = -0.155
+    least_evidence: float = -0.27
 
 
 class VolumeMatching(Part):

@@ -22,9 +22,7 @@ CLASS_NAME = "MyUNet2DConditionModel"  # of the release
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
-def save_released(
-    folder: Path, *, weights: FewShotWeights, dtype: torch.dtype = torch.float32
-) -> None:
+def save_released(folder: Path, *, weights: FewShotWeights, dtype: torch.dtype = torch.float32) -> None:
     """Write a checkpoint folder, whole or not at all; one of the same name is replaced.
 
     Args:

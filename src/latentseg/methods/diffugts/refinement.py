@@ -174,6 +174,10 @@ def reconstructed(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def dilated(masks: Tensor, pixels: int) -> Tensor:
-    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1."""
-    grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
-    return grow(masks.float(), 2 * pixels + 1, stride=1, padding=pixels) if pixels else masks.float()
+    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1, one axis after the other."""
+    grown = masks.float()
+    for axis in range(2, masks.ndim) if pixels else ():
+        lines = grown.movedim(axis, -1)
+        flat = F.max_pool1d(lines.flatten(0, -2), 2 * pixels + 1, stride=1, padding=pixels)
+        grown = flat.reshape(lines.shape).movedim(-1, axis)
+    return grown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -112,3 +112,33 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"
         raise ModelError(what, where=str(path), fix=AGAIN) from error
     return network.eval().requires_grad_(False), metadata
+
+
+def trained_weights(folder: Path, weights: Path | None) -> tuple[Path, TumorNetwork, dict[str, str]]:
+    """The file of the trained weights of a backbone's folder, what is in it, and the facts about it.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    path = weights or folder / FILE
+    if not path.exists():
+        fix = "train them with `latentseg train tumor`, and put them there or give them as weights"
+        raise ModelError("this backbone has no tumor weights", where=str(path), fix=fix)
+    return path, *load(path)
+
+
+def check_made_for(facts: Mapping[str, str], backbone: str, *, where: Path) -> None:
+    """Refuse weights that were trained on another backbone.
+
+    Raises:
+        ModelError: They were.
+    """
+    made_for = facts.get("backbone", "")
+    if made_for and made_for != backbone:
+        what = f"these tumor weights were made for another backbone ({made_for})"
+        raise ModelError(what, where=str(where), fix="train them again, or take the backbone they came with")
+
+
+def left_out(facts: Mapping[str, str]) -> tuple[str, ...]:
+    """Findings that the training did not see."""
+    return tuple(name for name in facts.get("without", "").split(", ") if name)

@@ -281,7 +281,7 @@ class MaisiBackbone:
         needs = {step: getattr(self.memory(shape), step) for step in steps}
         most = max(steps, key=lambda step: needs[step])
         size = "x".join(map(str, shape))
-        return f"{size} voxels take about {needs[most] / GIB:.1f} GiB at most, for {WORK[most]} them"
+        return f"{size} voxels take about {needs[most] / GIB:.1f} GiB, most of it while {WORK[most]} them"
 
     def _check(self, shape: Sequence[int], step: str, *, batch: int = 1) -> None:
         """Refuse what would not fit; the weights are in memory already."""

@@ -12,10 +12,10 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from latentseg.backbones.weights import reason
-from latentseg.errors import ModelError
+from latentseg.errors import ModelError, UsageError
 from latentseg.imaging.files import written_whole
 from latentseg.methods.diffugts.attention_maps import AnomalyAttention
-from latentseg.methods.diffugts.residuals import Fusion
+from latentseg.methods.diffugts.residuals import FeatureProjector, Fusion
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Views
@@ -50,6 +50,8 @@ class TumorNetwork(nn.Module):
             channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
         )
         self.fusion = Fusion()
+        width, dim = config.projected, config.text_dim
+        self.projector = FeatureProjector(width, dim) if width else None
         self.views = Views(views, channels[-1][-1])
         self.organs = OrganMaps(organs, channels, dims=dims)
 
@@ -64,6 +66,20 @@ class TumorNetwork(nn.Module):
         """
         dims = stages.backbone.dims
         return cls(stages.config, stages.channels(), dims=dims, views=views, organs=organs)
+
+    @torch.no_grad()
+    def projected(self, change: Tensor, text: Tensor) -> Tensor:
+        """How abnormal changes of latents ``(B, C, ...)`` are for a text ``(1, D)``, on the CPU.
+
+        Raises:
+            UsageError: These weights have no projector.
+        """
+        if self.projector is None:
+            fix = "train them with the paper's network, or take feature='drop'"
+            raise UsageError("these tumor weights have no projector of the feature residual", fix=fix)
+        place = self.projector.project.weight.device
+        cosine: Tensor = self.projector(change.to(place), text.to(place))
+        return cosine.cpu()
 
     @torch.no_grad()
     def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:

@@ -1,8 +1,8 @@
-"""How tumors are segmented, and the two presets."""
+"""How tumors are segmented, and the presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from latentseg.errors import UsageError
 from latentseg.methods.appearance import AppearanceOptions
@@ -68,4 +68,12 @@ PAPER_LIKE = TumorOptions(
 )
 """As known secondhand: from pure noise, the weighted sum of both residuals, Otsu's threshold."""
 
-PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE}
+PAPER = replace(
+    PAPER_LIKE,
+    refinement=RefinementOptions(
+        fusion="otsu", feature="projected", inpainting=InpaintingOptions(steps=30), dilate=3
+    ),
+)
+"""The same with the secondhand feature residual, for weights with a trained projector (PAPER_NETWORK)."""
+
+PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE, "paper": PAPER}

@@ -44,6 +44,9 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         networks: Of DiffuGTS, and beside it.
         options: See there.
 
+    Raises:
+        UsageError: The feature residual is to be projected, and the weights have no projector.
+
     Example:
         >>> load("tumor")(read("ct.nii.gz"), "liver tumor")["liver tumor"].presence
     """
@@ -51,6 +54,10 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
     def __init__(self, networks: TumorNetworks, *, options: TumorOptions | None = None) -> None:
         self.networks = networks
         self.options: TumorOptions = options or RECOMMENDED
+        refinement = self.options.refinement
+        if refinement and refinement.feature == "projected" and networks.network.projector is None:
+            fix = "take the preset paper_like, or weights that were trained with the paper's network"
+            raise UsageError("these tumor weights have no projector of the feature residual", fix=fix)
         self.fingerprint = networks.fingerprint
 
     def listed(self, targets: Any) -> list[str]:

@@ -68,7 +68,7 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
         options: :class:`latentseg.SegmentOptions` or :class:`latentseg.TumorOptions`.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``; ``"auto"`` takes the first of them that is
             there. Noise is drawn on the CPU, so that devices agree.
-        dtype: Of Stable Diffusion: ``"fp32"`` or ``"bf16"``; ``"auto"`` takes bf16 where the hardware
+        dtype: Of Stable Diffusion and MAISI: ``"fp32"`` or ``"bf16"``; ``"auto"`` takes bf16 where the hardware
             computes it. The compact model always computes in fp32.
         offline: Only changes the advice of the error when weights are missing.
         precision: The older name of ``dtype``.
@@ -88,7 +88,7 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
     from latentseg.backbones.layouts import layout_of
 
     place, dtype = pick_device(device), precision or dtype
-    pick_dtype(dtype, place)
+    numbers = pick_dtype(dtype, place)
     folder = registry.resolve(backbone, offline=offline)
     trained = Path(weights) if weights else None
     if method == "tumor":
@@ -96,7 +96,7 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
         from latentseg.methods.tumor.segmenter import TumorSegmenter
 
         build = ON_TUMORS[layout_of(folder, "tumor").name]
-        return TumorSegmenter(build(folder, trained, place), options=options)  # type: ignore[arg-type]  # overloads
+        return TumorSegmenter(build(folder, trained, place, numbers), options=options)  # type: ignore[arg-type]  # overloads
     from latentseg.methods.fewshot.load import BUILDERS, Request
     from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 

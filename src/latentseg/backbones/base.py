@@ -124,6 +124,36 @@ class FillsHoles(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesVolumes(Protocol):
+    """A 3-D backbone, which wants to know the volume before it works on it.
+
+    Attributes:
+        multiple: Of the edges of a volume in voxels.
+        window_hu: Of CT, that it was trained with.
+    """
+
+    multiple: int
+    window_hu: tuple[float, float]
+
+    def for_volume(
+        self, shape: tuple[int, int, int], *, spacing_mm: tuple[float, float, float] | None = None
+    ) -> Backbone:
+        """The same model for volumes ``(D, H, W)`` of one shape and spacing."""
+        ...
+
+    def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool) -> str:
+        """Refuse a volume that would not fit, before anything is computed.
+
+        Returns:
+            What the volume takes, in one sentence.
+
+        Raises:
+            MemoryLimitError: It would not fit; with what would.
+        """
+        ...
+
+
 def hole_context(latents: Tensor, holes: Tensor) -> Tensor:
     """What a denoiser is told of holes.
 

@@ -41,7 +41,7 @@ class Layout:
 LAYOUTS = (
     Layout("compact", ("autoencoder.json",), 2, ("fewshot", "tumor"), ("text", "mask head")),
     Layout("stable-diffusion", ("vae",), 2, ("fewshot",)),
-    Layout("maisi", ("autoencoder_v1.*", "models/autoencoder_v1.*"), 3, ()),
+    Layout("maisi", ("autoencoder_v1.*", "models/autoencoder_v1.*"), 3, ("tumor",)),
 )
 
 
@@ -54,7 +54,7 @@ def layout_of(folder: Path, method: Method) -> Layout:
     found = next((layout for layout in LAYOUTS if layout.fits(folder)), None)
     able = [layout.name for layout in LAYOUTS if method in layout.methods]
     if found is None:
-        fix = "give a folder with autoencoder.json, or with the vae/ of Stable Diffusion"
+        fix = "give a folder with autoencoder.json, the vae/ of Stable Diffusion, or autoencoder_v1 of MAISI"
         raise ModelError("not a folder of a model that is known here", where=str(folder), fix=fix)
     if method not in found.methods:
         what = {"tumor": "tumors are not segmented", "fewshot": "examples are not understood"}[method]

@@ -20,6 +20,9 @@ from latentseg.errors import ModelError
 
 Trust = Literal["registry", "hub", "mirror", "first use"]
 
+ALIASES = {"maisi-ct": "maisi-ct-rflow"}
+"""Names for the current release of a model, and which that is."""
+
 LOCK_NAME = "latentseg.lock.json"
 MANIFEST_NAME = "manifest.json"
 _LICENSE = ("license", "license_url", "license_note")
@@ -109,7 +112,7 @@ def info(name: str) -> ModelInfo:
     Raises:
         ModelError: The name is unknown; the message offers the nearest one.
     """
-    row = _row(name)
+    name, row = current_name(name), _row(name)
     fields = {key: row[key] for key in ("title", "kind", "dims", *_LICENSE)}
     files = _files(row["files"])
     if row["kind"] == "embedded":  # what its manifest says of files and licence overrules the table
@@ -133,7 +136,7 @@ def resolve(name_or_folder: str | Path, *, offline: bool | None = None) -> Path:
     Raises:
         ModelError: Unknown name, no such folder, not pulled yet, or a missing or corrupt file.
     """
-    text = str(name_or_folder)
+    text = current_name(str(name_or_folder))
     if isinstance(name_or_folder, str) and text in _table():
         model = info(text)
         folder = _present_folder(model, offline=is_offline(offline))
@@ -174,7 +177,13 @@ def verify(name: str) -> tuple[CheckedFile, ...]:
 
 def folder_of(name: str) -> Path:
     """Return the folder where a model's files belong, whether they are there or not."""
-    return _embedded_folder(name) if _row(name)["kind"] == "embedded" else home() / "models" / name
+    embedded = _row(name)["kind"] == "embedded"
+    return _embedded_folder(name) if embedded else home() / "models" / current_name(name)
+
+
+def current_name(name: str) -> str:
+    """The name of a model's current release, such as ``maisi-ct-rflow`` for ``maisi-ct``; others as given."""
+    return ALIASES.get(name, name)
 
 
 def sha256_of(file: Path) -> str:
@@ -257,9 +266,9 @@ def _row(name: str) -> dict[str, Any]:
         ModelError: The name is unknown; the message offers the nearest one.
     """
     table = _table()
-    if name not in table:
+    if current_name(name) not in table:
         raise _unknown(name)
-    return table[name]
+    return table[current_name(name)]
 
 
 def _unknown(name: str) -> ModelError:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from latentseg.errors import UsageError
+
 app = typer.Typer(no_args_is_help=True)
 
 Config = Annotated[Path, typer.Argument(help="YAML file, see configs/.")]
@@ -189,18 +191,38 @@ def fewshot(
 @app.command()
 def tumor(
     config: Config,
-    pack: Packed,
-    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained backbone.")],
+    backbone: Annotated[str, typer.Option(help="`compact`, `maisi-ct`, or the folder of a backbone.")],
     out: Out,
+    pack: Annotated[
+        Path | None, typer.Option("--pack", help="Of a 2-D backbone: folder made by `latentseg train pack`.")
+    ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(help='A finding to leave out, such as "liver tumor", for a zero-shot evaluation.'),
     ] = None,
+    device: Annotated[str, typer.Option(help="Of a 3-D backbone: auto, cuda, mps or cpu.")] = "auto",
     resume: Resume = False,
 ) -> None:
-    """Train the tumor networks (attention maps, then fusion) on a frozen compact backbone."""
-    from latentseg.backbones.compact import phrase_condition
+    """Train the tumor networks on a frozen backbone: compact on packed slices, MAISI on volumes."""
+    from latentseg.backbones.layouts import layout_of
     from latentseg.backbones.registry import resolve
+
+    _log_to_terminal()
+    folder, left_out = resolve(backbone), tuple(without or ())
+    if layout_of(folder, "tumor").dims == 3:
+        train_on_volumes(config, folder, out, left_out=left_out, device=device, resume=resume)
+        return
+    if pack is None:
+        fix = "make one with `latentseg train pack` and give it with --pack"
+        raise UsageError("a 2-D backbone is trained on packed slices", where="--pack", fix=fix)
+    train_on_slices(config, folder, pack, out, left_out=left_out, resume=resume)
+
+
+def train_on_slices(
+    config: Path, folder: Path, pack: Path, out: Path, *, left_out: tuple[str, ...], resume: bool
+) -> None:
+    """Train the tumor networks on a frozen compact backbone."""
+    from latentseg.backbones.compact import phrase_condition
     from latentseg.methods.tumor.load import compact_stages, looked_at
     from latentseg.methods.tumor.queries import Queries
     from latentseg.text import embed
@@ -208,17 +230,30 @@ def tumor(
     from latentseg.training.pack import Pack
     from latentseg.training.tumor.diffugts import TumorTraining, TumorTrainingOptions
 
-    _log_to_terminal()
     options = read_config(config, TumorTrainingOptions)
-    if without:
-        left_out = options.samples.model_copy(update={"without": tuple(without)})
-        options = options.model_copy(update={"samples": left_out})
-    folder = resolve(backbone)
+    if left_out:
+        samples = options.samples.model_copy(update={"without": left_out})
+        options = options.model_copy(update={"samples": samples})
     made_for = looked_at(folder, options.network)
     metadata = {"backbone": made_for, "without": ", ".join(options.samples.without)}
     stages = compact_stages(folder, options.network)
     training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata)
     training.run(out, resume=resume)
+
+
+def train_on_volumes(
+    config: Path, folder: Path, out: Path, *, left_out: tuple[str, ...], device: str, resume: bool
+) -> None:
+    """Train the tumor networks on a frozen MAISI."""
+    from latentseg.training.config import read_config
+    from latentseg.training.tumor.on_maisi import maisi_training
+    from latentseg.training.tumor.volume_training import VolumeTrainingOptions
+
+    options = read_config(config, VolumeTrainingOptions)
+    if left_out:
+        blocks = options.blocks.model_copy(update={"without": left_out})
+        options = options.model_copy(update={"blocks": blocks})
+    maisi_training(options, folder, device=device).run(out, resume=resume)
 
 
 @app.command("healthy-bank")

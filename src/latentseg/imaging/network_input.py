@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from latentseg.errors import GeometryError
 from latentseg.imaging.geometry import Canonical, to_canonical
-from latentseg.imaging.intensity import normalize
-from latentseg.imaging.resize import fit_square
+from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, normalize
+from latentseg.imaging.resize import fit_square, resampled
 from latentseg.imaging.volume import Volume
 
 NARROWEST = 64  # a slice this many times longer than wide would be less than four pixels wide
@@ -30,6 +30,8 @@ class NetworkInput:
         images: ``(S, H, W)`` float32 in [-1, 1].
         spacing_mm: Distance of slices, rows and columns of the images.
         undo: From arrays ``(S, H, W)`` like the images to the canonical slices' own size.
+        block: Whether the images are one block, whose slices need not be those of the scan; ``undo`` then
+            takes whole blocks alone.
 
     Example:
         >>> seen = square_slices(read("ct.nii.gz"), 256)
@@ -42,6 +44,7 @@ class NetworkInput:
     images: NDArray[np.float32]
     spacing_mm: tuple[float, float, float]
     undo: Undo
+    block: bool = False
 
     def back(self, array: NDArray[Any]) -> NDArray[Any]:
         """Bring an array ``(S, H, W)`` back to the grid ``(I, J, K)`` of the scan.
@@ -63,12 +66,53 @@ def square_slices(scan: Volume, size: int) -> NetworkInput:
     return NetworkInput(scan, canonical, images, square_spacing_mm(canonical, size), undo)
 
 
-def normalized_slices(scan: Volume) -> tuple[Canonical, NDArray[np.float32]]:
+def volume_block(
+    scan: Volume, *, voxel_mm: float, multiple: int, window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU
+) -> NetworkInput:
+    """A scan as one block for a 3-D network, whole and not cut, as such networks know large fields of view.
+
+    Axes that are finer than ``voxel_mm`` are resampled to it, coarser ones stay as they are: the network is
+    told the spacing. Air after the last slices, rows and columns makes the edges fit.
+
+    Args:
+        scan: The scan.
+        voxel_mm: Finest edge of a voxel.
+        multiple: Of the edges in voxels.
+        window_hu: Of a CT, that is mapped to [-1, 1].
+
+    Raises:
+        InputError: A constant scan, or one with values that are no numbers.
+        GeometryError: Axial slices too narrow to be segmented.
+
+    Example:
+        >>> seen = volume_block(read("ct.nii.gz"), voxel_mm=1.5, multiple=32)
+        >>> seen.back(seen.images > 0).shape == seen.scan.shape
+        True
+    """
+    canonical, values = normalized_slices(scan, window_hu=window_hu)
+    lengths_mm = [n * mm for n, mm in zip(values.shape, canonical.spacing_mm, strict=True)]
+    first, second, third = (
+        max(1, min(n, round(mm / voxel_mm))) for n, mm in zip(values.shape, lengths_mm, strict=True)
+    )
+    shape, given = (first, second, third), values.shape
+    pads = [(0, -n % multiple) for n in shape]
+    images = np.pad(resampled(values, shape), pads, constant_values=np.float32(-1.0))
+
+    def undo(array: NDArray[Any]) -> NDArray[Any]:
+        return resampled(array[: shape[0], : shape[1], : shape[2]], given)
+
+    step_mm, row_mm, column_mm = (mm / n for mm, n in zip(lengths_mm, shape, strict=True))
+    return NetworkInput(scan, canonical, images, (step_mm, row_mm, column_mm), undo, block=True)
+
+
+def normalized_slices(
+    scan: Volume, *, window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU
+) -> tuple[Canonical, NDArray[np.float32]]:
     """The axial slices of a scan, and their values ``(S, H, W)`` in [-1, 1]; errors as above."""
     where = str(scan.source or "the scan")
     canonical = to_canonical(scan)
     check_slices(canonical, where=where)
-    return canonical, normalize(canonical.slices, modality=scan.modality, where=where)
+    return canonical, normalize(canonical.slices, modality=scan.modality, window=window_hu, where=where)
 
 
 def square_spacing_mm(canonical: Canonical, size: int) -> tuple[float, float, float]:

@@ -51,6 +51,29 @@ def fit_square(
     return fitted, undo
 
 
+def resampled(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A volume on a grid of another shape over the same field, with the pixel-center mapping of slices.
+
+    Args:
+        array: ``(S, H, W)``. Numbers are resized linearly (antialiased when shrinking) to float32, integer
+            and bool labels by the nearest voxel.
+        shape: ``(S', H', W')``.
+
+    Returns:
+        ``(S', H', W')``.
+    """
+    labels = array.dtype.kind in "bui"
+    out = array if labels else array.astype(np.float32)
+    for axis, (target, source) in enumerate(zip(shape, array.shape, strict=True)):
+        if target == source:
+            continue
+        if labels:
+            out = out.take(_centers(target, source), axis)
+        else:
+            out = np.moveaxis(np.tensordot(_triangle(source, target), out, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(out)
+
+
 @dataclass(frozen=True)
 class _Axis:
     """Resizing one axis: `source` pixels, padded at both ends to `padded`, become `target` pixels."""

@@ -159,7 +159,10 @@ def require(
         return
     slices = int(shape[0] * free / needed) // 32 * 32
     ways = [f"crop to {slices} slices"] if slices else []
-    ways.append(f"resample to {math.ceil(10 * (needed / free) ** (1 / 3)) / 10:.1f} times the voxel size")
+    if free > 0:
+        ways.append(f"resample to {math.ceil(10 * (needed / free) ** (1 / 3)) / 10:.1f} times the voxel size")
+    else:
+        ways.append("end other programs")
     size = "x".join(map(str, shape))
     seen = f"{what} {size} voxels takes about {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free"
     raise MemoryLimitError(seen, fix=", or ".join([*ways, *also]))

@@ -34,7 +34,7 @@ from latentseg.errors import UsageError
 FEATURE_BLOCKS = (2, 5, 8)
 """Ends of the encoder's three stages: 64 channels at full size, 128 at a half, 256 at a quarter."""
 
-WORK = {"encode": "encoding", "features": "reading features of", "denoise": "denoising", "decode": "decoding"}
+WORK = {"encode": "encoding", "features": "reading the features of", "denoise": "denoising", "decode": "decoding"}
 CT_WINDOW_HU = (-1000.0, 1000.0)
 """What the models were trained with; the window for :func:`latentseg.imaging.normalize`."""
 
@@ -121,6 +121,7 @@ class MaisiBackbone:
     """
 
     dims, image_size, latent_channels, downscale = 3, 256, 4, 4
+    multiple, window_hu = MULTIPLE, CT_WINDOW_HU
     condition_dim = TOKEN_WIDTH
 
     def __init__(
@@ -260,6 +261,27 @@ class MaisiBackbone:
         )
         coders = (self.autoencoder.encoder.blocks, self.autoencoder.decoder.blocks)
         return estimate(shape, *coders, sizes=sizes)
+
+    def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool) -> str:
+        """Refuse a volume that would not fit, before anything is computed.
+
+        Args:
+            shape: ``(D, H, W)``.
+            inpainting: Whether it is to be inpainted too, and not only looked at.
+
+        Returns:
+            What the volume takes, in one sentence.
+
+        Raises:
+            MemoryLimitError: It would not fit; with what would.
+        """
+        steps = ("features", "encode", "denoise", "decode") if inpainting else ("features",)
+        for step in steps:
+            self._check(shape, step)
+        needs = {step: getattr(self.memory(shape), step) for step in steps}
+        most = max(steps, key=lambda step: needs[step])
+        size = "x".join(map(str, shape))
+        return f"{size} voxels take about {needs[most] / GIB:.1f} GiB, most of it while {WORK[most]} them"
 
     def _check(self, shape: Sequence[int], step: str, *, batch: int = 1) -> None:
         """Refuse what would not fit; the weights are in memory already."""

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
+from latentseg.errors import UsageError
+from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
 from latentseg.methods.diffugts.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
 
@@ -29,6 +31,8 @@ class RefinementOptions:
     Attributes:
         fusion: Who draws the mask: ``map``, the residuals being shown as evidence; ``learned``, the fusion of
             map and residuals; or ``otsu``, the weighted sum of the residuals with Otsu's threshold.
+        feature: The feature residual: the ``drop`` of the map's probability, or the ``projected`` change of
+            the latents (:class:`~latentseg.methods.diffugts.residuals.FeatureProjector`).
         weights: Of the pixel and the feature residual in that sum.
         inpainting: Steps, start, jumps, guidance, seed.
         seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
@@ -39,12 +43,33 @@ class RefinementOptions:
     """
 
     fusion: Literal["map", "learned", "otsu"] = "map"
+    feature: Literal["drop", "projected"] = "drop"
     weights: tuple[float, float] = (0.5, 0.5)
     inpainting: InpaintingOptions = field(default_factory=InpaintingOptions)
     seeds: int = 1
     dilate: int = 6
     threshold: float = 0.5
     smooth: bool = False
+
+
+class PseudoHealthy(NamedTuple):
+    """Pseudo-healthy versions of ``B`` images.
+
+    Attributes:
+        images: ``(seeds, B, 1, ...)`` in [-1, 1].
+        change: Of the latents, ``z - z0``, ``(seeds, B, C, ...)``; empty where nobody asks for it.
+    """
+
+    images: Tensor
+    change: Tensor
+
+    def of(self, rows: Tensor) -> PseudoHealthy:
+        """The versions of some images."""
+        return PseudoHealthy(self.images[:, rows], self.change[:, rows])
+
+    def joined(self, more: PseudoHealthy) -> PseudoHealthy:
+        """These and more seeds."""
+        return PseudoHealthy(torch.cat([self.images, more.images]), torch.cat([self.change, more.change]))
 
 
 class Refined(NamedTuple):
@@ -73,6 +98,7 @@ class Refiner:
         attend: Abnormal probability of images, on their own grid.
         condition: Tokens of the denoiser that say "healthy", or zeros.
         options: See there.
+        project: Changes of latents ``(B, C, ...)`` to how abnormal they are, ``(B, 1, ...)``.
     """
 
     backbone: Backbone
@@ -80,6 +106,7 @@ class Refiner:
     attend: Attend
     condition: Tensor
     options: RefinementOptions
+    project: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Refined:
         """Refine the maps of images.
@@ -94,42 +121,57 @@ class Refiner:
 
     def versions(
         self, images: Tensor, attention: Tensor, *, keys: Sequence[str], seeds: Sequence[int]
-    ) -> Tensor:
-        """Pseudo-healthy versions ``(seeds, B, 1, ...)`` of images."""
+    ) -> PseudoHealthy:
+        """Pseudo-healthy versions of images, on the CPU."""
         holes = self._holes(attention)
         latents = self.backbone.encode(smooth_fill(images, holes) if self.options.smooth else images)
         pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
+        asked = self.options.feature == "projected"
+        own = self.backbone.encode(images) if asked and self.options.smooth else latents
 
-        def version(seed: int) -> Tensor:
+        def version(seed: int) -> tuple[Tensor, Tensor]:
             noise = [f"{key}/{seed}" for key in keys]
             filled = inpaint(self.backbone, latents, pooled, self.condition, keys=noise, options=options)
-            return self.backbone.decode(filled).clamp(-1, 1)
+            change = (own - filled).cpu() if asked else torch.zeros(len(images), 0)
+            return self.backbone.decode(filled).clamp(-1, 1).cpu(), change
 
-        return torch.stack([version(seed) for seed in seeds])
+        made, changes = zip(*map(version, seeds), strict=True)
+        return PseudoHealthy(torch.stack(made), torch.stack(changes))
 
-    def judged(self, decoded: Tensor, versions: Tensor, attention: Tensor) -> Refined:
+    def judged(self, decoded: Tensor, versions: PseudoHealthy, attention: Tensor) -> Refined:
         """What pseudo-healthy versions say of a map.
 
         Args:
             decoded: Images through the autoencoder, ``(B, 1, ...)``.
-            versions: ``(seeds, B, 1, ...)``.
+            versions: Of the images.
             attention: Abnormal probability.
         """
-        healthy = versions.mean(0)
-        residual = (decoded - versions).abs().mean(0)
+        healthy, seeds = versions.images.mean(0), len(versions.images)
+        residual = (decoded - versions.images).abs().mean(0)
         drawn_by_map = self.options.fusion == "map"
-        if drawn_by_map and len(versions) == 1:  # one seed has no spread, and nobody asks for the mask
+        if drawn_by_map and seeds == 1:  # one seed has no spread, and nobody asks for the mask
             return Refined(attention, torch.zeros_like(attention), healthy, residual)
         holes = self._holes(attention)
-        found = [residuals(decoded, one, attention, self.attend(one)) for one in versions]
+        found = [self._residuals(decoded, *one, attention) for one in zip(*versions, strict=True)]
         chances = torch.stack([self._combined(one, attention, holes) for one in found])
         probability = attention if drawn_by_map else chances.mean(0)
         return Refined(probability, chances.std(0, unbiased=False), healthy, residual)
 
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""
-        pseudo = self.versions(images, attention, keys=keys, seeds=range(1))[0]
-        return residuals(reconstructed(self.backbone, images), pseudo, attention, self.attend(pseudo))
+        made = self.versions(images, attention, keys=keys, seeds=range(1))
+        decoded = reconstructed(self.backbone, images).cpu()
+        return self._residuals(decoded, made.images[0], made.change[0], attention)
+
+    def _residuals(self, decoded: Tensor, pseudo: Tensor, change: Tensor, attention: Tensor) -> Residuals:
+        """The residuals of one version."""
+        if self.options.feature == "drop":
+            return residuals(decoded, pseudo, attention, self.attend(pseudo))
+        if self.project is None:
+            what = "the feature residual is to be projected, and these tumor weights have no projector"
+            raise UsageError(what, fix="train them with the paper's network, or take feature='drop'")
+        feature = resized(self.project(change), decoded.shape[2:]).clamp(min=0)
+        return Residuals((decoded - pseudo).abs(), feature)
 
     def _holes(self, attention: Tensor) -> Tensor:
         """What is filled."""
@@ -174,6 +216,10 @@ def reconstructed(backbone: Backbone, images: Tensor) -> Tensor:
 
 
 def dilated(masks: Tensor, pixels: int) -> Tensor:
-    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1."""
-    grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
-    return grow(masks.float(), 2 * pixels + 1, stride=1, padding=pixels) if pixels else masks.float()
+    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1, one axis after the other."""
+    grown = masks.float()
+    for axis in range(2, masks.ndim) if pixels else ():
+        lines = grown.movedim(axis, -1)
+        flat = F.max_pool1d(lines.flatten(0, -2), 2 * pixels + 1, stride=1, padding=pixels)
+        grown = flat.reshape(lines.shape).movedim(-1, axis)
+    return grown

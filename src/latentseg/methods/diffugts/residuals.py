@@ -2,8 +2,8 @@
 
 Known secondhand: ``R = b1 P + b2 F`` with ``b1 = b2 = 0.5`` and Otsu's threshold. Deviations, each for a
 reason: the pixel residual compares two *decoded* images, which cancels the autoencoder's own error; the
-feature residual is the drop of the abnormal probability, where an untrained projector says nothing; Otsu
-looks only inside the dilated map, as it always finds two classes.
+feature residual is the drop of the abnormal probability, or the secondhand projection with a trained
+projector; Otsu looks only inside the dilated map, as it always finds two classes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Residuals:
 
     Attributes:
         pixel: ``|decode(z) - decode(z0)|``, ``(B, 1, ...)``, 0 to 2.
-        feature: Drop of the abnormal probability from the image to its pseudo-healthy version, same shape.
+        feature: Drop of the abnormal probability from the image to its pseudo-healthy version, or the
+            positive part of :class:`FeatureProjector`; same shape.
     """
 
     pixel: Tensor
@@ -42,6 +43,30 @@ def residuals(decoded: Tensor, pseudo_healthy: Tensor, before: Tensor, after: Te
         after: That of the pseudo-healthy image.
     """
     return Residuals((decoded - pseudo_healthy).abs(), F.relu(before - after))
+
+
+class FeatureProjector(nn.Module):
+    """The feature residual of the paper: what changed in the latents, compared to the abnormal text.
+
+    ``F = cos(W (z - z0), t)`` with ``W`` a linear layer at every position. The third party leaves ``W``
+    random; here it is trained (:class:`latentseg.training.tumor.residual_learning.ResidualTask`), as
+    "residual learning" says. The paper's own network and loss are not known.
+
+    Args:
+        latent_channels: Of ``z``.
+        text_dim: Of ``t``.
+    """
+
+    def __init__(self, latent_channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(latent_channels, text_dim, bias=False)
+
+    def forward(self, change: Tensor, text: Tensor) -> Tensor:
+        """Cosine ``(B, 1, ...)`` of changes ``(B, C, ...)`` of latents and of texts ``(B | 1, D)``."""
+        projected = F.normalize(self.project(change.movedim(1, -1)), dim=-1, eps=1e-6)
+        said = F.normalize(text, dim=-1).reshape(len(text), *[1] * (change.ndim - 2), -1)
+        cosine: Tensor = (projected * said).sum(-1)
+        return cosine[:, None]
 
 
 def weighted_sum(found: Residuals, *, pixel: float = 0.5, feature: float = 0.5) -> Tensor:

@@ -25,7 +25,7 @@ HEIGHT = 240  # pixels of a picture of the evidence
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The maps behind a mask, on the square slices that the networks saw, inferior to superior.
+    """The maps behind a mask, on the square slices or the block that the networks saw, inferior to superior.
 
     Attributes:
         seen: The scan as the networks saw it, and the way back.
@@ -65,10 +65,12 @@ class Evidence:
 
         Args:
             name: Of the map.
-            only: Some of the slices; no others are resized.
+            only: Some of the slices; no others are resized, unless they come from a block.
         """
         dark = 1 if name in ("images", "healthy") else 0
-        return np.asarray(self.seen.undo(getattr(self, name)[only] + np.float32(dark)), np.float32) - dark
+        values, block = getattr(self, name) + np.float32(dark), self.seen.block
+        fine = self.seen.undo(values)[only] if block else self.seen.undo(values[only])
+        return np.asarray(fine, np.float32) - dark
 
 
 @dataclass(frozen=True, eq=False, repr=False)

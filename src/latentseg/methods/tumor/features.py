@@ -39,6 +39,8 @@ class TumorConfig(BaseModel):
         pyramid: Channels in which levels are merged from coarse to fine before they attend; 0 lets every
             level attend by itself, as the paper is known to.
         text_dim: Length of the text embeddings.
+        projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the
+            projector out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +53,13 @@ class TumorConfig(BaseModel):
     ratio: float = 0.5
     pyramid: int = 32
     text_dim: int = 384
+    projected: int = 0
+
+
+PAPER_NETWORK = TumorConfig(
+    stages=(0, 1, 2), photographs=(), fold=False, cell=2, ratio=0.1, pyramid=0, projected=4
+)
+"""As known secondhand: three stages of MAISI's encoder, adapters, attention by levels, a projector."""
 
 
 @dataclass(frozen=True, eq=False)

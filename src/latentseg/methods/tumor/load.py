@@ -16,30 +16,38 @@ from latentseg.errors import ModelError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.networks import TumorNetworks
-from latentseg.methods.tumor.queries import Queries
-from latentseg.text import embed
+from latentseg.methods.tumor.queries import queries_of
 
 
-def on_compact(folder: Path, weights: Path | None, device: torch.device) -> TumorNetworks:
-    """The networks of DiffuGTS on a compact backbone, from a folder of its files.
+def on_compact(
+    folder: Path, weights: Path | None, device: torch.device, dtype: torch.dtype = torch.float32
+) -> TumorNetworks:
+    """The networks of DiffuGTS on a compact backbone, which computes in fp32, from a folder of its files.
 
     Raises:
         ModelError: Weights are missing, damaged, or made for another backbone.
     """
-    path = weights or folder / network.FILE
-    if not path.exists():
-        fix = "give weights=, a file that `latentseg train tumor` wrote"
-        raise ModelError("this backbone has no tumor weights", where=str(path), fix=fix)
-    trained, facts = network.load(path)
+    del dtype
+    path, trained, facts = network.trained_weights(folder, weights)
     stages = compact_stages(folder, trained.config, device=device)
-    made_for = facts.get("backbone", "")
-    if made_for and made_for != looked_at(folder, trained.config):
-        what = f"these tumor weights were made for another backbone ({made_for})"
-        raise ModelError(what, where=str(path), fix="train them again, or take the backbone they came with")
+    network.check_made_for(facts, looked_at(folder, trained.config), where=path)
     files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
-    left_out = tuple(name for name in facts.get("without", "").split(", ") if name)
-    queries, identity = Queries(embed), fingerprint([path, *files])
+    queries, identity = queries_of(facts, text_dim=trained.config.text_dim), fingerprint([path, *files])
+    left_out = network.left_out(facts)
     return TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out)
+
+
+def on_maisi(
+    folder: Path, weights: Path | None, device: torch.device, dtype: torch.dtype = torch.float32
+) -> TumorNetworks:
+    """The networks of DiffuGTS on MAISI (:mod:`latentseg.methods.tumor.on_maisi`).
+
+    Raises:
+        ModelError: Weights are missing, damaged, or made for another backbone, or monai is not installed.
+    """
+    from latentseg.methods.tumor import on_maisi as maisi  # monai is an extra
+
+    return maisi.on_maisi(folder, weights, device, dtype)
 
 
 def compact_stages(folder: Path, config: TumorConfig, *, device: torch.device | None = None) -> FrozenStages:
@@ -70,4 +78,7 @@ def looked_at(folder: Path, config: TumorConfig) -> str:
     return digest.hexdigest()[:12]
 
 
-BUILDERS: dict[str, Callable[[Path, Path | None, torch.device], TumorNetworks]] = {"compact": on_compact}
+BUILDERS: dict[str, Callable[[Path, Path | None, torch.device, torch.dtype], TumorNetworks]] = {
+    "compact": on_compact,
+    "maisi": on_maisi,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +12,10 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from latentseg.backbones.weights import reason
-from latentseg.errors import ModelError
+from latentseg.errors import ModelError, UsageError
 from latentseg.imaging.files import written_whole
 from latentseg.methods.diffugts.attention_maps import AnomalyAttention
-from latentseg.methods.diffugts.residuals import Fusion
+from latentseg.methods.diffugts.residuals import FeatureProjector, Fusion
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Views
@@ -50,6 +50,8 @@ class TumorNetwork(nn.Module):
             channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
         )
         self.fusion = Fusion()
+        width, dim = config.projected, config.text_dim
+        self.projector = FeatureProjector(width, dim) if width else None
         self.views = Views(views, channels[-1][-1])
         self.organs = OrganMaps(organs, channels, dims=dims)
 
@@ -64,6 +66,20 @@ class TumorNetwork(nn.Module):
         """
         dims = stages.backbone.dims
         return cls(stages.config, stages.channels(), dims=dims, views=views, organs=organs)
+
+    @torch.no_grad()
+    def projected(self, change: Tensor, text: Tensor) -> Tensor:
+        """How abnormal changes of latents ``(B, C, ...)`` are for a text ``(1, D)``, on the CPU.
+
+        Raises:
+            UsageError: These weights have no projector.
+        """
+        if self.projector is None:
+            fix = "train them with the paper's network, or take feature='drop'"
+            raise UsageError("these tumor weights have no projector of the feature residual", fix=fix)
+        place = self.projector.project.weight.device
+        cosine: Tensor = self.projector(change.to(place), text.to(place))
+        return cosine.cpu()
 
     @torch.no_grad()
     def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:
@@ -112,3 +128,33 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"
         raise ModelError(what, where=str(path), fix=AGAIN) from error
     return network.eval().requires_grad_(False), metadata
+
+
+def trained_weights(folder: Path, weights: Path | None) -> tuple[Path, TumorNetwork, dict[str, str]]:
+    """The file of the trained weights of a backbone's folder, what is in it, and the facts about it.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    path = weights or folder / FILE
+    if not path.exists():
+        fix = "train them with `latentseg train tumor`, and put them there or give them as weights"
+        raise ModelError("this backbone has no tumor weights", where=str(path), fix=fix)
+    return path, *load(path)
+
+
+def check_made_for(facts: Mapping[str, str], backbone: str, *, where: Path) -> None:
+    """Refuse weights that were trained on another backbone.
+
+    Raises:
+        ModelError: They were.
+    """
+    made_for = facts.get("backbone", "")
+    if made_for and made_for != backbone:
+        what = f"these tumor weights were made for another backbone ({made_for})"
+        raise ModelError(what, where=str(where), fix="train them again, or take the backbone they came with")
+
+
+def left_out(facts: Mapping[str, str]) -> tuple[str, ...]:
+    """Findings that the training did not see."""
+    return tuple(name for name in facts.get("without", "").split(", ") if name)

@@ -53,13 +53,15 @@ class PreparedScan:
     """A scan after the part of the work that does not depend on the prompt.
 
     Attributes:
-        seen: The scan as the networks see it, cut to the body, and the way back.
-        images: Its slices ``(S, 1, H, W)`` in [-1, 1], on the CPU.
+        networks: Those that prepared it, a 3-D backbone for this volume.
+        seen: The scan as the networks see it, slices cut to the body or a whole block, and the way back.
+        images: Slices ``(S, 1, H, W)``, or a block ``(1, 1, D, H, W)``, in [-1, 1], on the CPU.
         stages: Frozen features, in half precision.
         organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
         decoded: Slices through the autoencoder, of those that some prompt had refined.
     """
 
+    networks: TumorNetworks
     seen: NetworkInput
     images: Tensor
     stages: list[Tensor]

@@ -1,9 +1,10 @@
-"""How tumors are segmented, and the two presets."""
+"""How tumors are segmented, and the presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from latentseg.errors import UsageError
 from latentseg.methods.appearance import AppearanceOptions
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
 from latentseg.methods.diffugts.refinement import RefinementOptions
@@ -20,12 +21,13 @@ class TumorOptions:
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
-        closer: How slices that are suspected are looked at again, enlarged.
+        closer: How slices that are suspected are looked at again, enlarged; not for 3-D backbones.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         gap_mm: Slices between two that are suspected, and no farther apart than this, are suspected too.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
         extra_seeds: Seeds added for slices whose refined mask stays undecided.
         undecided: Share of a slice's suspicion between 0.25 and 0.75 from which it is undecided.
+        voxel_mm: Finest voxels of the blocks that 3-D backbones see.
         slab: Slices that go through a network at a time; memory grows with it and not with the volume.
     """
 
@@ -43,7 +45,12 @@ class TumorOptions:
     across_mm: float = 4.0
     extra_seeds: int = 1
     undecided: float = 0.3
+    voxel_mm: float = 1.5
     slab: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.voxel_mm > 0:
+            raise UsageError(f"voxels of {self.voxel_mm:g} mm", fix="give a positive length, such as 1.5")
 
 
 RECOMMENDED = TumorOptions()
@@ -61,4 +68,12 @@ PAPER_LIKE = TumorOptions(
 )
 """As known secondhand: from pure noise, the weighted sum of both residuals, Otsu's threshold."""
 
-PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE}
+PAPER = replace(
+    PAPER_LIKE,
+    refinement=RefinementOptions(
+        fusion="otsu", feature="projected", inpainting=InpaintingOptions(steps=30), dilate=3
+    ),
+)
+"""The same with the secondhand feature residual, for weights with a trained projector (PAPER_NETWORK)."""
+
+PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE, "paper": PAPER}

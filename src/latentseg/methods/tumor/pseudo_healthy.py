@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.methods.diffugts.attention_maps import ABNORMAL
 from latentseg.methods.diffugts.refinement import Refined, RefinementOptions, Refiner
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.networks import PreparedScan
@@ -46,7 +47,7 @@ class Refinement:
         images, chance = self.prepared.images[at], probability(self.found.log_odds[at])
         decoded, keys = self.prepared.decoded[at], [f"{self.prepared.scan.name}/{int(row)}" for row in at]
         refiner = self._refiner(at, options)
-        versions = refiner.versions(images, chance, keys=keys, seeds=range(options.seeds)).cpu()
+        versions = refiner.versions(images, chance, keys=keys, seeds=range(options.seeds))
         found = refiner.judged(decoded, versions, chance)
         asked = self.attention.options
         extra = range(options.seeds, options.seeds + asked.extra_seeds)
@@ -54,8 +55,8 @@ class Refinement:
         if extra and bool(doubtful.any()):
             rows, keys = at[doubtful], [key for key, doubt in zip(keys, doubtful, strict=True) if doubt]
             refiner = self._refiner(rows, options)
-            more = refiner.versions(images[doubtful], chance[doubtful], keys=keys, seeds=extra).cpu()
-            every = torch.cat([versions[:, doubtful], more])
+            more = refiner.versions(images[doubtful], chance[doubtful], keys=keys, seeds=extra)
+            every = versions.of(doubtful).joined(more)
             _put(found, doubtful, refiner.judged(decoded[doubtful], every, chance[doubtful]))
         return found
 
@@ -68,8 +69,12 @@ class Refinement:
             maps = self.attention.maps(networks.stages(images), found.query, near)
             return maps.chance(images.shape[2:]).cpu()
 
-        condition = networks.condition(found.query.healthy)
-        return Refiner(networks.backbone, networks.network.fusion, attend, condition, options)
+        def project(change: Tensor) -> Tensor:
+            return networks.network.projected(change, found.query.texts[:, ABNORMAL])
+
+        condition, fusion = networks.condition(found.query.healthy), networks.network.fusion
+        known = project if networks.network.projector is not None else None
+        return Refiner(networks.backbone, fusion, attend, condition, options, known)
 
 
 def _put(whole: Refined, at: Tensor, part: Refined) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,9 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.errors import UsageError
+from latentseg.errors import ModelError, UsageError
+from latentseg.text import embed, load_encoder
 from latentseg.text.prompts import Prompt, read_prompt
 from latentseg.text.vocabulary import concept_named
+
+ENCODER, POOLING = "text_encoder", "text_pooling"
+"""Names of the facts in a file of weights that say which encoder its texts come from."""
 
 KEPT = 256  # prompts that are not read again
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -80,3 +84,19 @@ class Queries:
         """Unit vector of the mean of phrases."""
         mean = self.embed(phrases).mean(0)
         return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+
+def queries_of(facts: Mapping[str, str], *, text_dim: int) -> Queries:
+    """Reads prompts with the encoder that weights were trained with, as the facts in their file name it.
+
+    Raises:
+        ModelError: That encoder is not on this machine, or its vectors are of another length.
+    """
+    name = facts.get(ENCODER, "")
+    if not name:
+        return Queries(embed)
+    encoder = load_encoder(name, pooling="first" if facts.get(POOLING) == "first" else "mean")
+    if encoder.dim != text_dim:
+        what = f"its vectors have {encoder.dim} numbers, and the tumor weights expect {text_dim}"
+        raise ModelError(what, where=name, fix="train with this encoder, or take the weights' own")
+    return Queries(encoder.encode)

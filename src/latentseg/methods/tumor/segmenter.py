@@ -1,7 +1,8 @@
 """Tumors by name in volumes: the scan is encoded once, and every prompt costs what is suspicious.
 
 With a 2-D backbone a volume is a stack of slices; what ties them together is a smoothing of the evidence
-across slices before anything is decided, and noise that is a function of (seed, case, slice).
+across slices before anything is decided, and noise that is a function of (seed, case, slice). With a 3-D
+backbone it is one block, suspicious or not as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from latentseg.methods.diffugts.refinement import Reconstructions, Refined
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.along_slices import bridged, smooth
 from latentseg.methods.tumor.appearance import with_edges
-from latentseg.methods.tumor.body_crop import body_slices
+from latentseg.methods.tumor.blocks import in_tissue_window, items_of, per_slice, seen_by, stacked
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
@@ -43,6 +44,9 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         networks: Of DiffuGTS, and beside it.
         options: See there.
 
+    Raises:
+        UsageError: The feature residual is to be projected, and the weights have no projector.
+
     Example:
         >>> load("tumor")(read("ct.nii.gz"), "liver tumor")["liver tumor"].presence
     """
@@ -50,8 +54,11 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
     def __init__(self, networks: TumorNetworks, *, options: TumorOptions | None = None) -> None:
         self.networks = networks
         self.options: TumorOptions = options or RECOMMENDED
+        refinement = self.options.refinement
+        if refinement and refinement.feature == "projected" and networks.network.projector is None:
+            fix = "take the preset paper_like, or weights that were trained with the paper's network"
+            raise UsageError("these tumor weights have no projector of the feature residual", fix=fix)
         self.fingerprint = networks.fingerprint
-        self.attention = Attention(networks, self.options)
 
     def listed(self, targets: Any) -> list[str]:
         """Prompts as a list; a lone one needs none.
@@ -82,13 +89,15 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         Raises:
             InputError: A constant scan, or one with values that are no numbers.
             GeometryError: Axial slices too narrow to be segmented.
+            MemoryLimitError: A 3-D backbone, and a volume that would not fit; said before the work.
         """
-        seen = body_slices(scan, self.networks.backbone.image_size)
-        images = torch.from_numpy(seen.images)[:, None]
-        slabs = [self.networks.stages(slab) for slab in images.split(self.options.slab)]
+        networks, seen = seen_by(self.networks, scan, self.options)
+        images = items_of(seen)
+        slabs = [networks.stages(slab) for slab in images.split(self.options.slab)]
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
         organs = self._organs(stages, seen.spacing_mm[0])
-        return PreparedScan(seen, images, stages, organs, Reconstructions(self.networks.backbone, images))
+        decoded = Reconstructions(networks.backbone, images)
+        return PreparedScan(networks, seen, images, stages, organs, decoded)
 
     @torch.no_grad()
     def _organs(self, stages: Sequence[Tensor], step_mm: float) -> Tensor | None:
@@ -111,16 +120,19 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         query = self.networks.queries(target, scan.modality)
         warn_of_modality(query, scan)
         warn_of_place(query)
-        found = self.attention.of_scan(prepared, query)
+        attention = Attention(prepared.networks, options)
+        found = attention.of_scan(prepared, query)
         scores = found.scores * self._in_view(prepared, found)
         above = (scores >= options.min_presence).numpy()
         suspicious = np.flatnonzero(bridged(above, options.gap_mm / prepared.step_mm))
-        found = self.attention.closer(prepared, found, suspicious)
+        found = attention.closer(prepared, found, suspicious)
         cut = found._replace(log_odds=leveled(found.log_odds, suspicious, level=options.level))
-        refined = Refinement(self.attention, prepared, cut).of_scan(suspicious)
-        chance = refined.probability[:, 0].numpy()
+        refined = Refinement(attention, prepared, cut).of_scan(suspicious)
+        chance = stacked(refined.probability)
         if options.appearance:
-            chance = with_edges(prepared.seen.images, chance, options=options.appearance, cut=CUT)
+            window_hu = getattr(prepared.networks.backbone, "window_hu", None)
+            images = in_tissue_window(prepared.seen, window_hu)
+            chance = with_edges(images, chance, options=options.appearance, cut=CUT)
         fine = np.asarray(prepared.seen.undo(chance)).clip(0, 1)
         restore, presence = prepared.seen.canonical.restore, float(scores.max())
         evidence = evidence_of(prepared, found, refined, scores=scores, suspicious=suspicious)
@@ -153,15 +165,18 @@ def evidence_of(
     scores: Tensor,
     suspicious: NDArray[np.intp],
 ) -> Evidence:
-    """The maps that a mask was made from."""
+    """The maps that a mask was made from; all slices of a suspicious block are refined."""
+    seen, chance = prepared.seen, stacked(probability(found.log_odds))
+    each = per_slice(scores.numpy(), chance, seen)
+    rows = np.isin(np.arange(len(scores)), suspicious)
     return Evidence(
-        seen=prepared.seen,
-        attention=probability(found.log_odds)[:, 0].numpy(),
-        healthy=refined.pseudo_healthy[:, 0].numpy(),
-        residual=refined.residual[:, 0].numpy(),
-        uncertainty=refined.uncertainty[:, 0].numpy(),
-        scores=scores.numpy(),
-        refined=np.isin(np.arange(len(scores)), suspicious),
+        seen=seen,
+        attention=chance,
+        healthy=stacked(refined.pseudo_healthy),
+        residual=stacked(refined.residual),
+        uncertainty=stacked(refined.uncertainty),
+        scores=each,
+        refined=np.repeat(rows, len(each)) if seen.block else rows,
     )
 
 

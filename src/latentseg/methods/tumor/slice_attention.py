@@ -71,9 +71,9 @@ class Attention:
     def closer(
         self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
     ) -> SliceAttention:
-        """The maps after a closer look at suspicious slices."""
+        """The maps after a closer look at suspicious slices; a block is looked at in its own resolution."""
         options, slab = self.options.closer, self.options.slab
-        if options is None:
+        if options is None or prepared.seen.block:
             return attention
         inside = self._inside(prepared, attention, suspicious)
         log_odds, grid = attention.log_odds.clone(), prepared.images.shape[2:]

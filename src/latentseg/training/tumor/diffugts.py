@@ -197,28 +197,33 @@ class AttentionTask:
     def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the losses; Dice of the map's mask where there is a lesion, for the log."""
         options = self.options
-        maps = self.model(batch.stages, batch.texts)
-        abnormal = batch.masks.flatten(1).amax(1)
-        parts = {
-            "pixel": pixel_loss(maps, batch.masks, batch.masked),
-            "image": image_loss(maps, abnormal),
-            "text": text_loss(maps, batch.texts),
-        }
-        total = options.pixel * parts["pixel"] + options.image * parts["image"] + options.text * parts["text"]
-        with torch.no_grad():
-            chance = resized(maps.logits, batch.masks.shape[2:]).softmax(1)[:, ABNORMAL]
-            overlap = 1 - dice((chance > 0.5).float(), batch.masks[:, 0])
-            found = float(overlap[abnormal > 0].mean()) if bool(abnormal.any()) else 0.0
-            right = float(((maps.score > 0) == (abnormal > 0)).float().mean())
-        return total, {name: float(part.detach()) for name, part in parts.items()} | {
-            "dice": found,
-            "accuracy": right,
-        }
+        return attention_loss(self.model, batch, (options.pixel, options.image, options.text))
 
     def export(self, model: AnomalyAttention, folder: Path) -> None:
         """Write ``tumor.safetensors`` with an untrained fusion."""
         self.network.attention.load_state_dict(model.state_dict())
         files.save(folder / files.FILE, self.network, {})
+
+
+def attention_loss(
+    model: AnomalyAttention, batch: AttentionBatch, weights: tuple[float, float, float]
+) -> tuple[Tensor, dict[str, float]]:
+    """Weighted sum of the losses of masks, image labels and texts, in 2-D or 3-D; and figures for the log."""
+    maps: AttentionMaps = model(batch.stages, batch.texts)
+    abnormal = batch.masks.flatten(1).amax(1)
+    parts = {
+        "pixel": pixel_loss(maps, batch.masks, batch.masked),
+        "image": image_loss(maps, abnormal),
+        "text": text_loss(maps, batch.texts),
+    }
+    total = torch.stack([weight * part for weight, part in zip(weights, parts.values(), strict=True)]).sum()
+    with torch.no_grad():
+        chance = resized(maps.logits, batch.masks.shape[2:]).softmax(1)[:, ABNORMAL]
+        overlap = 1 - dice((chance > 0.5).float(), batch.masks[:, 0])
+        found = float(overlap[abnormal > 0].mean()) if bool(abnormal.any()) else 0.0
+        right = float(((maps.score > 0) == (abnormal > 0)).float().mean())
+    figures = {name: float(part.detach()) for name, part in parts.items()}
+    return total, figures | {"dice": found, "accuracy": right}
 
 
 class FusionBatch(NamedTuple):

@@ -1,0 +1,223 @@
+"""Training DiffuGTS on a frozen 3-D backbone: attention maps, their calibration, then the projector.
+
+Features are computed on the fly, block by block: kept for all blocks they would fill a disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from latentseg.backbones.base import TakesVolumes
+from latentseg.errors import ModelError
+from latentseg.methods.diffugts.attention_maps import AnomalyAttention, AttentionMaps
+from latentseg.methods.diffugts.inpainting import InpaintingOptions
+from latentseg.methods.tumor import network as files
+from latentseg.methods.tumor.features import PAPER_NETWORK, FrozenStages, TumorConfig
+from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.queries import Queries
+from latentseg.training.loop import Loop, LoopOptions
+from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks
+from latentseg.training.tumor.diffugts import AttentionBatch, attention_loss
+from latentseg.training.tumor.residual_learning import ResidualTask
+from latentseg.training.tumor.volumes import TumorFolder
+
+Condition = Callable[[Sequence[str]], Tensor]
+MIRRORED = 0.5  # of the blocks
+
+
+class VolumeTrainingOptions(BaseModel):
+    """A training of the tumor networks on volumes, as read from YAML.
+
+    Attributes:
+        loop: Of the attention maps.
+        residual_loop: Of the projector.
+        network: What they look at.
+        data: Data sets, each a folder in the layout of nnU-Net.
+        blocks: What is cut from them.
+        batch: Blocks per step.
+        pixel: Weight of L_dice (and focal loss).
+        image: Weight of L_ano.
+        text: Weight of L_sim.
+        unmasked: Share of the blocks of which only is known whether something is there.
+        healthy_count: Healthy blocks by which the anomaly score is calibrated; 0 leaves it as trained.
+        false_alarms: Share of them that may still be suspected.
+        residual_count: Blocks that are inpainted for the training of the projector.
+        inpainting_steps: Of each of them.
+        text_encoder: A folder or hub name of transformers, such as ``emilyalsentzer/Bio_ClinicalBERT``; the
+            embedded MiniLM where it is left out.
+        text_pooling: ``mean`` of the tokens, or the ``first`` (Bio_ClinicalBERT secondhand, SapBERT).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loop: LoopOptions
+    residual_loop: LoopOptions
+    network: TumorConfig = PAPER_NETWORK
+    data: tuple[TumorFolder, ...] = ()
+    blocks: BlockOptions = BlockOptions()
+    batch: int = Field(1, gt=0)
+    pixel: float = 1.0
+    image: float = 1.0
+    text: float = 1.0
+    unmasked: float = Field(0.0, ge=0, le=1)
+    healthy_count: int = Field(50, ge=0)
+    false_alarms: float = Field(0.08, ge=0, lt=1)
+    residual_count: int = Field(40, gt=0)
+    inpainting_steps: int = Field(30, gt=0)
+    text_encoder: str = ""
+    text_pooling: str = "mean"
+
+
+class VolumeTask:
+    """Trains the adapters, the attention and the anomaly score on blocks.
+
+    Args:
+        options: See there.
+        stages: Of a frozen 3-D backbone.
+        queries: Reads prompts.
+        metadata: Facts for the file of the weights.
+
+    Raises:
+        InputError: Nothing to train on.
+        ModelError: A 2-D backbone, or one without the features that are asked for.
+    """
+
+    def __init__(
+        self,
+        options: VolumeTrainingOptions,
+        stages: FrozenStages,
+        *,
+        queries: Queries,
+        metadata: dict[str, str],
+    ) -> None:
+        backbone = stages.backbone
+        if not isinstance(backbone, TakesVolumes):
+            raise ModelError("volumes train a 3-D backbone", where=stages.backbone.name, fix="take MAISI")
+        self.options, self.stages, self.queries, self.metadata = options, stages, queries, metadata
+        self.blocks = Blocks(options.blocks, options.data, window_hu=backbone.window_hu)
+        self.network = TumorNetwork.for_stages(stages)
+        self.model: AnomalyAttention = self.network.attention
+
+    def images(self, batch: AttentionBatch) -> int:
+        """Blocks."""
+        return len(batch.masks)
+
+    def to(self, device: torch.device) -> None:
+        """Move what is trained; features are computed where the backbone is."""
+        self.model.to(device)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> AttentionBatch:
+        """Draw blocks and encode them."""
+        del progress
+        drawn = [self.blocks.draw(rng) for _ in range(self.options.batch)]
+        stages = [torch.cat(level) for level in zip(*map(self.encoded, drawn), strict=True)]
+        masks = torch.stack([torch.from_numpy(one.mask)[None].float() for one in drawn])
+        masks = (F.avg_pool3d(masks, 2) >= 0.5).float()
+        if rng.random() < MIRRORED:
+            stages, masks = [stage.flip(-1) for stage in stages], masks.flip(-1)
+        masked = torch.from_numpy(rng.random(len(drawn)) >= self.options.unmasked)
+        texts = torch.cat([self.queries(one.finding, one.modality).texts for one in drawn])
+        return AttentionBatch(stages, masks, texts, masked)
+
+    def encoded(self, block: Block) -> list[Tensor]:
+        """The frozen stages of a block."""
+        backbone = self.stages.backbone
+        if isinstance(backbone, TakesVolumes):
+            depth, height, width = block.image.shape
+            backbone = backbone.for_volume((depth, height, width), spacing_mm=block.spacing_mm)
+        own = FrozenStages(backbone, self.stages.config)
+        return own(torch.from_numpy(block.image)[None, None])
+
+    def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:
+        """L_dice, L_ano and L_sim, weighted; Dice of the map's mask for the log."""
+        options = self.options
+        return attention_loss(self.model, batch, (options.pixel, options.image, options.text))
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Lower the anomaly score so that few healthy blocks pass 0."""
+        scores = []
+        for row in range(self.options.healthy_count):
+            rng = np.random.default_rng((self.options.loop.seed, 8, row))
+            block = self.blocks.draw(rng, healthy=True)
+            texts = self.queries(block.finding, block.modality).texts
+            stages = self.encoded(block)
+            maps: AttentionMaps = self.model(stages, texts.to(stages[0].device))
+            scores.append(maps.score.cpu())
+        if scores:
+            self.network.views.offset[-1] = torch.cat(scores).quantile(1 - self.options.false_alarms)
+
+    def ill(self, row: int) -> Block:
+        """The block of a row, with a lesion wherever one is drawn."""
+        for again in range(20):
+            rng = np.random.default_rng((self.options.loop.seed, 9, row, again))
+            block = self.blocks.draw(rng)
+            if block.mask.any():
+                break
+        return block
+
+    def export(self, model: AnomalyAttention, folder: Path) -> None:
+        """Write ``tumor.safetensors`` with an untrained projector."""
+        self.network.attention.load_state_dict(model.state_dict())
+        files.save(folder / files.FILE, self.network, self.metadata)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeTraining:
+    """Both trainings, one after the other.
+
+    Attributes:
+        options: See there.
+        stages: Of a frozen 3-D backbone with a denoiser.
+        queries: Reads prompts.
+        condition: Tokens of the denoiser for phrases.
+        metadata: Facts for the file of the weights.
+    """
+
+    options: VolumeTrainingOptions
+    stages: FrozenStages
+    queries: Queries
+    condition: Condition
+    metadata: dict[str, str]
+
+    def run(self, folder: Path, *, resume: bool = False) -> None:
+        """Train; ``tumor.safetensors`` lies in the folder when all is done.
+
+        Raises:
+            ModelError: The folder holds a run and ``resume`` is not set.
+            KeyboardInterrupt: The run was stopped, with a checkpoint.
+        """
+        torch.manual_seed(self.options.loop.seed)
+        task = VolumeTask(self.options, self.stages, queries=self.queries, metadata=self.metadata)
+        attention = Loop(task, self.options.loop, folder / "attention")
+        attention.run(resume=resume)
+        task.network.attention.load_state_dict(attention.average.state_dict())
+        task.network.attention.eval()
+        task.calibrate()
+        last = folder / "attention"
+        files.save(last / files.FILE, task.network, self.metadata)
+        if task.network.projector is not None:
+            last = folder / "residuals"
+            Loop(self._residuals(task), self.options.residual_loop, last).run(resume=resume)
+        shutil.copyfile(last / files.FILE, folder / files.FILE)
+
+    def _residuals(self, task: VolumeTask) -> ResidualTask:
+        return ResidualTask(
+            task.ill,
+            count=self.options.residual_count,
+            stages=self.stages,
+            network=task.network,
+            condition=self.condition,
+            queries=self.queries,
+            metadata=self.metadata,
+            inpainting=InpaintingOptions(steps=self.options.inpainting_steps),
+        )

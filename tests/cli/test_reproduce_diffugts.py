@@ -1,0 +1,89 @@
+"""`reproduce diffugts` on a tiny random MAISI and two small data sets: trained, evaluated, tabulated, resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("monai")
+pytest.importorskip("accelerate")
+
+from helpers.maisi_toys import TINY_AUTOENCODER, TINY_UNET, save_published
+from latentseg.cli.reproduce_diffugts import app
+from latentseg.errors import InputError, UsageError
+from latentseg.imaging import write_like
+from latentseg.phantom.bodies import abdomen
+from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
+
+CONFIG = """
+loop: {{steps: 2, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
+residual_loop: {{steps: 1, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
+network: {{stages: [0, 1, 2], photographs: [], fold: false, cell: 4, ratio: 0.1, pyramid: 0, projected: 4}}
+data:
+  - {{folder: {root}/Liver, prompt: liver tumor, labels: [cancer], share: 0.5}}
+  - {{folder: {root}/Kidney, prompt: kidney tumor, labels: [tumor], share: 0.5}}
+blocks: {{edges: [32, 32, 32], voxel_mm: 10.0}}
+healthy_count: 1
+residual_count: 1
+inpainting_steps: 1
+"""
+
+
+def data_set(root: Path, name: str, label: str) -> None:
+    """Two small scans with a ball of a tumor in each."""
+    (root / name / "imagesTr").mkdir(parents=True)
+    (root / name / "labelsTr").mkdir()
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, label: 1}, "file_ending": ".nii.gz"}
+    (root / name / "dataset.json").write_text(json.dumps(about))
+    for number in range(2):
+        image = abdomen(seed=number, modality="CT", shape=(36, 36, 6)).image
+        mask = np.zeros(image.shape, np.uint8)
+        mask[14:20, 14:20, 2:4] = 1
+        folder = root / name
+        write_like(image.array, like=image, path=folder / "imagesTr" / f"s{number}_0000.nii.gz", kind="image")
+        write_like(mask, like=image, path=folder / "labelsTr" / f"s{number}.nii.gz")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    save_published(tmp_path / "maisi", "maisi-ct-rflow")
+    changes = {"autoencoder_def": TINY_AUTOENCODER, "diffusion_unet_def": TINY_UNET}
+    (tmp_path / "maisi" / "config.json").write_text(json.dumps(changes))
+    data_set(tmp_path, "Liver", "cancer")
+    data_set(tmp_path, "Kidney", "tumor")
+    (tmp_path / "run.yaml").write_text(CONFIG.format(root=tmp_path))
+    return tmp_path
+
+
+def test_end_to_end_and_again(root: Path) -> None:
+    words = ["all", str(root / "run.yaml"), "--backbone", str(root / "maisi"), "-o", str(root / "run")]
+    first = CliRunner().invoke(app, [*words, "--device", "cpu", "--preset", "paper"], catch_exceptions=False)
+    assert first.exit_code == 0
+    table = (root / "run" / "table.md").read_text()
+    assert "DiffuGTS, reported by its authors" in table
+    for dice in ("43.6", "42.9", "63.2", "38.7", "62.8", "59.8", "48.8"):
+        assert dice in table
+    assert "MAISI's denoiser was trained on scans of MSD" in table
+    results = json.loads((root / "run" / "results.json").read_text())
+    assert [one["volumes"] for one in results["summaries"]] == [1, 1]
+    assert all(0 <= one["dice"]["mean"] <= 1 for one in results["summaries"])
+    again = CliRunner().invoke(app, [*words, "--device", "cpu", "--preset", "paper"], catch_exceptions=False)
+    assert "trained without liver" in again.output
+    assert "evaluated Liver" in again.output
+
+
+def test_data_sets_that_cannot_be_used(root: Path) -> None:
+    good = TumorFolder(folder=root / "Liver", prompt="liver tumor", labels=("cancer",))
+    files = VolumeFiles(good)
+    assert (list(files.training), list(files.held_out)) == ([0], [1])
+    with pytest.raises(UsageError, match="no label 'other'"):
+        VolumeFiles(good.model_copy(update={"labels": ("other",)}))
+    with pytest.raises(InputError, match="no such file"):
+        VolumeFiles(good.model_copy(update={"folder": root}))
+    (root / "Liver" / "imagesTr" / "s1_0000.nii.gz").unlink()
+    with pytest.raises(InputError, match="1 of 2 label maps have no image"):
+        VolumeFiles(good)

@@ -1,0 +1,120 @@
+"""Tumors on MAISI: a whole volume as one block, on tiny random networks in the published key layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("monai")
+
+import latentseg as ls
+from helpers.maisi_toys import TINY_AUTOENCODER, TINY_UNET, save_published
+from latentseg.backbones.registry import current_name, folder_of
+from latentseg.errors import MemoryLimitError, ModelError, UsageError
+from latentseg.imaging import Volume
+from latentseg.methods.diffugts.inpainting import InpaintingOptions
+from latentseg.methods.diffugts.refinement import RefinementOptions, dilated
+from latentseg.methods.tumor import network
+from latentseg.methods.tumor.evidence import TumorSegmentation
+from latentseg.methods.tumor.options import TumorOptions
+from latentseg.methods.tumor.features import TumorConfig
+from latentseg.methods.tumor.on_maisi import maisi_digest, maisi_stages
+from latentseg.phantom.bodies import abdomen
+
+QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2), dilate=1)
+ALL = TumorOptions(refinement=QUICK, min_presence=0.0, extra_seeds=0, voxel_mm=8.0)
+CONFIG = TumorConfig(stages=(0, 1, 2), photographs=(), fold=False, cell=4, pyramid=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MAISI folder of random networks, with tumor weights."""
+    place = tmp_path_factory.mktemp("tiny_maisi")
+    save_published(place, "maisi-ct-rflow")
+    changes = {"autoencoder_def": TINY_AUTOENCODER, "diffusion_unet_def": TINY_UNET}
+    (place / "config.json").write_text(json.dumps(changes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stages = maisi_stages(place, CONFIG, device=torch.device("cpu"))
+        made = network.TumorNetwork.for_stages(stages)
+    network.save(place / "tumor.safetensors", made, {"backbone": maisi_digest(place)})
+    return place
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    return abdomen(seed=1, modality="CT", shape=(40, 36, 7)).image
+
+
+def run(folder: Path, scan: Volume, options: TumorOptions = ALL) -> TumorSegmentation:
+    segmenter = ls.load("tumor", backbone=folder, options=options, device="cpu", dtype="fp32")
+    found = segmenter(scan, ["liver tumor"])["liver tumor"]
+    assert isinstance(found, TumorSegmentation)
+    return found
+
+
+def test_a_volume_is_one_block_and_comes_back_on_the_scans_grid(folder: Path, scan: Volume) -> None:
+    found = run(folder, scan)
+    for array in (found.mask, found.probability, found.attention_map, found.pseudo_healthy, found.residual):
+        assert array.shape == scan.shape
+    evidence = found.evidence
+    assert evidence.seen.block
+    assert all(edge % 32 == 0 for edge in evidence.images.shape)
+    assert len(evidence.scores) == len(evidence.refined) == scan.shape[2]
+    assert evidence.refined.all()
+    assert evidence.scores.max() == pytest.approx(found.presence)
+    assert found.evidence_page().startswith(b"\x89PNG")
+    assert found.residual.any()
+
+
+def test_a_flipped_scan_gives_the_flipped_answer(folder: Path, scan: Volume) -> None:
+    affine = scan.affine_ras_mm.copy()
+    affine[:3, 3] += affine[:3, 0] * (scan.shape[0] - 1)
+    affine[:3, 0] *= -1
+    flipped = replace(scan, array=scan.array[::-1].copy(), affine_ras_mm=affine)
+    one, other = run(folder, scan), run(folder, flipped)
+    np.testing.assert_allclose(one.attention_map, other.attention_map[::-1], atol=1e-5)
+
+
+def test_memory_is_checked_before_the_work(
+    folder: Path, scan: Volume, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with caplog.at_level("INFO"):
+        run(folder, scan, replace(ALL, refinement=None))
+    assert "GiB, most of it while" in caplog.text
+    monkeypatch.setattr("latentseg.backbones.maisi.model.free_bytes", lambda _: 1 << 20)
+    with pytest.raises(MemoryLimitError, match="voxel size"):
+        run(folder, scan)
+
+
+def test_the_current_ct_release_has_a_name_of_its_own(folder: Path) -> None:
+    assert current_name("maisi-ct") == "maisi-ct-rflow"
+    assert folder_of("maisi-ct") == folder_of("maisi-ct-rflow")
+    with pytest.raises(ModelError, match="models pull maisi-ct-rflow"):
+        ls.load("tumor", backbone="maisi-ct")
+
+
+def test_weights_of_another_backbone_are_refused(folder: Path, tmp_path: Path) -> None:
+    trained, _ = network.load(folder / "tumor.safetensors")
+    path = tmp_path / "other.safetensors"
+    network.save(path, trained, {"backbone": "000000000000"})
+    with pytest.raises(ModelError, match="made for another backbone"):
+        ls.load("tumor", backbone=folder, weights=path)
+    with pytest.raises(ModelError, match="no tumor weights"):
+        ls.load("tumor", backbone=folder, weights=tmp_path / "missing.safetensors")
+
+
+def test_a_voxel_has_a_length() -> None:
+    with pytest.raises(UsageError, match="positive length"):
+        TumorOptions(voxel_mm=0.0)
+
+
+def test_dilation_of_a_block_is_a_cube() -> None:
+    point = torch.zeros(1, 1, 9, 9, 9)
+    point[0, 0, 4, 4, 4] = 1
+    assert int(dilated(point, 2).sum()) == 125

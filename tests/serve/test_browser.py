@@ -283,7 +283,8 @@ def test_buttons_stay_while_the_page_goes_on(chrome: Chrome, address: str) -> No
     page = Page(chrome)
     page.enter(address)
     page.add_target("liver")
-    chrome.run("window.before = document.getElementById('find-all'); before.focus(); latentseg.app.changed()")
+    find = "document.querySelector('#targets .panel-head button')"
+    chrome.run(f"window.before = {find}; before.focus(); latentseg.app.changed()")
     time.sleep(1)
     assert chrome.run("return before.isConnected && document.activeElement === before")
     page.add_target("spleen")

@@ -283,10 +283,13 @@ def test_buttons_stay_while_the_page_goes_on(chrome: Chrome, address: str) -> No
     page = Page(chrome)
     page.enter(address)
     page.add_target("liver")
-    chrome.run("window.before = document.getElementById('find-all'); before.focus(); latentseg.app.changed()")
+    find = "document.querySelector('#targets .panel-head button')"
+    chrome.run(f"window.before = {find}; before.focus(); latentseg.app.changed()")
     time.sleep(1)
     assert chrome.run("return before.isConnected && document.activeElement === before")
     page.add_target("spleen")
+    chrome.wait("latentseg.app.project.targets.length === 2")
+    time.sleep(1)
     names = "return [...document.querySelectorAll('.target .name')].map((e) => e.textContent)"
     assert chrome.run(names) == ["liver", "spleen"]
     chrome.click(".target-row:last-child .target")

@@ -129,7 +129,13 @@ def run(options: ServeOptions, listening: socket.socket, *, demo: bool, browser:
         import webbrowser
 
         webbrowser.open(options.address)
-    uvicorn.Server(config).run(sockets=[listening])
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            bench.events.close()  # pages listen without an end, and would hold the server up
+            await super().shutdown(sockets)
+
+    Server(config).run(sockets=[listening])
 
 
 def add_phantoms(bench: Workbench) -> None:

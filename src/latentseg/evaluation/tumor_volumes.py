@@ -183,7 +183,10 @@ def volume_cells(summaries: Sequence[VolumeSummary]) -> tuple[list[str], list[li
 
 def reported(prompts: set[str]) -> list[list[str]]:
     """Rows of the authors; all of theirs, those of others where the finding was evaluated."""
-    rows = [["as published", name, "DiffuGTS, reported by its authors", f"{dice:.1f}"] for name, dice in AUTHORS.items()]
+    rows = [
+        ["as published", name, "DiffuGTS, reported by its authors", f"{dice:.1f}"]
+        for name, dice in AUTHORS.items()
+    ]
     rows += [
         ["as published", name, "ZePT, reported by others", f"{dice:.1f}"]
         for name, dice in ZEPT.items()

@@ -152,9 +152,7 @@ class Loop(Generic[Model]):
             learning_rate=options.learning_rate,
             weight_decay=options.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(
-            self.processes.device.type, enabled=options.precision == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=options.precision == "fp16")
         self.step = 0
         self.seconds = 0.0
         self.figures: list[dict[str, float]] = []

@@ -129,7 +129,8 @@ def test_a_run_exports_what_the_released_layout_reads(
     fresh.export(fresh.model, tmp_path)
     read = checkpoint.load_released(exported(tmp_path))
     assert read.metadata["query_enhancement"] == "cosine"
-    assert {p.name for p in exported(tmp_path).iterdir()} == {"unet", "image_projector", "recipe.json"}
+    names = {"unet", "image_projector", "dinov2", "recipe.json"}
+    assert {p.name for p in exported(tmp_path).iterdir()} == names
     for one, other in ((read.network, fresh.model.unet), (read.translator, fresh.model.translator)):
         for name, tensor in other.state_dict().items():
             assert torch.equal(one.state_dict()[name], tensor), name
@@ -206,7 +207,7 @@ def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
 def test_pairs_are_neighbors_that_may_be_shown(packed: Pack) -> None:
     usable = {"a": [0, 1, 4]}
     pairs = Pairs(packed, usable, PairOptions("labels", min_area=40, augment=False))
-    assert [set(sum(places.values(), [])) for places in pairs.places] == [{0}]
+    assert [{n for at in places.values() for n in at} for places in pairs.places] == [{0}]
     batch = pairs.draw(np.random.default_rng(0), 3)
     assert batch.support_images.shape == (3, 1, 256, 256)
     assert (batch.support_masks.sum((1, 2)) > 0).all()

@@ -20,7 +20,9 @@ from latentseg.methods.sdfsmis.compat import Compat
 Rule = Literal["probability", "cosine"]
 """How a pixel comes to count as the query's foreground: as released, or as the paper says it."""
 
-FOREGROUND_GATE = 0.7  # of the cosine, too; official: a pixel belongs to the query's foreground above this probability
+FOREGROUND_GATE = (
+    0.7  # of the cosine, too; official: a pixel belongs to the query's foreground above this probability
+)
 TOP_K_OF_WIDTH = 0.1875  # official: when no pixel does, the best 6 of a 32 x 32 grid
 TEMPERATURE = 0.05  # fixed: of the softmax over pixels, in units of the foreground probability
 

@@ -1,4 +1,4 @@
-"""What the paper's training rests on and never changes: an autoencoder, a denoiser to start from, features."""
+"""What the paper's training rests on and never changes: autoencoder, denoiser to start from, features."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class FrozenParts:
         nn.Module.to(self.vae, device)
         if isinstance(self.features, DinoFeatures):
             self.features.to(device)
-        if isinstance(self.features, BackboneFeatures) and isinstance(self.features.backbone, CompactBackbone):
+        if isinstance(self.features, BackboneFeatures) and isinstance(
+            self.features.backbone, CompactBackbone
+        ):
             self.features.backbone.to(device)
 
 

@@ -34,8 +34,9 @@ def moved(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor
 
 def affine(rng: np.random.Generator, size: int) -> Tensor:
     """Where output pixels are read from, ``(2, 3)`` in coordinates of [-1, 1] around the center."""
-    angle, shear = np.deg2rad(rng.uniform(-DEGREES, DEGREES)), np.deg2rad(
-        rng.uniform(-SHEAR_DEGREES, SHEAR_DEGREES)
+    angle, shear = (
+        np.deg2rad(rng.uniform(-DEGREES, DEGREES)),
+        np.deg2rad(rng.uniform(-SHEAR_DEGREES, SHEAR_DEGREES)),
     )
     shift = rng.uniform(-PIXELS, PIXELS, 2) * 2 / size
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -49,7 +50,7 @@ def elastic(size: int) -> Tensor:
     """The constant displacement field ``(1, size, size, 2)`` in coordinates of [-1, 1]."""
     from scipy.ndimage import gaussian_filter
 
-    draws = np.random.RandomState(ELASTIC_SEED)  # noqa: NPY002 - the generator of the release
+    draws = np.random.RandomState(ELASTIC_SEED)  # the generator of the release
     fields = [
         gaussian_filter(draws.rand(size, size) * 2 - 1, ELASTIC_SIGMA) * ELASTIC_ALPHA * 2 / size
         for _ in range(2)

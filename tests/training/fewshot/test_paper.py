@@ -11,7 +11,10 @@ from torch import Tensor
 
 from helpers.sd_folders import save_dinov2, save_stable_diffusion
 from latentseg.errors import InputError, MemoryLimitError, ModelError, UsageError
+from latentseg.methods.fewshot.load import rule_of
 from latentseg.methods.sdfsmis import checkpoint
+from latentseg.methods.sdfsmis.condition import ConditionTranslator
+from latentseg.methods.sdfsmis.network import FewShotUNet
 from latentseg.methods.sdfsmis.released_layout import save_released
 from latentseg.phantom.bodies import abdomen
 from latentseg.training import loop as loop_module
@@ -259,3 +262,39 @@ def test_the_named_configurations(name: str) -> None:
     released = name.endswith("released")
     assert options.supervision == ("labels" if released else "supervoxels")
     assert options.query_enhancement == ("probability" if released else "cosine")
+
+
+def test_weights_with_a_prior_or_an_unknown_rule_are_refused(parts: FrozenParts, tmp_path: Path) -> None:
+    network = FewShotUNet.from_denoiser(parts.denoiser, prior=3)
+    translator = ConditionTranslator(12, 12)
+    weights = checkpoint.FewShotWeights(network, translator, {"query_enhancement": "sine"})
+    with pytest.raises(InputError, match="no place in the released layout"):
+        save_released(tmp_path / "released", weights=weights)
+    with pytest.raises(ModelError, match="unknown query enhancement 'sine'"):
+        rule_of(weights, where=tmp_path)
+
+
+def test_half_precision_scales_the_loss(
+    packed: Pack, parts: FrozenParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "plot_log", lambda log: None)
+    half = LOOP.model_copy(update={"precision": "fp16", "pieces": 1, "prefetch": True, "workers": 2})
+    task = PaperTask(OPTIONS.model_copy(update={"loop": half}), packed, USABLE, parts)
+    before = task.model.translator.mlp[0].weight.detach().clone()
+    loop = Loop(task, half, tmp_path)
+    assert loop.scaler.is_enabled()
+    loop.run()
+    assert loop.step == 2
+    assert torch.isfinite(task.model.unet.conv_in.weight).all()
+    assert loop.skipped or not torch.equal(before, task.model.translator.mlp[0].weight)
+
+
+def test_compilation_takes_what_lies_between_the_attentions(packed: Pack, parts: FrozenParts) -> None:
+    plain = PaperTask(OPTIONS, packed, USABLE, parts)
+    compiled: list[str] = []
+    task = PaperTask(OPTIONS, packed, USABLE, parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+        task.model.compile_blocks()
+    assert set(compiled) == {"ResnetBlock2D", "FeedForward"}
+    assert task.model.state_dict().keys() == plain.model.state_dict().keys()

@@ -39,7 +39,7 @@ def train(
 
 
 @app.command()
-def evaluate(  # noqa: PLR0913 - options of a command line
+def evaluate(
     config: Config,
     backbone: BackboneName = "maisi-ct",
     out: Out = Path("diffugts"),
@@ -63,7 +63,7 @@ def page(
 
 
 @app.command("all")
-def every(  # noqa: PLR0913 - options of a command line
+def every(
     config: Config,
     backbone: BackboneName = "maisi-ct",
     out: Out = Path("diffugts"),
@@ -75,7 +75,7 @@ def every(  # noqa: PLR0913 - options of a command line
     take(STEPS, config, backbone, out, preset=preset, device=device, limit=limit)
 
 
-def take(  # noqa: PLR0913 - options of a command line
+def take(
     names: Sequence[str],
     config: Path,
     backbone: str,

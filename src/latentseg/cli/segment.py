@@ -42,7 +42,9 @@ Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", "-p", help='What to look for, such as "liver tumor"; may be repeated.'),
 ]
-Preset = Annotated[str, typer.Option(help="Of prompts: recommended, paper_like or, with a trained projector, paper.")]
+Preset = Annotated[
+    str, typer.Option(help="Of prompts: recommended, paper_like or, with a trained projector, paper.")
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", "-t", help="What to segment; default: all the support names."),

@@ -21,9 +21,9 @@ from latentseg.methods.diffugts.inpainting import InpaintingOptions
 from latentseg.methods.diffugts.refinement import RefinementOptions, dilated
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.evidence import TumorSegmentation
-from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.features import TumorConfig
 from latentseg.methods.tumor.on_maisi import maisi_digest, maisi_stages
+from latentseg.methods.tumor.options import TumorOptions
 from latentseg.phantom.bodies import abdomen
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2), dilate=1)

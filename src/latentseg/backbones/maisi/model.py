@@ -34,7 +34,12 @@ from latentseg.errors import UsageError
 FEATURE_BLOCKS = (2, 5, 8)
 """Ends of the encoder's three stages: 64 channels at full size, 128 at a half, 256 at a quarter."""
 
-WORK = {"encode": "encoding", "features": "reading the features of", "denoise": "denoising", "decode": "decoding"}
+WORK = {
+    "encode": "encoding",
+    "features": "reading the features of",
+    "denoise": "denoising",
+    "decode": "decoding",
+}
 CT_WINDOW_HU = (-1000.0, 1000.0)
 """What the models were trained with; the window for :func:`latentseg.imaging.normalize`."""
 

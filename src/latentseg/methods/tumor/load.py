@@ -12,7 +12,6 @@ from latentseg.backbones.compact import CompactBackbone, phrase_condition
 from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.image_features import read_feature_network
 from latentseg.backbones.weights import read_weights
-from latentseg.errors import ModelError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.networks import TumorNetworks

@@ -117,9 +117,12 @@ class Blocks:
                 multiple=self.options.multiple,
                 window_hu=self.window_hu,
             )
-            grid = [round(n * mm / at) for n, mm, at in zip(
-                seen.canonical.slices.shape, seen.canonical.spacing_mm, seen.spacing_mm, strict=True
-            )]
+            grid = [
+                round(n * mm / at)
+                for n, mm, at in zip(
+                    seen.canonical.slices.shape, seen.canonical.spacing_mm, seen.spacing_mm, strict=True
+                )
+            ]
             fitted = resampled(seen.canonical.apply(case.mask), (grid[0], grid[1], grid[2]))
             pads = [(0, have - n) for have, n in zip(seen.images.shape, grid, strict=True)]
             finding, modality = files.data.finding, str(case.image.modality)
@@ -172,7 +175,9 @@ def without_lesion(block: Block) -> NDArray[np.float32]:
 
     from latentseg.methods.diffugts.inpainting import smooth_fill
 
-    image, hole = (torch.from_numpy(array)[None, None] for array in (block.image, block.mask.astype(np.float32)))
+    image, hole = (
+        torch.from_numpy(array)[None, None] for array in (block.image, block.mask.astype(np.float32))
+    )
     return np.asarray(smooth_fill(image, hole)[0, 0].numpy(), np.float32)
 
 

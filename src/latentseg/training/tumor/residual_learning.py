@@ -91,6 +91,7 @@ class ResidualTask:
         self.draw, self.count, self.stages, self.network = draw, count, stages, network
         self.condition, self.queries, self.metadata = condition, queries, metadata
         self.inpainting = inpainting
+        self.projector = network.projector
         self.model = ResidualHead(network.projector)
         self.kept: dict[int, ResidualBatch] = {}
 
@@ -132,6 +133,5 @@ class ResidualTask:
 
     def export(self, model: ResidualHead, folder: Path) -> None:
         """Write ``tumor.safetensors``."""
-        assert self.network.projector is not None
-        self.network.projector.load_state_dict(model.projector.state_dict())
+        self.projector.load_state_dict(model.projector.state_dict())
         files.save(folder / files.FILE, self.network, self.metadata)

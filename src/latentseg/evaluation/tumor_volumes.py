@@ -37,7 +37,7 @@ ZEPT = {"kidney tumor": 48.75}
 
 DISCLOSURE = (
     "MAISI's denoiser was trained on scans of MSD 03, 06, 07, 08 and 10, its autoencoder on MSD 03; KiTS23 "
-    "is in neither, and is the cleanest of these sets for it. Rows of the authors are reported, not reproduced."
+    "is in neither, and is the cleanest of these sets. Rows of the authors are reported, not reproduced."
 )
 
 

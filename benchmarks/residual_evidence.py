@@ -40,7 +40,6 @@ from latentseg.evaluation.datasets.base import data_root
 from latentseg.imaging import read, read_labels, to_canonical
 from latentseg.imaging.intensity import Modality
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
-from latentseg.methods.tumor.body_crop import BODY
 from latentseg.methods.tumor.healthy_bank import (
     HealthyBank,
     RetrievalOptions,
@@ -50,7 +49,7 @@ from latentseg.methods.tumor.healthy_bank import (
 )
 from latentseg.methods.tumor.patches import complementary_holes, filled_by, filled_smoothly
 from latentseg.training.pack import Pack
-from latentseg.training.tumor.healthy_bank import prepared
+from latentseg.training.tumor.healthy_bank import body_mask, prepared
 
 CELL, SMALLEST, FLOOR = 8, 2, 0.05  # pixels; tumor cells of a slice; of the spread over seeds
 EDGE = 48  # pixels of a patch
@@ -134,7 +133,7 @@ def slices_of(
     _, regions = prepared(grey, organ, kind.modality)
     stacks = (part[:, 0].numpy() for part in (images, masks, regions))
     for image, mask, region in zip(*stacks, strict=True):
-        inside = (region & ndimage.binary_fill_holes(image > BODY)) | mask
+        inside = (region & body_mask(image)) | mask
         if cells(mask).sum() >= SMALLEST and cells(inside & ~mask).sum() >= SMALLEST:
             yield Slice(name, image, mask, inside)
 

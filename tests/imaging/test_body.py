@@ -34,6 +34,13 @@ def test_what_a_scan_shows_in_words(low: float, high: float, words: str) -> None
     assert position(low, high).describe() == words
 
 
+def test_a_scan_unlike_all_that_was_learned_is_not_clear() -> None:
+    height = np.zeros(9, np.float32)
+    unclear = BodyPosition(height, height, np.full(9, 120, np.float32), 60.0)
+    assert not unclear.is_clear
+    assert unclear.describe() == "not clear"
+
+
 def test_slices_between_two_heights_may_be_none() -> None:
     shown = position(-100, 100, 21)
     assert shown.slices_between(-35, 35).sum() == 7

@@ -278,6 +278,24 @@ def test_nothing_is_cut_off(address: str, tmp_path: Path, size: tuple[int, int])
         chrome.close()
 
 
+def test_buttons_stay_while_the_page_goes_on(chrome: Chrome, address: str) -> None:
+    """A button that was pressed down must be there when the mouse comes up, and keeps the focus."""
+    page = Page(chrome)
+    page.enter(address)
+    page.add_target("liver")
+    find = "document.querySelector('#targets .panel-head button')"
+    chrome.run(f"window.before = {find}; before.focus(); latentseg.app.changed()")
+    time.sleep(1)
+    assert chrome.run("return before.isConnected && document.activeElement === before")
+    page.add_target("spleen")
+    chrome.wait("latentseg.app.project.targets.length === 2")
+    time.sleep(1)
+    names = "return [...document.querySelectorAll('.target .name')].map((e) => e.textContent)"
+    assert chrome.run(names) == ["liver", "spleen"]
+    chrome.click(".target-row:last-child .target")
+    chrome.wait("latentseg.app.target.name === 'spleen'")
+
+
 def test_without_the_token(chrome: Chrome, address: str) -> None:
     chrome.open(address.split("#", maxsplit=1)[0])
     chrome.wait("document.querySelector('#dialog input[name=token]')")

@@ -136,8 +136,8 @@ def test_uploads_without_a_name(name: str) -> None:
     [
         ({"token": "short"}, "16 are needed"),
         ({"token": "with space in the middle"}, "spaces"),
-        ({"engine": "magic"}, "magic"),
         ({"data": (Path("/nowhere"),)}, "not a folder"),
+        ({"dicomweb": "ftp://x"}, "DICOMweb"),
     ],
 )
 def test_what_a_server_is_not_started_with(tmp_path: Path, wrong, match: str) -> None:

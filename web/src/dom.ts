@@ -2,17 +2,65 @@
 
 type Props = Record<string, string | number | boolean | ((event: Event) => void) | undefined>
 
+type Listeners = Record<string, (event: Event) => void>
+const listening = new WeakMap<Element, Listeners>()
+
+function dispatch(event: Event): void {
+  listening.get(event.currentTarget as Element)?.[event.type]?.(event)
+}
+
 /** Make an element; properties that start with "on" are listeners. */
 export function el(tag: string, props: Props = {}, ...children: (Node | string | null)[]): HTMLElement {
   const made = document.createElement(tag)
   for (const [name, value] of Object.entries(props)) {
     if (value === undefined || value === false) continue
-    if (typeof value === 'function') made.addEventListener(name.slice(2), value)
+    if (typeof value === 'function') listen(made, { [name.slice(2)]: value })
     else if (name === 'class') made.className = String(value)
     else made.setAttribute(name, value === true ? '' : String(value))
   }
   made.append(...children.filter((child): child is Node | string => child !== null))
   return made
+}
+
+function listen(element: Element, more: Listeners): void {
+  const own = listening.get(element) ?? {}
+  for (const name of Object.keys(more)) if (!(name in own)) element.addEventListener(name, dispatch)
+  listening.set(element, { ...own, ...more })
+}
+
+/**
+ * Make the children of an element like others, and keep the elements that are there: a button that is pressed or
+ * holds the focus stays the same button while the page goes on.
+ */
+export function update(place: Element, ...wanted: (Node | null)[]): void {
+  const made = document.createElement('div')
+  made.append(...wanted.filter((node): node is Node => node !== null))
+  morphChildren(place, made)
+}
+
+function morphChildren(old: Element, made: Element): void {
+  const now = [...old.childNodes]
+  const next = [...made.childNodes]
+  next.forEach((node, at) => {
+    const there = now[at]
+    if (!there) old.append(node)
+    else if (there instanceof Element && node instanceof Element && there.tagName === node.tagName && there.id === node.id) morph(there, node)
+    else if (there instanceof Text && node instanceof Text) {
+      if (there.data !== node.data) there.data = node.data
+    } else there.replaceWith(node)
+  })
+  now.slice(next.length).forEach((node) => node.remove())
+}
+
+function morph(old: Element, made: Element): void {
+  for (const { name } of [...old.attributes]) if (!made.hasAttribute(name)) old.removeAttribute(name)
+  for (const { name, value } of [...made.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value)
+  const listeners = listening.get(made)
+  if (listeners) listen(old, listeners)
+  morphChildren(old, made)
+  const open = old !== document.activeElement
+  if (old instanceof HTMLSelectElement && made instanceof HTMLSelectElement && open) old.value = made.value
+  if (old instanceof HTMLInputElement && made instanceof HTMLInputElement && open) old.value = made.value
 }
 
 export function byId<T extends HTMLElement>(id: string): T {

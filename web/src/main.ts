@@ -1,6 +1,6 @@
 import { keepToken, Refused, takeToken } from './api'
 import { App } from './app'
-import { askFor, attempt, byId, el, say } from './dom'
+import { askFor, attempt, byId, el, say, update } from './dom'
 import { acceptDrops } from './files'
 import { addScans, renderScans, renderTargets } from './panels'
 import { Strip } from './strip'
@@ -63,10 +63,11 @@ async function enter(app: App): Promise<void> {
 function empty(app: App): void {
   const place = byId('empty')
   place.hidden = !!app.open && !app.loading
-  if (app.loading) return place.replaceChildren(el('p', {}, `Opening ${app.open?.name ?? 'the scan'} …`))
+  if (app.loading) return update(place, el('p', {}, `Opening ${app.open?.name ?? 'the scan'} …`))
   if (app.open) return
   const add = el('button', { type: 'button', class: 'primary', onclick: () => void attempt(() => addScans(app)) }, 'Add a scan')
-  place.replaceChildren(
+  update(
+    place,
     el('h1', {}, 'Show it once, find it everywhere'),
     el('ol', {}, el('li', {}, 'Add a scan, or drop one here.'), el('li', {}, 'Paint a structure on one slice.'), el('li', {}, 'Press Find. Correct what is wrong, and it learns.')),
     add

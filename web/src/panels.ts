@@ -2,19 +2,17 @@
 
 import { api, type Entry, type Scan, type ScanTarget, type Target } from './api'
 import { isOpen, type App } from './app'
-import { askFor, attempt, button, byId, duration, el, say, show } from './dom'
+import { askFor, attempt, button, byId, duration, el, say, show, update } from './dom'
 import { addFiles } from './files'
 
 export function renderScans(app: App): void {
   const panel = byId('scans')
-  const scroll = panel.querySelector('.list')?.scrollTop ?? 0
   const judged = app.scans.filter((scan) => scan.doubt === null).length
   const add = button('Add', () => void attempt(() => addScans(app)), { title: 'Open or upload scans' })
   const head = el('div', { class: 'panel-head' }, el('h2', {}, 'Scans'), el('span', { class: 'dim' }, count(app, judged)), add)
   const list = el('ul', { class: 'list' }, ...app.ranked().map((scan) => scanRow(app, scan)))
   const foot = el('div', { class: 'panel-foot' }, background(app))
-  panel.replaceChildren(head, list, foot)
-  list.scrollTop = scroll
+  update(panel, head, list, foot)
 }
 
 function count(app: App, judged: number): string {
@@ -76,7 +74,7 @@ export function renderTargets(app: App): void {
   const head = el('div', { class: 'panel-head' }, el('h2', {}, 'Targets'), add)
   const list = el('ul', { class: 'list' }, ...app.project.targets.map((target) => targetRow(app, target)))
   const none = el('p', { class: 'hint' }, 'Add a target, such as liver; then paint it on one slice and press Find.')
-  panel.replaceChildren(head, app.project.targets.length ? list : none, work(app), result(app), exports(app))
+  update(panel, head, app.project.targets.length ? list : none, work(app), result(app), exports(app))
 }
 
 function targetRow(app: App, target: Target): HTMLElement {

@@ -43,11 +43,7 @@ export class Strip {
         ink.fillStyle = color
         ink.fillRect(x, height * 0.55, w, height * 0.45)
       }
-      if (drawn.has(k)) {
-        ink.globalAlpha = 1
-        ink.fillStyle = color
-        ink.fillRect(x, height * 0.4, w, height * 0.6)
-      }
+      if (drawn.has(k)) this.drawn(ink, x, w, color, app.viewer.holds(app.active, k))
       const doubt = app.doubtBySlice[k] ?? 0
       if (doubt > 0) {
         ink.globalAlpha = 1
@@ -59,5 +55,14 @@ export class Strip {
     ink.globalAlpha = 1
     ink.fillStyle = style.getPropertyValue('--text')
     ink.fillRect(z * step + step / 2 - ratio, 0, 2 * ratio, height)
+  }
+
+  /** A slice that a person drew is full; one that they emptied is hollow. */
+  private drawn(ink: CanvasRenderingContext2D, x: number, w: number, color: string, full: boolean): void {
+    const height = ink.canvas.height
+    ink.globalAlpha = 1
+    ink.fillStyle = ink.strokeStyle = color
+    if (full) ink.fillRect(x, height * 0.4, w, height * 0.6)
+    else ink.strokeRect(x + 0.5, height * 0.4 + 0.5, Math.max(w - 1, 1), height * 0.6 - 1)
   }
 }

@@ -1,7 +1,7 @@
 // The row of tools, and the keys that do the same.
 
 import type { App, Heat } from './app'
-import { attempt, button, byId, el } from './dom'
+import { attempt, button, byId, el, update } from './dom'
 import { showKeys } from './panels'
 import type { Layout, Tool } from './viewer'
 
@@ -48,14 +48,14 @@ export class Toolbar {
     )
     const size = el('select', { 'aria-label': 'Size of the brush', title: '[ and ]', onchange: (event) => this.pen(Number((event.target as HTMLSelectElement).value)) },
       ...SIZES.map((one) => el('option', { value: one, selected: one === this.size }, `${one} px`)))
-    byId('tools').replaceChildren(
+    update(byId('tools'),
       el('span', { class: 'group' }, ...tools),
       size,
       el('span', { class: 'group' },
         button('Grow', () => app.grow(), { id: 'grow', title: 'G: over pixels that are alike' }),
         button('Between', () => void attempt(() => app.interpolate()), { id: 'between', title: 'I: fill slices between drawn ones' }),
         button('Undo', () => void attempt(() => app.undo()), { id: 'undo', title: 'Z' })))
-    byId('view-tools').replaceChildren(this.windows(), this.layouts(), this.heats(), this.opacity(), this.theme(), button('?', showKeys, { title: 'Keys', 'aria-label': 'Keys' }))
+    update(byId('view-tools'), this.windows(), this.layouts(), this.heats(), this.opacity(), this.theme(), button('?', showKeys, { title: 'Keys', 'aria-label': 'Keys' }))
   }
 
   private windows(): HTMLElement {

@@ -273,6 +273,12 @@ export class Viewer {
     return slice.map((value) => (value === label ? 1 : 0))
   }
 
+  /** Whether an axial slice holds a target. */
+  holds(label: number, z: number): boolean {
+    const area = this.shape[0] * this.shape[1]
+    return this.nv.drawBitmap?.subarray(z * area, (z + 1) * area).includes(label) ?? false
+  }
+
   putSlice(label: number, z: number, slice: Uint8Array): void {
     const [nx, ny] = this.shape
     const bitmap = this.nv.drawBitmap!

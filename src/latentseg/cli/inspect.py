@@ -105,6 +105,7 @@ def describe(volume: Volume) -> dict[str, Any]:
 
     from latentseg.imaging import guess_modality, normalize
     from latentseg.imaging.body import locate
+    from latentseg.imaging.contents import LARGEST_BODY_MM, longest_mm
     from latentseg.imaging.orientation import check_orientation, percent
 
     array = volume.array
@@ -124,7 +125,7 @@ def describe(volume: Volume) -> dict[str, Any]:
         "spacing_mm": [round(float(size), 4) for size in volume.spacing_mm],
         "axis_codes": "".join(volume.axis_codes),
         "axis_codes_of_picture": f"{check.found} ({percent(check.confidence)})",
-        "body_part": locate(shown).describe(),
+        "body_part": locate(shown).describe() if longest_mm(volume) <= LARGEST_BODY_MM else "unknown",
         "dtype": str(array.dtype),
         "modality": volume.modality,
         "modality_guess": guess,

@@ -40,7 +40,6 @@ def serve(
     dicomweb: Annotated[
         str, typer.Option(help="Root of a DICOMweb server, to take series from and store results in.")
     ] = "",
-    engine: Annotated[str, typer.Option(help="here, or ray: jobs go to workers.")] = "here",
     max_upload_mb: Annotated[int, typer.Option(help="Of one uploaded file.", min=1)] = 4096,
     max_volume_mb: Annotated[int, typer.Option(help="Of the voxels of one scan.", min=1)] = 2048,
     demo: Annotated[bool, typer.Option("--demo", help="Add two phantoms to an empty project.")] = False,
@@ -65,7 +64,6 @@ def serve(
         backbone=backbone,
         weights=weights,
         dicomweb=dicomweb,
-        engine=engine,
         limits=limits,
     )
     run(options, listening, demo=demo, browser=browser)
@@ -125,12 +123,19 @@ def run(options: ServeOptions, listening: socket.socket, *, demo: bool, browser:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
     )
     if browser and built() is not None:
         import webbrowser
 
         webbrowser.open(options.address)
-    uvicorn.Server(config).run(sockets=[listening])
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            bench.events.close()  # pages listen without an end, and would hold the server up
+            await super().shutdown(sockets)
+
+    Server(config).run(sockets=[listening])
 
 
 def add_phantoms(bench: Workbench) -> None:

@@ -26,6 +26,7 @@ VERBS = {
     ),
     "compare": Verb("latentseg.cli.compare", "Compare two evaluations case by case."),
     "train": Verb("latentseg.cli.train", "Train the compact model, from packed scans to each network."),
+    "reproduce": Verb("latentseg.cli.reproduce", "Reproduce a paper: from the download to its table."),
     "serve": Verb("latentseg.cli.serve", "Open the workbench: paint one slice, find it everywhere, correct."),
     "doctor": Verb(
         "latentseg.cli.doctor", "Check this machine: Python, torch, device, memory, disk, weights."

@@ -212,9 +212,15 @@ class FewShotProtocol:
 
 @dataclass(frozen=True)
 class EP1(FewShotProtocol):
-    """Slices that hold the organ, in thirds; see the module."""
+    """Slices that hold the organ, in thirds; see the module.
+
+    Attributes:
+        every_chunk: Show all support slices to every chunk, as the released SD-FSMIS does, instead of its own.
+    """
 
     name: ClassVar[str] = "EP1"
+
+    every_chunk: bool = False
 
     def segment(
         self, method: SliceMethod, query: PreparedCase, *, supports: Sequence[SupportSlices], organ: str
@@ -222,7 +228,9 @@ class EP1(FewShotProtocol):
         """Segment the slices that hold the organ, third by third."""
         held = query.held(organ)
         chance = np.zeros(query.images.shape, np.float32)
-        chance[held] = segment_by_chunks(method, supports=supports, query_slices=query.images[held])
+        chance[held] = segment_by_chunks(
+            method, supports=supports, query_slices=query.images[held], every_chunk=self.every_chunk
+        )
         return Answer(chance, query.restore(chance) >= 0.5, {"slices": len(held)})
 
     def asks(self, query: PreparedCase, organ: str) -> bool:

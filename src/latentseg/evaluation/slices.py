@@ -190,9 +190,13 @@ def chunk_bounds(slices: int, *, count: int = THIRDS) -> list[tuple[int, int]]:
 
 
 def segment_by_chunks(
-    method: SliceMethod, *, supports: Sequence[SupportSlices], query_slices: NDArray[np.float32]
+    method: SliceMethod,
+    *,
+    supports: Sequence[SupportSlices],
+    query_slices: NDArray[np.float32],
+    every_chunk: bool = False,
 ) -> NDArray[np.float32]:
-    """Segment `(S, H, W)`, chunk `k` with slice `k` of each support scan.
+    """Segment `(S, H, W)`, chunk `k` with slice `k` of each support scan, or every chunk with all of them.
 
     Raises:
         InputError: The method's answer is not a finite probability of the slices' shape.
@@ -200,7 +204,8 @@ def segment_by_chunks(
     probability = np.zeros(query_slices.shape, np.float32)
     for k, (start, stop) in enumerate(chunk_bounds(len(query_slices), count=len(supports[0].images))):
         if start < stop:
-            shown = SupportSlices.join([support[k : k + 1] for support in supports])
+            own = slice(None) if every_chunk else slice(k, k + 1)
+            shown = SupportSlices.join([support[own] for support in supports])
             probability[start:stop] = answer_of(method, shown, query_slices[start:stop])
     return probability
 

@@ -50,14 +50,20 @@ def label_count(volume: Volume) -> int:
 def _warn_about_size(volume: Volume, where: str) -> None:
     if _is_picture(volume):
         return
-    extents = [count * mm for count, mm in zip(volume.shape, volume.spacing_mm, strict=True) if count > 1]
-    if not extents or SMALLEST_BODY_MM <= max(extents) <= LARGEST_BODY_MM:
+    length = longest_mm(volume)
+    if not length or SMALLEST_BODY_MM <= length <= LARGEST_BODY_MM:
         return
     size = " x ".join(f"{count * mm:.4g}" for count, mm in zip(volume.shape, volume.spacing_mm, strict=True))
     message = (
         f"{where} measures {size} mm, which is no body's size: check the unit and the spacing of its header"
     )
     caution(message, stacklevel=4)
+
+
+def longest_mm(volume: Volume) -> float:
+    """Length of the longest axis that has more than one voxel; 0 where none has."""
+    extents = [count * mm for count, mm in zip(volume.shape, volume.spacing_mm, strict=True) if count > 1]
+    return max(extents, default=0.0)
 
 
 def _is_picture(volume: Volume) -> bool:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from latentseg.errors import InputError, caution
 from latentseg.imaging.body_cells import Cells
 from latentseg.imaging.body_network import CELL_MM, PLANES, BodyNetwork, Reading, embedded_network
+from latentseg.imaging.contents import LARGEST_BODY_MM, longest_mm
 
 if TYPE_CHECKING:
     from latentseg.imaging.volume import Volume
@@ -150,6 +151,8 @@ def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> 
         InputError: values that are no numbers.
     """
     stated = volume.orientation.upper() if volume.orientation else volume.axis_codes
+    if longest_mm(volume) > LARGEST_BODY_MM:  # no body is that large: the header's unit is wrong
+        return weighed(np.zeros(len(CODES), np.float32), stated)
     cells = Cells.of(volume.array, volume.spacing_mm, modality=volume.modality)
     return weighed(evidence_of(cells, network or embedded_network()), stated)
 

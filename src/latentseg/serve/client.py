@@ -158,10 +158,21 @@ class Client:
         return [Event.model_validate(row) for row in self._ask("GET", "/api/journal", params={"last": last})]
 
     def _ask(self, method: str, path: str, **what: Any) -> Any:
-        return checked(self.http.request(method, path, **what)).json()
+        return checked(self._send(method, path, **what)).json()
 
     def _bytes(self, path: str, **what: Any) -> bytes:
-        return bytes(checked(self.http.get(path, **what)).content)
+        return bytes(checked(self._send("GET", path, **what)).content)
+
+    def _send(self, method: str, path: str, **what: Any) -> Any:
+        """One request; reading is tried again where the server closed an idle connection meanwhile."""
+        import httpx
+
+        try:
+            return self.http.request(method, path, **what)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            if method != "GET":
+                raise
+            return self.http.request(method, path, **what)
 
 
 def checked(answer: Any) -> Any:

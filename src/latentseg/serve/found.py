@@ -19,6 +19,7 @@ from latentseg.serve.view import View, nifti_bytes
 
 STEPS = 255  # of a stored probability
 BEFORE = "-before"
+LARGEST_SHARE = 0.1  # of the largest area of a slice, added to every one
 EVIDENCE = ("attention_map", "pseudo_healthy", "residual")
 
 
@@ -108,11 +109,16 @@ def change(mask: NDArray[np.bool_], before: NDArray[np.bool_] | None) -> dict[st
 
 
 def doubt_by_slice(probability: NDArray[np.uint8]) -> list[int]:
-    """For each slice z how unclear its outline is: the doubtful area beside the area found, from 0 to 100."""
+    """For each slice z how unclear it is, from 0 to 100: its doubtful area beside the area found.
+
+    A tenth of the largest area is added to each, so that a little doubt on a slice with next to nothing is
+    little.
+    """
     distance = np.abs(probability.astype(np.int16) * 2 - STEPS)  # 255 is certain, 0 is one half
     doubtful = (STEPS - distance).sum((0, 1), dtype=np.int64) / STEPS
-    area = (probability > STEPS // 2).sum((0, 1)) + doubtful + 1
-    return [int(value) for value in np.rint(100 * np.minimum(1.0, doubtful / area))]
+    area = (probability > STEPS // 2).sum((0, 1))
+    beside = area + doubtful + LARGEST_SHARE * area.max() + 1
+    return [int(value) for value in np.rint(100 * doubtful / beside)]
 
 
 def packed(mask: NDArray[np.bool_], probability: NDArray[np.uint8]) -> bytes:

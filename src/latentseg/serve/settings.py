@@ -69,7 +69,6 @@ class ServeOptions:
         weights: Weights, see there.
         user: Who draws and accepts, where a request does not say.
         dicomweb: Root of a DICOMweb server to take series from and store results in; empty for none.
-        engine: Where work is done: ``here`` or ``ray``.
         limits: What is refused.
     """
 
@@ -83,7 +82,6 @@ class ServeOptions:
     weights: Path | None = None
     user: str = field(default_factory=user_name)
     dicomweb: str = ""
-    engine: str = "here"
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -94,8 +92,6 @@ class ServeOptions:
         if not self.token.isascii() or any(letter.isspace() for letter in self.token):
             fix = "use letters, digits, - and _ alone"
             raise UsageError("the token holds spaces or letters outside ASCII", where="--token", fix=fix)
-        if self.engine not in ("here", "ray"):
-            raise UsageError(f"unknown engine {self.engine!r}", where="--engine", fix="give here or ray")
         if self.dicomweb and not self.dicomweb.startswith(("http://", "https://")):
             fix = "give its root, such as http://127.0.0.1:8042/dicom-web"
             raise UsageError("not the address of a DICOMweb server", where=self.dicomweb, fix=fix)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import atexit
 import copy
-import math
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from latentseg.backbones.device import fastest_dtype
 from latentseg.backbones.weights import reason
-from latentseg.errors import ModelError
+from latentseg.errors import InputError, ModelError
 from latentseg.imaging.files import written_whole
 from latentseg.training.extras import require
 from latentseg.training.log import LOG_NAME, plot_log, write_row
+from latentseg.training.optimizer import Group, Kind, Schedule, make_optimizer, rate_factor, set_rate
 
 Model = TypeVar("Model", bound=nn.Module)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,13 +41,21 @@ class LoopOptions(BaseModel):
 
     Attributes:
         steps: Number of optimizer steps, the length of the learning-rate schedule.
-        learning_rate: Peak rate of AdamW, after ``warmup`` steps; decays to a twentieth along a cosine.
-        ema: Decay of the exponential moving average that is exported.
+        learning_rate: Peak rate of AdamW, after ``warmup`` steps.
+        schedule: How the rate decays, see :func:`~latentseg.training.optimizer.rate_factor`.
+        optimizer: AdamW with 32-bit moments, or with 8-bit ones (package bitsandbytes).
+        ema: Decay of the exponential moving average that is exported; at 0 no copy is kept, and the trained
+            weights themselves are exported.
         checkpoint_minutes: Wall-clock minutes between checkpoints.
+        keep_optimizer: Whether checkpoints hold the optimizer's moments, two thirds of their size; without
+            them a resumed run starts its moments anew.
+        exports: Whether every checkpoint comes with the weights for users.
         pieces: Batches per step, whose gradients are averaged; several processes share them.
-        precision: ``auto`` takes bf16 where the hardware has units for it.
-        prefetch: Draw the next batch while a step runs. Left out, only beside a GPU: on a CPU the two would
+        precision: ``auto`` takes bf16 where the hardware has units for it; fp16 scales the loss.
+        tf32: Let a GPU multiply float32 matrices in TF32.
+        prefetch: Draw the next batches while a step runs. Left out, only beside a GPU: on a CPU the two would
             fight for the same cores.
+        workers: Threads that draw batches ahead.
         threads: CPU threads, 0 for torch's choice.
     """
 
@@ -55,15 +64,21 @@ class LoopOptions(BaseModel):
     steps: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup: int = 100
+    schedule: Schedule = "cosine"
+    optimizer: Kind = "adamw"
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = Field(0.999, ge=0, lt=1)
     checkpoint_minutes: float = 3.0
+    keep_optimizer: bool = True
+    exports: bool = True
     log_every: int = 20
     seed: int = 0
     pieces: int = Field(1, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    tf32: bool = False
     prefetch: bool | None = None
+    workers: int = Field(1, gt=0)
     threads: int = 0
 
 
@@ -96,12 +111,20 @@ class Task(Protocol[Model]):
         ...
 
 
+@runtime_checkable
+class Grouped(Protocol):
+    """A task whose parameters do not all have the same learning rate."""
+
+    def groups(self) -> list[Group]:
+        """The groups; every parameter that is trained is in one of them."""
+        ...
+
+
 def rate_at(step: int, options: LoopOptions) -> float:
-    """Learning rate of a step: linear warm-up, then a cosine down to 5 %."""
-    if step < options.warmup:
-        return options.learning_rate * (step + 1) / options.warmup
-    done = (step - options.warmup) / max(options.steps - options.warmup, 1)
-    return options.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+    """Learning rate of a step."""
+    return options.learning_rate * rate_factor(
+        step, steps=options.steps, warmup=options.warmup, schedule=options.schedule
+    )
 
 
 class Loop(Generic[Model]):
@@ -121,11 +144,15 @@ class Loop(Generic[Model]):
         # A group that is still open when the interpreter ends can abort its process (pytorch/pytorch#179291).
         atexit.register(self.processes.destroy_process_group)
         task.to(self.processes.device)
-        self.average: Model = copy.deepcopy(task.model).requires_grad_(False)
+        self.average: Model = copy.deepcopy(task.model).requires_grad_(False) if options.ema else task.model
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.trained, lr=options.learning_rate, weight_decay=options.weight_decay
+        self.optimizer = make_optimizer(
+            options.optimizer,
+            groups=task.groups() if isinstance(task, Grouped) else [Group(self.trained)],
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
         )
+        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=options.precision == "fp16")
         self.step = 0
         self.seconds = 0.0
         self.figures: list[dict[str, float]] = []
@@ -150,6 +177,8 @@ class Loop(Generic[Model]):
             self._restore(resume)
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
+        if self.options.tf32:
+            torch.set_float32_matmul_precision("high")
         before = self.seconds
         started = saved = time.monotonic()
         self.task.model.train()
@@ -170,6 +199,7 @@ class Loop(Generic[Model]):
     @contextmanager
     def _batches(self) -> Iterator[Iterator[list[tuple[int, Any]]]]:
         """This process's pieces of each step from the next one on, with their numbers."""
+        workers = self.options.workers
         mine = range(self.processes.process_index, self.options.pieces, self.processes.num_processes)
 
         def draw(step: int) -> list[tuple[int, Any]]:
@@ -181,16 +211,16 @@ class Loop(Generic[Model]):
                 yield draw(step)
 
         def ahead(pool: ThreadPoolExecutor) -> Iterator[list[tuple[int, Any]]]:
-            coming: Future[list[tuple[int, Any]]] = pool.submit(draw, self.step)
-            for step in range(self.step + 1, self.options.steps + 1):
-                drawn = coming.result()
+            coming: deque[Future[list[tuple[int, Any]]]] = deque()
+            for step in range(self.step, self.options.steps + workers):
                 if step < self.options.steps:
-                    coming = pool.submit(draw, step)
-                yield drawn
+                    coming.append(pool.submit(draw, step))
+                if len(coming) > workers or step >= self.options.steps:
+                    yield coming.popleft().result()
 
         beside_gpu = self.processes.device.type != "cpu"
         prefetch = beside_gpu if self.options.prefetch is None else self.options.prefetch
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
             yield ahead(pool) if prefetch else in_turn()
 
     def _train_step(self, batches: list[tuple[int, Any]]) -> dict[str, float]:
@@ -198,23 +228,24 @@ class Loop(Generic[Model]):
         from accelerate.utils import send_to_device
 
         options, device = self.options, self.processes.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.step, options)
+        set_rate(self.optimizer, rate_at(self.step, options))
         self.optimizer.zero_grad(set_to_none=True)
         rows: list[dict[str, float]] = []
         started = time.monotonic()
         for piece, batch in batches:
             torch.manual_seed(hash((options.seed, self.step, piece)) % 2**31)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16()):
+            with torch.autocast(device.type, self._dtype(), enabled=self._dtype() != torch.float32):
                 loss, figures = self.task.loss(send_to_device(batch, device))
-            (loss / options.pieces).backward()
+            self.scaler.scale(loss / options.pieces).backward()
             rows.append({"loss": float(loss.detach()), **figures, "images": self.task.images(batch)})
         if self.processes.num_processes > 1:
             self._sum_over_processes()
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.trained, options.clip)
         self._check(norm)
         if not self.skipped:
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         self._average()
         figures = self._mean_over_processes(rows)
@@ -235,9 +266,11 @@ class Loop(Generic[Model]):
                 fix="lower loop.learning_rate, or set loop.precision to fp32",
             )
 
-    def _bf16(self) -> bool:
-        fastest = fastest_dtype(str(self.processes.device)) == torch.bfloat16
-        return {"auto": fastest, "bf16": True, "fp32": False}[self.options.precision]
+    def _dtype(self) -> torch.dtype:
+        """What the forward pass computes in."""
+        if self.options.precision == "auto":
+            return fastest_dtype(str(self.processes.device))
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.options.precision]
 
     def _sum_over_processes(self) -> None:
         """Sum gradients, and average what the model keeps running, over all processes."""
@@ -268,6 +301,8 @@ class Loop(Generic[Model]):
 
     @torch.no_grad()
     def _average(self) -> None:
+        if self.average is self.task.model:
+            return
         decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
         for mean, new in zip(
             self.average.state_dict().values(), self.task.model.state_dict().values(), strict=True
@@ -290,14 +325,19 @@ class Loop(Generic[Model]):
             return
         state = {
             "model": self.task.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is self.task.model else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.options.keep_optimizer else None,
             "step": self.step,
             "seconds": self.seconds,
         }
         with written_whole(self.checkpoint) as temporary:
-            torch.save(state, temporary)
-        self.task.export(self.average, self.folder)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # what a full disk is to the library
+                what = f"cannot write the checkpoint ({reason(error)}); the one before is kept"
+                raise InputError(what, where=str(self.checkpoint), fix="make room, then resume") from error
+        if self.options.exports:
+            self.task.export(self.average, self.folder)
         plot_log(self.folder / LOG_NAME)
 
     def _restore(self, resume: bool) -> None:
@@ -310,8 +350,10 @@ class Loop(Generic[Model]):
         try:
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             self.task.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not self.task.model:
+                self.average.load_state_dict(state["average"])
+            if state["optimizer"] is not None:
+                self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         except Exception as error:  # zip, pickle, key and shape errors alike
             raise ModelError(

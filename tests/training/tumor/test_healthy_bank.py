@@ -16,6 +16,7 @@ from latentseg.training.pack import Pack
 from latentseg.training.tumor.healthy_bank import (
     BankMaker,
     BankOptions,
+    body_mask,
     healthy_cells,
     prepared,
     principal_axes,
@@ -80,12 +81,22 @@ def test_groups_without_scans(packed: Pack, maker: BankMaker) -> None:
 
 def test_cells_beside_findings_are_left_out() -> None:
     images, ill = torch.ones(1, 1, 256, 256), torch.zeros(1, 1, 256, 256, dtype=torch.bool)
+    images[..., [0, -1], :] = -1  # air in the corners
     images[..., :128] = -1
     ill[..., 80:88, 200:208] = True
     kept = healthy_cells(images, ill)[0]
     assert not kept[:, :16].any()
     assert int((~kept[:, 16:]).sum()) == 9
     assert not kept[9:12, 24:27].any()
+
+
+@pytest.mark.parametrize("air", [-1.0, -0.7])
+def test_lungs_belong_to_the_body_and_air_around_it_does_not(air: float) -> None:
+    image = np.full((256, 256), air, np.float32)
+    image[40:220, 30:230], image[90:170, 60:120] = 0.5, air + 0.05
+    body = body_mask(image)
+    assert body[46:214, 36:224].all()
+    assert 0.99 * 180 * 200 < body.sum() <= 180 * 200  # corners are rounded
 
 
 def test_masks_are_cut_with_their_slices(packed: Pack) -> None:

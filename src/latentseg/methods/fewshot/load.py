@@ -19,6 +19,7 @@ from latentseg.methods.fewshot.parts import FewShotNetworks
 from latentseg.methods.sdfsmis import checkpoint
 from latentseg.methods.sdfsmis.condition import BackboneFeatures, DinoFeatures
 from latentseg.methods.sdfsmis.method import SDFSMIS
+from latentseg.methods.sdfsmis.query_enhancement import Rule
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def on_compact(asked: Request) -> FewShotNetworks:
         files.append(path.parent / "matching.safetensors")
         grid = backbone.image_size // backbone.downscale
         matching = matching_features.load(files[-1], grid=grid).to(asked.device)
-    sdfsmis = SDFSMIS(backbone, network, translator, features, head.eval().to(asked.device))
+    rule = rule_of(trained, where=path)
+    sdfsmis = SDFSMIS(backbone, network, translator, features, head.eval().to(asked.device), rule)
     return FewShotNetworks(sdfsmis, fingerprint(files), matching)
 
 
@@ -75,8 +77,22 @@ def on_stable_diffusion(asked: Request) -> FewShotNetworks:
     dino = beside if beside.is_dir() else registry.resolve("dinov2-base", offline=asked.offline)
     features = DinoFeatures.from_folder(dino).to(asked.device)
     translator = trained.translator.to(asked.device)
-    sdfsmis = SDFSMIS(backbone, network, translator, features)
+    sdfsmis = SDFSMIS(backbone, network, translator, features, rule=rule_of(trained, where=path))
     return FewShotNetworks(sdfsmis, fingerprint([path, asked.folder]))
+
+
+def rule_of(weights: checkpoint.FewShotWeights, *, where: Path) -> Rule:
+    """The rule of query enhancement that weights were trained with; the released one where nothing is said.
+
+    Raises:
+        ModelError: A rule that is not known.
+    """
+    said = weights.metadata.get("query_enhancement", "probability")
+    if said == "probability":
+        return "probability"
+    if said == "cosine":
+        return "cosine"
+    raise ModelError(f"unknown query enhancement {said!r}", where=str(where), fix=checkpoint.AGAIN)
 
 
 BUILDERS: dict[str, Callable[[Request], FewShotNetworks]] = {

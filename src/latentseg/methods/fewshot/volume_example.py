@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latentseg.methods.fewshot.body_place import heights_mm
 from latentseg.methods.fewshot.cells import ScanCells, some
 from latentseg.methods.fewshot.support_scan import SupportScan
 
@@ -43,6 +44,7 @@ class VolumeExample:
         target_mm: ``(m, 3)``.
         rest: ``(r, K)`` of cells that are not the target's, half of them near it.
         rest_mm: ``(r, 3)``.
+        height_mm: ``(t,)``, heights in the body of the slices that hold the target.
     """
 
     mean: Tensor
@@ -53,6 +55,7 @@ class VolumeExample:
     target_mm: Tensor
     rest: Tensor
     rest_mm: Tensor
+    height_mm: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -73,7 +76,10 @@ class VolumeExample:
         everywhere = torch.ones_like(inside)
         beside, far = drawn(outside & near, BESIDE), drawn(outside & ~near, BESIDE)
         rest = (torch.cat(pair) for pair in zip(beside, far, strict=True))
-        return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), *rest)
+        images, along_mm = torch.from_numpy(scan.images)[:, None], torch.from_numpy(scan.places_mm)
+        height_mm = heights_mm(images, along_mm=along_mm, side_mm=scan.side_mm)
+        held = height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
+        return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), *rest, height_mm=held)
 
     def project(self, features: Tensor) -> Tensor:
         """Features ``(N, D)`` of another scan as unit vectors ``(N, K)`` on this example's axes."""

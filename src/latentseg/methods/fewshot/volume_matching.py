@@ -15,6 +15,7 @@ enough (:mod:`.target_evidence`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.methods.fewshot.body_place import gap_mm, heights_mm
 from latentseg.methods.fewshot.cell_margins import Placed, margin
 from latentseg.methods.fewshot.cells import ScanCells, described_slices
 from latentseg.methods.fewshot.local_placement import moved
@@ -35,7 +37,7 @@ from latentseg.methods.fewshot.volume_example import VolumeExample
 
 LEAST_FIT = 1e-3  # which examples that do not fit at all are weighted with
 FIT_WIDTH = 0.002  # of the fit, over which the presence falls
-EVIDENCE_WIDTH = 0.015  # of the evidence, likewise
+EVIDENCE_WIDTH = 0.01  # of the evidence, likewise
 UNLIKE = "nothing in the scan resembles the target as it should if it were there"
 ELSEWHERE = "the scan shows another part of the body than the examples"
 
@@ -53,6 +55,9 @@ class VolumeOptions:
         examples: Most examples that a scan is compared with, the best fitting ones.
         trust: Power of the fit by which examples are weighted.
         least_fit: Fit of the best example below which the scan shows another part of the body.
+        least_fit_in_place: The same where the scan shows the heights of the body that hold the target: scans
+            of other contrasts fit less.
+        farthest_mm: Between those heights and the scan, above which no fit helps.
         least_evidence: Score below which what was found is not the target, see :mod:`.target_evidence`.
     """
 
@@ -62,7 +67,15 @@ class VolumeOptions:
     examples: int = 5
     trust: float = 2.0
     least_fit: float = 0.06
-    least_evidence: float = -0.155
+    least_fit_in_place: float = 0.035
+    farthest_mm: float = 120.0
+    least_evidence: float = -0.27
+
+    def least_fit_at(self, gap_mm: float) -> float:
+        """The fit that is asked for, where heights of scan and target are so far apart."""
+        if gap_mm > self.farthest_mm:
+            return math.inf
+        return self.least_fit_in_place if gap_mm <= 0 else self.least_fit
 
 
 class VolumeMatching(Part):
@@ -106,7 +119,9 @@ class VolumeMatching(Part):
         fit = max(placed.alignment.fit for _, placed in pairs)
         margins, score = self.searched(cells, pairs)
         log_odds = self.options.vote * on_slices(margins.cpu(), at, search.log_odds.shape)
-        shown = rises(fit - self.options.least_fit, FIT_WIDTH)
+        height_mm = heights_mm(scan.images[at], along_mm=at * step_mm, side_mm=side_mm)
+        gap = min(gap_mm(height_mm, example.height_mm.cpu()) for example in examples)
+        shown = rises(fit - self.options.least_fit_at(gap), FIT_WIDTH)
         there = rises(score - self.options.least_evidence, EVIDENCE_WIDTH)
         in_view, reason = search.in_view * shown * there, UNLIKE if shown >= 0.5 > there else ""
         reason = reason if shown >= 0.5 else ELSEWHERE

@@ -60,8 +60,10 @@ def load_released(folder: str | Path) -> FewShotWeights:
     except (OSError, ValueError) as error:
         raise ModelError("no readable unet/config.json", where=str(folder), fix=AGAIN) from error
     network = build_network(config, read_folder(folder / "unet"), where=str(folder / "unet"))
-    projector = folder / "image_projector"
-    return FewShotWeights(network, build_translator(read_folder(projector), where=str(projector)))
+    projector, recipe = folder / "image_projector", folder / "recipe.json"
+    translator = build_translator(read_folder(projector), where=str(projector))
+    metadata = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    return FewShotWeights(network, translator, metadata)
 
 
 def load(path: str | Path) -> FewShotWeights:

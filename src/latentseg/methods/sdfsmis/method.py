@@ -31,7 +31,7 @@ from latentseg.methods.sdfsmis.condition import (
 )
 from latentseg.methods.sdfsmis.mask_decoding import decoded_uint8, mask_images, official_masks
 from latentseg.methods.sdfsmis.network import FewShotUNet
-from latentseg.methods.sdfsmis.query_enhancement import Prototypes, enhance, prototypes
+from latentseg.methods.sdfsmis.query_enhancement import Prototypes, Rule, enhance, prototypes
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,7 @@ class SDFSMIS:
         features: Frozen features the condition is made of.
         mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one,
             masks are decoded by the autoencoder, as published.
+        rule: Of the query enhancement, the one that the network was trained with.
     """
 
     backbone: Backbone
@@ -80,6 +81,7 @@ class SDFSMIS:
     translator: ConditionTranslator
     features: FeatureSource
     mask_head: Callable[[Tensor], Tensor] | None = None
+    rule: Rule = "probability"
 
     @property
     def device(self) -> torch.device:
@@ -124,7 +126,8 @@ class SDFSMIS:
             hint: ``(B, D, h, w)``, what a network with further channels of input is told beside the paper's.
             compat: As in :meth:`encode_support`.
         """
-        x = enhance(latents, *Prototypes(support.fg, support.bg), compat=compat, group=group)
+        known = Prototypes(support.fg, support.bg)
+        x = enhance(latents, *known, compat=compat, rule=self.rule, group=group)
         inputs = x if hint is None else torch.cat([x, hint.to(x.device)], 1)
         return self.network.segment(inputs, support.cache, group=group)
 

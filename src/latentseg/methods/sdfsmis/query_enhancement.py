@@ -8,7 +8,7 @@ computed for a batch at once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,12 @@ from torch.nn import functional
 from latentseg.methods.sdfsmis.cache import pick_group
 from latentseg.methods.sdfsmis.compat import Compat
 
-FOREGROUND_GATE = 0.7  # official: a pixel belongs to the query's foreground above this probability
+Rule = Literal["probability", "cosine"]
+"""How a pixel comes to count as the query's foreground: as released, or as the paper says it."""
+
+FOREGROUND_GATE = (
+    0.7  # of the cosine, too; official: a pixel belongs to the query's foreground above this probability
+)
 TOP_K_OF_WIDTH = 0.1875  # official: when no pixel does, the best 6 of a 32 x 32 grid
 TEMPERATURE = 0.05  # fixed: of the softmax over pixels, in units of the foreground probability
 
@@ -62,7 +67,13 @@ def masked_mean(z: Tensor, weight: Tensor) -> Tensor:
 
 
 def enhance(
-    query_latents: Tensor, fg: Tensor, bg: Tensor, *, compat: Compat = "fixed", group: Tensor | None = None
+    query_latents: Tensor,
+    fg: Tensor,
+    bg: Tensor,
+    *,
+    compat: Compat = "fixed",
+    rule: Rule = "probability",
+    group: Tensor | None = None,
 ) -> Tensor:
     """Append its prototype to each query latent.
 
@@ -71,13 +82,18 @@ def enhance(
         fg: Foreground prototypes ``(G, C)``, mean over shots.
         bg: Background prototypes ``(G, C)``.
         compat: ``official`` takes the mean over pixels above a gate, ``fixed`` a soft mean.
+        rule: ``cosine`` takes, whatever ``compat`` says, the pixels whose cosine similarity with the
+            foreground prototype is above 0.7, and the best ones where there are none.
         group: ``(B,)`` long, the support of each query. Not needed for ``G == 1``, nor for ``B == G``.
 
     Returns:
         ``(B, 2C, h, w)``, the input of the query pass.
     """
-    p_fg = foreground_probability(query_latents, fg, bg, group=group)
-    weight = gate(p_fg) if compat == "official" else soft_weight(p_fg)
+    if rule == "cosine":
+        weight = gate(foreground_cosine(query_latents, fg, group=group))
+    else:
+        p_fg = foreground_probability(query_latents, fg, bg, group=group)
+        weight = gate(p_fg) if compat == "official" else soft_weight(p_fg)
     p_q = (query_latents * weight).sum((2, 3)) / weight.sum((2, 3))
     return torch.cat([query_latents, p_q[:, :, None, None].expand_as(query_latents)], 1)
 
@@ -89,6 +105,12 @@ def foreground_probability(
     fg, bg = (pick_group(p, batch=len(query_latents), group=group)[:, :, None, None] for p in (fg, bg))
     s_fg, s_bg = (functional.cosine_similarity(query_latents, p, dim=1) for p in (fg, bg))
     return torch.sigmoid(s_fg - s_bg)[:, None]
+
+
+def foreground_cosine(query_latents: Tensor, fg: Tensor, *, group: Tensor | None = None) -> Tensor:
+    """``cos(z_q, fg)``, ``(B, 1, h, w)``: the rule of the paper knows no background."""
+    prototype = pick_group(fg, batch=len(query_latents), group=group)[:, :, None, None]
+    return functional.cosine_similarity(query_latents, prototype, dim=1)[:, None]
 
 
 def gate(p_fg: Tensor) -> Tensor:

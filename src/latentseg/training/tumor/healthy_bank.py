@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.imaging import fit_square
 from latentseg.imaging.intensity import Modality, brightened
-from latentseg.methods.tumor.body_crop import BODY, body_box, denoised
+from latentseg.methods.tumor.body_crop import BODY, THIN, body_box, denoised, large_pieces
 from latentseg.methods.tumor.healthy_bank import (
     GRID,
     Cells,
@@ -29,6 +30,7 @@ from latentseg.training.pack import Pack, PackedScan
 
 log = logging.getLogger(__name__)
 FULL = 0.5  # of a cell's pixels that are body
+ABOVE_AIR = 0.15  # on the [-1, 1] scale, by which a body is brighter than the corners of a slice
 SLAB = 8
 
 
@@ -124,9 +126,19 @@ def prepared(
 
 def healthy_cells(images: Tensor, ill: Tensor) -> Tensor:
     """Cells ``(n, 32, 32)`` that are body, and neither a finding nor beside one."""
-    body = F.adaptive_avg_pool2d((images > BODY).float(), GRID) >= FULL
+    inside = torch.from_numpy(np.stack([body_mask(image) for image in images[:, 0].numpy()]))[:, None]
+    body = F.adaptive_avg_pool2d(inside.float(), GRID) >= FULL
     near = F.max_pool2d(F.adaptive_avg_pool2d(ill.float(), GRID), 3, stride=1, padding=1) > 0
     return (body & ~near)[:, 0]
+
+
+def body_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The body in a slice ``(H, W)`` in [-1, 1] with its lungs and bowel; wide windows show air as grey."""
+    height, width = image.shape
+    thin = max(1, round(THIN * min(height, width)))
+    corners = image[:: height - 1, :: width - 1]
+    solid = large_pieces(image > max(BODY, float(np.median(corners)) + ABOVE_AIR), thin)
+    return np.asarray(ndimage.binary_fill_holes(solid))
 
 
 def principal_axes(features: Tensor, count: int) -> Tensor:

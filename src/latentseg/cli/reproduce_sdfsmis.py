@@ -1,0 +1,381 @@
+"""`latentseg reproduce sdfsmis`: the steps of SD-FSMIS, each resumable and separately callable.
+
+The folder of a reproduction::
+
+    recipe.json           what it was begun with; another recipe is refused
+    pack-SABS/            all scans of the data set that is trained on, and their supervoxels
+    fold0/                one model: split.json, checkpoint.pt, log.jsonl, loss.png,
+                          released/ (or fewshot.safetensors on compact), evaluation/
+    page.html, table.md   what came out
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from latentseg.cli.evaluate import SettingOption, load, read_folds, run_facts, show_rows, split_words
+from latentseg.cli.segment import DeviceOption
+from latentseg.errors import UsageError, caution
+
+if TYPE_CHECKING:
+    from latentseg.evaluation.datasets.base import Dataset
+    from latentseg.evaluation.protocols import EP1
+    from latentseg.evaluation.rows import Row
+    from latentseg.evaluation.settings import Setting
+    from latentseg.training.fewshot.paper import PaperOptions, PaperTask
+    from latentseg.training.fewshot.scan_pack import LabelledScan
+
+STEPS = ("prepare", "supervoxels", "train", "export", "evaluate", "page")
+
+
+class Unit(NamedTuple):
+    """One model: its test fold and, where a setting has one model for each, the group that is tested."""
+
+    fold: int
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"fold{self.fold}" + (f"-{self.group}" if self.group else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be reproduced.
+
+    Attributes:
+        backbone: Name or folder of the backbone.
+        options: Of the training.
+        dataset: Of the evaluation.
+        trained_on: Data set of the training, another one across domains.
+        setting: See :mod:`latentseg.evaluation.settings`.
+        units: The models.
+        out: Folder of the reproduction.
+        dinov2: Folder of DINOv2; None takes the registered one.
+        original: Folder of the download, where the data have to be made of it.
+        queries: Query scans of each fold; None is all.
+        device: To evaluate on.
+    """
+
+    backbone: str
+    options: PaperOptions
+    dataset: Dataset
+    trained_on: Dataset
+    setting: Setting
+    units: tuple[Unit, ...]
+    out: Path
+    dinov2: Path | None = None
+    original: Path | None = None
+    queries: int | None = None
+    device: str = "auto"
+
+    @property
+    def pack(self) -> Path:
+        """Folder of the packed scans."""
+        return self.out / f"pack-{self.trained_on.name}"
+
+    def folder(self, unit: Unit) -> Path:
+        """Folder of a model."""
+        return self.out / unit.name
+
+
+def sdfsmis(
+    config: Annotated[Path, typer.Argument(help="configs/sdfsmis-released.yaml, sdfsmis-paper.yaml, or yours.")],
+    backbone: Annotated[str, typer.Option(help="Folder of Stable Diffusion 1.5, or `compact`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")],
+    dinov2: Annotated[Path | None, typer.Option(help="Folder of DINOv2; default: the pulled one.")] = None,
+    dataset: Annotated[str, typer.Option(help="SABS, CHAOS, MS-CMRSeg, or a folder like nnU-Net's.")] = "SABS",
+    train_dataset: Annotated[
+        str | None, typer.Option(help="What to train on in the setting cross-domain.")
+    ] = None,
+    original: Annotated[
+        Path | None, typer.Option(help="The download, where the data set has to be made of it.")
+    ] = None,
+    folds: Annotated[str, typer.Option(help="Test folds, comma-separated, or 'all'.")] = "all",
+    setting: SettingOption = "1",
+    steps: Annotated[str, typer.Option(help=f"Of {','.join(STEPS)}; what is done is kept.")] = ",".join(STEPS),
+    train_steps: Annotated[
+        int | None, typer.Option(help="Shorten the training, for a trial.", min=1)
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(help="Only the first query scans of each fold, for a trial.", min=1)
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """SD-FSMIS: prepare, supervoxels, train, export, evaluate, page. A call that was stopped goes on."""
+    from latentseg.evaluation.datasets import get_dataset
+    from latentseg.evaluation.settings import read_setting
+    from latentseg.methods.results import check_writable
+    from latentseg.training.config import read_config
+    from latentseg.training.fewshot.paper import PaperOptions
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    chosen = read_steps(steps)
+    check_writable(out)
+    options = read_config(config, PaperOptions)
+    if train_steps:
+        options = options.model_copy(
+            update={"loop": options.loop.model_copy(update={"steps": train_steps})}
+        )
+    asked, queried = read_setting(setting), get_dataset(dataset)
+    queried = queried.across_domains() if asked == "cross-domain" else queried
+    trained_on = training_set(queried, train_dataset, asked)
+    plan = Plan(
+        backbone=backbone,
+        options=options,
+        dataset=queried,
+        trained_on=trained_on,
+        setting=asked,
+        units=units_of(asked, read_folds(folds, count=len(queried.folds))),
+        out=out,
+        dinov2=dinov2,
+        original=original,
+        queries=queries,
+        device=device,
+    )
+    check_recipe(plan)
+    for step in chosen:
+        typer.echo(f"step {step}", err=True)
+        RUN[step](plan)
+
+
+def read_steps(text: str) -> list[str]:
+    """Steps in their order.
+
+    Raises:
+        UsageError: One that does not exist.
+    """
+    names = split_words(text)
+    unknown = [name for name in names if name not in STEPS]
+    if unknown or not names:
+        what = f"no step {', '.join(map(repr, unknown)) or 'was given'}"
+        raise UsageError(what, where="--steps", fix=f"choose from {', '.join(STEPS)}")
+    return [step for step in STEPS if step in names]
+
+
+def training_set(queried: Dataset, name: str | None, setting: Setting) -> Dataset:
+    """What is trained on: the data set itself, or across domains the other one.
+
+    Raises:
+        UsageError: It is missing or out of place.
+    """
+    from latentseg.evaluation.datasets import get_dataset
+
+    if (setting == "cross-domain") != bool(name):
+        what = "the setting cross-domain and --train-dataset go together"
+        raise UsageError(what, fix="give both, such as --dataset CHAOS --train-dataset SABS, or neither")
+    if not name:
+        return queried
+    other = get_dataset(name)
+    if other.name == queried.name:
+        fix = "train on the other modality"
+        raise UsageError("trained and tested on one data set", where="--train-dataset", fix=fix)
+    return other
+
+
+def units_of(setting: Setting, folds: list[int]) -> tuple[Unit, ...]:
+    """The models of a setting: one for each fold, or one for each fold and group of organs."""
+    from latentseg.evaluation.settings import GROUPS
+
+    groups = tuple(GROUPS) if setting == "2-corrected" else ("",)
+    return tuple(Unit(fold, group) for fold in folds for group in groups)
+
+
+def check_recipe(plan: Plan) -> None:
+    """Note what a reproduction is begun with, so that no folder mixes two recipes.
+
+    Raises:
+        UsageError: The folder holds another one.
+    """
+    from latentseg.imaging.files import written_whole
+
+    content = {
+        "backbone": plan.backbone,
+        "dataset": plan.dataset.name,
+        "trained_on": plan.trained_on.name,
+        "setting": plan.setting,
+        "training": plan.options.model_dump(mode="json"),
+    }
+    path = plan.out / "recipe.json"
+    if not path.exists():
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        before = {}
+    changed = [name for name, value in content.items() if before.get(name) != value]
+    if changed:
+        what = f"this folder was begun with another {', '.join(changed)}"
+        raise UsageError(what, where=str(plan.out), fix="choose another folder for --out")
+
+
+def prepare(plan: Plan) -> None:
+    """Make the field's files of the download where they are asked for, and pack all scans that are there."""
+    from latentseg.evaluation.datasets.originals import prepare_originals
+    from latentseg.training.fewshot.scan_pack import pack_scans
+
+    if plan.original:
+        for case in prepare_originals(plan.dataset, original=plan.original, folder=plan.dataset.path):
+            typer.echo(f"{plan.dataset.name} {case}", err=True)
+    for unit in plan.units:
+        protocol_of(plan, unit).check()  # what is missing is said before the work
+    pack_scans(labelled_scans(plan.trained_on), source=plan.trained_on.name, folder=plan.pack)
+
+
+def labelled_scans(dataset: Dataset) -> Iterator[LabelledScan]:
+    """The scans that are on this machine."""
+    from latentseg.training.fewshot.scan_pack import LabelledScan
+
+    names = {label: organ for organ, label in dataset.label_of.items()}
+    for case in dataset.present():
+        loaded = dataset.load(case)
+        yield LabelledScan(case, loaded.image, loaded.labels, names)
+
+
+def supervoxels(plan: Plan) -> None:
+    """Compute the pseudo-labels, where the recipe is supervised by them."""
+    from latentseg.training.fewshot.scan_pack import pack_supervoxels, smallest_of
+    from latentseg.training.pack import Pack
+
+    if plan.options.supervision != "supervoxels":
+        typer.echo("not needed: this recipe is supervised by labels", err=True)
+        return
+    for case in pack_supervoxels(Pack(plan.pack), smallest=smallest_of(plan.trained_on.name)):
+        typer.echo(f"{plan.trained_on.name} {case}", err=True)
+
+
+def train(plan: Plan) -> None:
+    """Train the models that have not been exported yet, each on from its checkpoint."""
+    from latentseg.training.loop import Loop
+
+    for unit in plan.units:
+        if not is_exported(plan, unit):
+            Loop(task_of(plan, unit), plan.options.loop, plan.folder(unit)).run(resume=True)
+
+
+def export(plan: Plan) -> None:
+    """Write the weights of every trained model as users load them."""
+    from latentseg.training.fewshot.paper import load_trained
+
+    for unit in plan.units:
+        if not is_exported(plan, unit):
+            task = task_of(plan, unit)
+            checkpoint = plan.folder(unit) / "checkpoint.pt"
+            load_trained(task.model, checkpoint, steps=plan.options.loop.steps)
+            task.export(task.model, plan.folder(unit))
+
+
+def is_exported(plan: Plan, unit: Unit) -> bool:
+    """Whether a model is finished."""
+    from latentseg.errors import ModelError
+    from latentseg.training.fewshot.paper import exported
+
+    try:
+        exported(plan.folder(unit))
+    except ModelError:
+        return False
+    return True
+
+
+def task_of(plan: Plan, unit: Unit) -> PaperTask:
+    """The training of one model; which slices it may see is written to ``split.json`` first."""
+    from latentseg.backbones.registry import resolve
+    from latentseg.training.fewshot.frozen import load_frozen
+    from latentseg.training.fewshot.paper import PaperTask
+    from latentseg.training.pack import Pack
+
+    parts = load_frozen(resolve(plan.backbone), dinov2=plan.dinov2)
+    return PaperTask(plan.options, Pack(plan.pack), usable_slices(plan, unit), parts)
+
+
+def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
+    """By case, the slices that a model may be trained on.
+
+    Raises:
+        InputError: A scan cannot be read.
+    """
+    from latentseg.evaluation.settings import training_split
+    from latentseg.imaging.files import written_whole
+    from latentseg.training.pack import Pack
+
+    if plan.setting == "cross-domain":
+        return {scan.case: list(range(scan.count)) for scan in Pack(plan.pack).scans}
+    path = plan.folder(unit) / "split.json"
+    if path.exists():
+        known: dict[str, list[int]] = json.loads(path.read_text(encoding="utf-8"))["slices"]
+        return known
+    split = training_split(plan.dataset, fold=unit.fold, setting=plan.setting, group=unit.group)
+    if split.missing:
+        caution(f"{plan.dataset.name}: {len(split.missing)} training scans are missing: {', '.join(split.missing)}")
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(asdict(split), indent=1) + "\n", encoding="utf-8")
+    return split.slices
+
+
+def evaluate(plan: Plan) -> None:
+    """Segment the queries of every model by the released rules."""
+    from latentseg.evaluation.methods import FewShotMethod
+    from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
+    from latentseg.training.fewshot.paper import exported
+
+    mode = "joint" if plan.options.supports == "all" else "nearest"
+    for unit in plan.units:
+        weights = exported(plan.folder(unit))
+        segmenter = load(plan.backbone, weights, support_mode=mode, device=plan.device, compat="official")
+        facts = run_facts(segmenter, mode) | {"model": unit.name}
+        folder = RunFolder(plan.folder(unit) / "evaluation", facts=facts)
+        options = RunOptions(plan.queries, say=lambda row: typer.echo(line_of(row), err=True))
+        run_all([protocol_of(plan, unit)], methods=[FewShotMethod(segmenter)], folder=folder, options=options)
+
+
+def line_of(row: Row) -> str:
+    """A result in one line."""
+    return f"{row.patient} {row.organ}: Dice {row.dice:.3f}"
+
+
+def protocol_of(plan: Plan, unit: Unit) -> EP1:
+    """EP1 of a model's fold and organs."""
+    from latentseg.evaluation.protocols import EP1
+    from latentseg.evaluation.settings import GROUPS
+
+    organs = GROUPS[unit.group] if unit.group else ()
+    every = plan.options.supports == "all"
+    return EP1(plan.dataset, fold=unit.fold, organs=organs, setting=plan.setting, every_chunk=every)
+
+
+def page(plan: Plan) -> None:
+    """Write the table with the published rows, the curves and the worst cases."""
+    from latentseg.evaluation.runs import merge_runs
+    from latentseg.report.reproduction import write_reproduction
+
+    folders = [plan.folder(unit) for unit in plan.units]
+    rows, about = merge_runs([folder / "evaluation" for folder in folders])
+    rules = "all three support slices" if plan.options.supports == "all" else "one support slice"
+    about = about | {
+        "training": f"{plan.options.loop.steps} steps, by {plan.options.supervision}",
+        "each chunk is shown": rules,
+        "models": f"{len(folders)} of the {len(plan.dataset.folds)} folds' and groups' models",
+    }
+    show_rows(rows, plan.out, about=about)
+    curves = {folder.name: folder / "loss.png" for folder in folders}
+    write_reproduction(plan.out / "page.html", rows=rows, about=about, curves=curves)
+
+
+RUN: dict[str, Callable[[Plan], None]] = {
+    "prepare": prepare,
+    "supervoxels": supervoxels,
+    "train": train,
+    "export": export,
+    "evaluate": evaluate,
+    "page": page,
+}

@@ -1,0 +1,71 @@
+"""Writing trained weights in the layout of the release, so that its code can read them.
+
+``unet/config.json`` and ``unet/diffusion_pytorch_model.safetensors`` (with ``conv_in_ref.*``),
+``image_projector/`` with ``mlp.*``, and ``recipe.json``, which is ours: what the weights were trained with.
+:func:`~latentseg.methods.sdfsmis.checkpoint.load_released` reads all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from latentseg.errors import InputError
+from latentseg.methods.sdfsmis.checkpoint import FewShotWeights, State, released_state
+
+CLASS_NAME = "MyUNet2DConditionModel"  # of the release
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def save_released(folder: Path, *, weights: FewShotWeights, dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint folder, whole or not at all; one of the same name is replaced.
+
+    Args:
+        folder: Of the checkpoint.
+        weights: Without further channels of input, which the release knows nothing of.
+        dtype: Of the tensors on disk.
+
+    Raises:
+        InputError: The weights have a prior, or the folder cannot be written.
+    """
+    if weights.network.prior_channels:
+        what = "weights with a matching prior have no place in the released layout"
+        raise InputError(what, where=str(folder), fix="train with `prior: false`")
+    temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
+    try:
+        _write(temporary, weights, dtype)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except (OSError, RuntimeError) as error:  # safetensors reports a full disk in its own way
+        reason = " ".join(str(error).split())[:160]
+        fix = "make room, or choose a folder you may write to; the trained weights are still there"
+        raise InputError(f"cannot write the weights ({reason})", where=str(folder), fix=fix) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(folder: Path, weights: FewShotWeights, dtype: torch.dtype) -> None:
+    network = weights.network
+    known = {k: v for k, v in network.unet.config.items() if not k.startswith("_")}
+    channels = network.conv_in.in_channels
+    config = known | {"_class_name": CLASS_NAME, "in_channels": channels, "in_channels_ref": channels}
+    parts = {"unet": released_state(network), "image_projector": weights.translator.state_dict()}
+    for name, state in parts.items():
+        (folder / name).mkdir(parents=True)
+        save_file(_on_disk(state, dtype), folder / name / WEIGHTS_FILE, {"format": "pt"})
+    _write_json(folder / "unet" / "config.json", config)
+    _write_json(folder / "recipe.json", weights.metadata)
+
+
+def _on_disk(state: State, dtype: torch.dtype) -> State:
+    return {name: t.detach().to("cpu", dtype).contiguous() for name, t in state.items()}
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

@@ -117,7 +117,7 @@ class Refiner:
             keys: ``B`` names, of which the noise is a function.
         """
         versions = self.versions(images, attention, keys=keys, seeds=range(self.options.seeds))
-        return self.judged(reconstructed(self.backbone, images), versions, attention)
+        return self.judged(reconstructed(self.backbone, images).cpu(), versions, attention)
 
     def versions(
         self, images: Tensor, attention: Tensor, *, keys: Sequence[str], seeds: Sequence[int]

@@ -65,16 +65,24 @@ def test_the_paper_on_stable_diffusion_step_by_step(
     split = json.loads(Path("out/fold0/split.json").read_text(encoding="utf-8"))
     assert list(split["slices"]) == ["8"]  # none of the fold's own patients
     assert not Path("out/fold0/released").exists()
-    monkeypatch.setattr("latentseg.methods.fewshot.load.registry.resolve", lambda *_, **__: diffusion / "dinov2")
+    monkeypatch.setattr(
+        "latentseg.methods.fewshot.load.registry.resolve", lambda *_, **__: diffusion / "dinov2"
+    )
     monkeypatch.setattr("latentseg.backbones.registry.resolve", lambda name, **_: choose(name, diffusion))
     assert main(words("paper", diffusion, "--steps", "export,evaluate")) == 0
-    assert {p.name for p in Path("out/fold0/released").iterdir()} == {"unet", "image_projector", "recipe.json"}
+    assert {p.name for p in Path("out/fold0/released").iterdir()} == {
+        "unet",
+        "image_projector",
+        "recipe.json",
+    }
     capsys.readouterr()
     assert main(words("paper", diffusion)) == 0  # all is there: the table again
     captured = capsys.readouterr()
     assert "Dice" not in captured.err  # no case was segmented twice
     page = Path("out/page.html").read_text(encoding="utf-8")
-    assert all(text in page for text in ("SD-FSMIS, CVPR 2026 (reported by the authors)", "83.7", "Worst cases"))
+    assert all(
+        text in page for text in ("SD-FSMIS, CVPR 2026 (reported by the authors)", "83.7", "Worst cases")
+    )
     assert "data:image/png;base64," in page
     assert "one support slice" in page
     assert len(json.loads(Path("out/results.json").read_text(encoding="utf-8"))["cases"]) == 4

@@ -88,11 +88,15 @@ class Plan:
 
 
 def sdfsmis(
-    config: Annotated[Path, typer.Argument(help="configs/sdfsmis-released.yaml, sdfsmis-paper.yaml, or yours.")],
+    config: Annotated[
+        Path, typer.Argument(help="configs/sdfsmis-released.yaml, sdfsmis-paper.yaml, or yours.")
+    ],
     backbone: Annotated[str, typer.Option(help="Folder of Stable Diffusion 1.5, or `compact`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")],
     dinov2: Annotated[Path | None, typer.Option(help="Folder of DINOv2; default: the pulled one.")] = None,
-    dataset: Annotated[str, typer.Option(help="SABS, CHAOS, MS-CMRSeg, or a folder like nnU-Net's.")] = "SABS",
+    dataset: Annotated[
+        str, typer.Option(help="SABS, CHAOS, MS-CMRSeg, or a folder like nnU-Net's.")
+    ] = "SABS",
     train_dataset: Annotated[
         str | None, typer.Option(help="What to train on in the setting cross-domain.")
     ] = None,
@@ -101,10 +105,10 @@ def sdfsmis(
     ] = None,
     folds: Annotated[str, typer.Option(help="Test folds, comma-separated, or 'all'.")] = "all",
     setting: SettingOption = "1",
-    steps: Annotated[str, typer.Option(help=f"Of {','.join(STEPS)}; what is done is kept.")] = ",".join(STEPS),
-    train_steps: Annotated[
-        int | None, typer.Option(help="Shorten the training, for a trial.", min=1)
-    ] = None,
+    steps: Annotated[str, typer.Option(help=f"Of {','.join(STEPS)}; what is done is kept.")] = ",".join(
+        STEPS
+    ),
+    train_steps: Annotated[int | None, typer.Option(help="Shorten the training, for a trial.", min=1)] = None,
     queries: Annotated[
         int | None, typer.Option(help="Only the first query scans of each fold, for a trial.", min=1)
     ] = None,
@@ -122,9 +126,7 @@ def sdfsmis(
     check_writable(out)
     options = read_config(config, PaperOptions)
     if train_steps:
-        options = options.model_copy(
-            update={"loop": options.loop.model_copy(update={"steps": train_steps})}
-        )
+        options = options.model_copy(update={"loop": options.loop.model_copy(update={"steps": train_steps})})
     asked, queried = read_setting(setting), get_dataset(dataset)
     queried = queried.across_domains() if asked == "cross-domain" else queried
     trained_on = training_set(queried, train_dataset, asked)
@@ -316,7 +318,9 @@ def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
         return known
     split = training_split(plan.dataset, fold=unit.fold, setting=plan.setting, group=unit.group)
     if split.missing:
-        caution(f"{plan.dataset.name}: {len(split.missing)} training scans are missing: {', '.join(split.missing)}")
+        caution(
+            f"{plan.dataset.name}: {len(split.missing)} training scans are missing: {', '.join(split.missing)}"
+        )
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(asdict(split), indent=1) + "\n", encoding="utf-8")
     return split.slices

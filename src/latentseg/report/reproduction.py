@@ -40,7 +40,9 @@ def write_reproduction(
         parts += [f"<h2>{escape(section.title)}</h2>", _table(section.header, section.body)]
         parts.append(_list(section.notes))
     parts += ["<h2>Worst cases</h2>", _table(*worst_cases(rows)), "<h2>Trainings</h2>"]
-    parts += [_picture(title, file) for title, file in curves.items() if file.is_file() and file.stat().st_size]
+    parts += [
+        _picture(title, file) for title, file in curves.items() if file.is_file() and file.stat().st_size
+    ]
     head = f'<meta charset="utf-8"><title>Reproduction of SD-FSMIS</title><style>{STYLE}</style>'
     text = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
     with written_whole(path) as temporary:

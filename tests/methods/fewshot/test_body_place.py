@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -29,10 +31,14 @@ def test_heights_are_those_of_the_scan() -> None:
     [((0, 100), (50.0, 60.0), -50), ((0, 100), (130, 150), 30), ((0, 9), (-40, -9), 9)],
 )
 def test_gaps_by_hand(scan: tuple[float, float], target: tuple[float, float], gap: float) -> None:
-    assert gap_mm(torch.tensor(scan), torch.tensor(target)) == gap
+    heights, unknown = torch.tensor(scan), torch.full((2,), torch.nan)
+    assert gap_mm(heights, torch.tensor(target)) == gap
+    assert gap_mm(heights, unknown, torch.tensor(target)) == gap
+    assert math.isnan(gap_mm(unknown, torch.tensor(target)))
 
 
 def test_what_fit_is_asked_for() -> None:
     options = VolumeOptions()
-    assert options.least_fit_at(-10) == options.least_fit_in_place < options.least_fit_at(50)
-    assert options.least_fit_at(options.farthest_mm + 1) == float("inf")
+    assert options.least_fit_at(-10) == options.least_fit_in_place < options.least_fit_at(options.near_mm + 1)
+    assert options.least_fit_at(options.farthest_mm + 1) == math.inf
+    assert options.least_fit_at(math.nan) == options.least_fit

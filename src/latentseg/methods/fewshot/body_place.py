@@ -6,6 +6,8 @@ Two scans of one region fit each other less where their contrasts differ; a heig
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from latentseg.imaging.body import locate
 
 
 def heights_mm(images: Tensor, *, along_mm: Tensor, side_mm: float) -> Tensor:
-    """Height ``(S,)`` in the body of slices ``(S, 1, H, W)`` in [-1, 1].
+    """Height ``(S,)`` in the body of slices ``(S, 1, H, W)`` in [-1, 1]; NaN where it is not clear.
 
     Args:
         images: Square axial slices, inferior to superior.
@@ -26,10 +28,18 @@ def heights_mm(images: Tensor, *, along_mm: Tensor, side_mm: float) -> Tensor:
     pixel_mm = side_mm / images.shape[-1]
     affine = np.diag([-pixel_mm, -pixel_mm, max(step_mm, 1e-3), 1.0])
     voxels = np.ascontiguousarray(images[:, 0].float().cpu().numpy().transpose(2, 1, 0))
-    return torch.from_numpy(locate(Volume(voxels, affine)).height_mm.astype(np.float32))
+    position = locate(Volume(voxels, affine))
+    height_mm = torch.from_numpy(position.height_mm.astype(np.float32))
+    return height_mm if position.is_clear else torch.full_like(height_mm, torch.nan)
 
 
-def gap_mm(scan_mm: Tensor, target_mm: Tensor) -> float:
-    """How far the heights of a scan ``(S,)`` are from those of a target; negative where they overlap."""
-    below, above = target_mm.min() - scan_mm.max(), scan_mm.min() - target_mm.max()
-    return float(torch.maximum(below, above))
+def gap_mm(scan_mm: Tensor, *targets_mm: Tensor) -> float:
+    """How far the heights of a scan ``(S,)`` are from those of the nearest of some targets.
+
+    Negative where they overlap, NaN where nothing is clear.
+    """
+    gaps = [
+        float(torch.maximum(target.min() - scan_mm.max(), scan_mm.min() - target.max()))
+        for target in targets_mm
+    ]
+    return min((gap for gap in gaps if not math.isnan(gap)), default=math.nan)

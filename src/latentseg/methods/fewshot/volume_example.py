@@ -75,11 +75,11 @@ class VolumeExample:
 
         everywhere = torch.ones_like(inside)
         beside, far = drawn(outside & near, BESIDE), drawn(outside & ~near, BESIDE)
-        rest = (torch.cat(pair) for pair in zip(beside, far, strict=True))
+        rest, rest_mm = (torch.cat(pair) for pair in zip(beside, far, strict=True))
         images, along_mm = torch.from_numpy(scan.images)[:, None], torch.from_numpy(scan.places_mm)
         height_mm = heights_mm(images, along_mm=along_mm, side_mm=scan.side_mm)
         held = height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
-        return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), *rest, height_mm=held)
+        return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), rest, rest_mm, held)
 
     def project(self, features: Tensor) -> Tensor:
         """Features ``(N, D)`` of another scan as unit vectors ``(N, K)`` on this example's axes."""

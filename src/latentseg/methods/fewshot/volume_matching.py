@@ -55,8 +55,9 @@ class VolumeOptions:
         examples: Most examples that a scan is compared with, the best fitting ones.
         trust: Power of the fit by which examples are weighted.
         least_fit: Fit of the best example below which the scan shows another part of the body.
-        least_fit_in_place: The same where the scan shows the heights of the body that hold the target: scans
-            of other contrasts fit less.
+        least_fit_in_place: The same where the scan is no farther than ``near_mm`` from the heights of the
+            body that hold the target: scans of other contrasts fit less.
+        near_mm: See there; heights are read from MR with an error of about so much.
         farthest_mm: Between those heights and the scan, above which no fit helps.
         least_evidence: Score below which what was found is not the target, see :mod:`.target_evidence`.
     """
@@ -68,14 +69,15 @@ class VolumeOptions:
     trust: float = 2.0
     least_fit: float = 0.06
     least_fit_in_place: float = 0.035
-    farthest_mm: float = 120.0
+    near_mm: float = 70.0
+    farthest_mm: float = 150.0
     least_evidence: float = -0.27
 
     def least_fit_at(self, gap_mm: float) -> float:
-        """The fit that is asked for, where heights of scan and target are so far apart."""
+        """The fit that is asked for, where heights of scan and target are so far apart; NaN says nothing."""
         if gap_mm > self.farthest_mm:
             return math.inf
-        return self.least_fit_in_place if gap_mm <= 0 else self.least_fit
+        return self.least_fit_in_place if gap_mm <= self.near_mm else self.least_fit
 
 
 class VolumeMatching(Part):
@@ -120,7 +122,7 @@ class VolumeMatching(Part):
         margins, score = self.searched(cells, pairs)
         log_odds = self.options.vote * on_slices(margins.cpu(), at, search.log_odds.shape)
         height_mm = heights_mm(scan.images[at], along_mm=at * step_mm, side_mm=side_mm)
-        gap = min(gap_mm(height_mm, example.height_mm.cpu()) for example in examples)
+        gap = gap_mm(height_mm, *(example.height_mm.cpu() for example in examples))
         shown = rises(fit - self.options.least_fit_at(gap), FIT_WIDTH)
         there = rises(score - self.options.least_evidence, EVIDENCE_WIDTH)
         in_view, reason = search.in_view * shown * there, UNLIKE if shown >= 0.5 > there else ""

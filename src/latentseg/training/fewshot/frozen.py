@@ -56,7 +56,9 @@ class FrozenParts:
         nn.Module.to(self.vae, device)
         if isinstance(self.features, DinoFeatures):
             self.features.to(device)
-        if isinstance(self.features, BackboneFeatures) and isinstance(self.features.backbone, CompactBackbone):
+        if isinstance(self.features, BackboneFeatures) and isinstance(
+            self.features.backbone, CompactBackbone
+        ):
             self.features.backbone.to(device)
 
 

@@ -68,8 +68,8 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
         options: :class:`latentseg.SegmentOptions` or :class:`latentseg.TumorOptions`.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``; ``"auto"`` takes the first of them that is
             there. Noise is drawn on the CPU, so that devices agree.
-        dtype: Of Stable Diffusion and MAISI: ``"fp32"`` or ``"bf16"``; ``"auto"`` takes bf16 where the hardware
-            computes it. The compact model always computes in fp32.
+        dtype: Of Stable Diffusion and MAISI: ``"fp32"`` or ``"bf16"``; ``"auto"`` takes bf16 where the
+            hardware computes it. The compact model always computes in fp32.
         offline: Only changes the advice of the error when weights are missing.
         precision: The older name of ``dtype``.
 

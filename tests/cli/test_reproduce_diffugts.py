@@ -1,4 +1,4 @@
-"""`reproduce diffugts` on a tiny random MAISI and two small data sets: trained, evaluated, tabulated, resumed."""
+"""`reproduce diffugts` on a tiny random MAISI and two small data sets, end to end and resumed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ pytest.importorskip("accelerate")
 
 from helpers.maisi_toys import TINY_AUTOENCODER, TINY_UNET, save_published
 from latentseg.cli.reproduce_diffugts import app
+from latentseg.cli.zero_shot import volume_folders
 from latentseg.errors import InputError, UsageError
-from latentseg.imaging import write_like
+from latentseg.evaluation.tumor_volumes import summarize_volumes, volume_cells, volume_rows
+from latentseg.evaluation.zero_shot import Found
+from latentseg.imaging import Volume, write_like
 from latentseg.phantom.bodies import abdomen
-from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
+from latentseg.training.tumor.volumes import TumorFolder, VolumeCase, VolumeFiles
 
 CONFIG = """
 loop: {{steps: 2, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
@@ -87,3 +90,36 @@ def test_data_sets_that_cannot_be_used(root: Path) -> None:
     (root / "Liver" / "imagesTr" / "s1_0000.nii.gz").unlink()
     with pytest.raises(InputError, match="1 of 2 label maps have no image"):
         VolumeFiles(good)
+
+
+def test_folders_of_evaluate_tumor(root: Path) -> None:
+    with pytest.raises(UsageError, match="no prompt"):
+        volume_folders([root / "Liver"], prompt="", labels=["cancer"])
+    with pytest.raises(UsageError, match="no label"):
+        volume_folders([root / "Liver"], prompt="liver tumor", labels=[])
+    one = volume_folders([root / "Liver"], prompt="liver tumor", labels=["cancer"])[0]
+    assert len(VolumeFiles(one).training) == 2
+
+
+def test_volumes_are_summed_up_by_lesion_and_by_healthy_scan(tmp_path: Path) -> None:
+    scan = abdomen(seed=1, modality="CT", shape=(20, 20, 6)).image
+    mask = np.zeros(scan.shape, bool)
+    mask[4:8, 4:8, 2:4] = True
+
+    class Perfect:
+        name = "perfect"
+
+        def __call__(self, image: Volume, prompt: str) -> Found:
+            return Found(mask, np.array([0.9]))
+
+    cases = [VolumeCase("ill", scan, mask), VolumeCase("healthy", scan, np.zeros_like(mask))]
+    rows = list(volume_rows(cases, [Perfect()], data="toy", prompt="liver tumor"))
+    (summary,) = summarize_volumes(rows)
+    assert (summary.dice.mean, summary.nsd.mean, summary.lesion_f1) == (1.0, 1.0, 1.0)
+    assert (summary.false_positives, summary.auroc) == (1.0, 0.5)
+    assert (summary.volumes, summary.controls) == (1, 1)
+    header, cells = volume_cells([summary])
+    assert all(len(row) == len(header) for row in cells)
+    assert sum("reported by its authors" in row[2] for row in cells) == 6
+    with pytest.raises(InputError, match="no volume with tumor"):
+        summarize_volumes(rows[1:])

@@ -18,6 +18,7 @@ from latentseg.errors import UsageError
 if TYPE_CHECKING:
     from latentseg.evaluation.zero_shot import CategorySummary, SliceRow, TumorMethod
     from latentseg.methods.tumor.segmenter import TumorSegmenter
+    from latentseg.training.tumor.volumes import TumorFolder
 
 METHODS = ("tumor", "learned", "outlier", "restore")
 NOTE = (
@@ -40,6 +41,14 @@ def tumor(
     preset: Preset = "recommended",
     backbone: BackboneOption = "compact",
     device: DeviceOption = "auto",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder in the layout of nnU-Net, evaluated by whole volumes instead; repeatable."),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help='Of --data: what is asked for, such as "liver tumor".')] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(help="Of --data: name of a label that is the tumor; repeatable.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Only the first scans and controls, for a trial.", min=1)
     ] = None,
@@ -48,13 +57,19 @@ def tumor(
     ] = Path("evaluation"),
     as_json: AsJson = False,
 ) -> None:
-    """Zero-shot tumor segmentation by prompt, slice by slice, beside two baselines."""
+    """Tumor segmentation by prompt: slices of a category beside two baselines, or whole volumes of --data."""
     import latentseg as ls
     from latentseg.evaluation.datasets.tumors import CATEGORIES, get_category
     from latentseg.evaluation.zero_shot import category_cells, evaluate_category, summarize_categories
     from latentseg.methods.results import check_writable
 
     check_writable(out)
+    if data:
+        options = read_preset(preset)
+        segmenter = ls.load("tumor", backbone=backbone, weights=weights, options=options, device=device)
+        folders = volume_folders(data, prompt=prompt, labels=label or [])
+        volumes(folders, segmenter, out=out, about={"preset": preset}, limit=limit)
+        return
     names = list(CATEGORIES) if category == "all" else split_names(category) or []
     if not names:
         raise UsageError("no category", where="--category", fix=f"choose from {', '.join(CATEGORIES)}, all")
@@ -90,6 +105,58 @@ def tumor(
         return
     show_table(*category_cells(summaries))
     typer.echo(f"\n{NOTE}\nwritten to {out}")
+
+
+def volume_folders(data: Sequence[Path], *, prompt: str, labels: Sequence[str]) -> list[TumorFolder]:
+    """Data sets of the options; scans of all of a folder are evaluated.
+
+    Raises:
+        UsageError: A prompt or a label is missing.
+    """
+    from latentseg.training.tumor.volumes import TumorFolder
+
+    if not prompt or not labels:
+        what = "no prompt" if not prompt else "no label"
+        fix = 'give both, such as --prompt "liver tumor" --label cancer'
+        raise UsageError(f"{what} for the folders of --data", where="--data", fix=fix)
+    return [TumorFolder(folder=one, prompt=prompt, labels=tuple(labels), share=0.0) for one in data]
+
+
+def volumes(
+    data: Sequence[TumorFolder],
+    segmenter: TumorSegmenter,
+    *,
+    out: Path,
+    about: dict[str, Any],
+    limit: int | None = None,
+) -> None:
+    """Evaluate whole volumes, show the table and write it."""
+    from latentseg.evaluation.reproduce_diffugts import write_volume_tables
+    from latentseg.evaluation.tumor_methods import DiffuGTS
+    from latentseg.evaluation.tumor_volumes import DISCLOSURE, summarize_volumes, volume_cells, volume_rows
+    from latentseg.training.tumor.volumes import VolumeFiles
+
+    rows, networks = [], segmenter.networks
+    method = DiffuGTS(segmenter, f"DiffuGTS ({networks.backbone.name})")
+    facts = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "weights": segmenter.fingerprint,
+        "trained without": ", ".join(networks.without) or "nothing left out",
+        **about,
+        **({"limit": limit} if limit else {}),
+    }
+    files = [VolumeFiles(one) for one in data]
+    with Progress("evaluate tumor") as progress:
+        for done, one in enumerate(files):
+            progress(done, len(files), one.data.title)
+            cases = one.cases(one.training[:limit])
+            for row in volume_rows(cases, [method], data=one.data.title, prompt=one.data.prompt):
+                rows.append(row)
+                found = "no tumor" if row.dice is None else f"Dice {row.dice:.3f}"
+                progress.say(f"{row.data} {row.case}: {found}, {row.found_voxels} voxels found")
+    write_volume_tables(rows, folder=out, about=facts)
+    show_table(*volume_cells(summarize_volumes(rows)))
+    typer.echo(f"\n{DISCLOSURE}\nwritten to {out}")
 
 
 def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorMethod]:

@@ -36,8 +36,8 @@ ZEPT = {"kidney tumor": 48.75}
 """The one value of ZePT (CVPR 2024) that is known, likewise."""
 
 DISCLOSURE = (
-    "MAISI's denoiser was trained on scans of MSD 03, 06, 07, 08 and 10, its autoencoder on MSD 03; KiTS23 is in "
-    "neither, and is the cleanest of these sets for it. Rows of the authors are reported, not reproduced."
+    "MAISI's denoiser was trained on scans of MSD 03, 06, 07, 08 and 10, its autoencoder on MSD 03; KiTS23 "
+    "is in neither, and is the cleanest of these sets. Rows of the authors are reported, not reproduced."
 )
 
 

@@ -27,6 +27,8 @@ def test_fine_stages_are_pooled(tiny_tumor_model: Path) -> None:
     stages = FrozenStages(backbone, TumorConfig(stages=(0, 1), photographs=(), cell=8))
     assert {stage.shape[-1] for stage in stages(torch.zeros(1, 1, 64, 64))} == {8}
     assert len(stages.channels()) == 1
+    alone = FrozenStages(backbone, TumorConfig(stages=(0, 1), photographs=(), cell=8, pyramid=0))
+    assert [len(level) for level in alone.channels()] == [1, 1, 1]  # each attends by itself; one is folded
 
 
 def test_photographs_that_are_missing_are_said(tiny_tumor_model: Path) -> None:

@@ -6,7 +6,6 @@ they are options here, and the two presets of :mod:`latentseg.methods.tumor.opti
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -19,6 +18,7 @@ from latentseg.backbones.base import Backbone
 from latentseg.errors import UsageError
 from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
+from latentseg.methods.diffugts.reconstructions import reconstructed
 from latentseg.methods.diffugts.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
 
 Attend = Callable[[Tensor], Tensor]  # images (B, 1, ...) to their abnormal probability on the same grid
@@ -117,7 +117,7 @@ class Refiner:
             keys: ``B`` names, of which the noise is a function.
         """
         versions = self.versions(images, attention, keys=keys, seeds=range(self.options.seeds))
-        return self.judged(reconstructed(self.backbone, images), versions, attention)
+        return self.judged(reconstructed(self.backbone, images).cpu(), versions, attention)
 
     def versions(
         self, images: Tensor, attention: Tensor, *, keys: Sequence[str], seeds: Sequence[int]
@@ -186,37 +186,8 @@ class Refiner:
         return logits.sigmoid() * holes
 
 
-class Reconstructions:
-    """Slices of a scan through the autoencoder, each when it is first asked for.
-
-    Args:
-        backbone: Frozen.
-        images: ``(S, 1, ...)`` in [-1, 1].
-    """
-
-    def __init__(self, backbone: Backbone, images: Tensor) -> None:
-        self.backbone, self.images = backbone, images
-        self.decoded = torch.zeros_like(images)
-        self.known = torch.zeros(len(images), dtype=torch.bool)
-        self._lock = threading.Lock()
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """``(B, 1, ...)`` of the slices with some numbers, on the CPU; safe to ask for from many threads."""
-        with self._lock:
-            missing = rows[~self.known[rows]]
-            if len(missing):
-                self.decoded[missing] = reconstructed(self.backbone, self.images[missing]).cpu()
-                self.known[missing] = True
-        return self.decoded[rows]
-
-
-def reconstructed(backbone: Backbone, images: Tensor) -> Tensor:
-    """Images ``(B, 1, ...)`` through the autoencoder."""
-    return backbone.decode(backbone.encode(images)).clamp(-1, 1)
-
-
 def dilated(masks: Tensor, pixels: int) -> Tensor:
-    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1, one axis after the other."""
+    """Masks ``(B, 1, ...)`` grown by a number of pixels on each side, as 0 and 1, axis by axis."""
     grown = masks.float()
     for axis in range(2, masks.ndim) if pixels else ():
         lines = grown.movedim(axis, -1)

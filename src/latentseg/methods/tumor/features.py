@@ -37,7 +37,7 @@ class TumorConfig(BaseModel):
         cell: Pixels along the edge of a cell of the finest grid; finer stages are pooled to it.
         ratio: Share of the adapters in the features.
         pyramid: Channels in which levels are merged from coarse to fine before they attend; 0 lets every
-            level attend by itself, as the paper is known to.
+            stage attend by itself, as the paper is known to.
         text_dim: Length of the text embeddings.
         projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the
             projector out.
@@ -96,12 +96,11 @@ class FrozenStages:
         return sorted(pooled, key=lambda stage: -stage.shape[2])
 
     def channels(self) -> tuple[tuple[int, ...], ...]:
-        """Widths of the stages, those of one grid together, finest grid first."""
+        """Widths of the stages by level, finest first: those of one grid together for a pyramid, else each."""
         edge = 8 * self.backbone.downscale
-        return tuple(
-            tuple(stage.shape[1] for stage in level)
-            for level in levels_of(self(torch.zeros(1, 1, *[edge] * self.backbone.dims)))
-        )
+        stages = self(torch.zeros(1, 1, *[edge] * self.backbone.dims))
+        levels = levels_of(stages) if self.config.pyramid else [[stage] for stage in stages]
+        return tuple(tuple(stage.shape[1] for stage in level) for level in levels)
 
 
 def folded(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentseg.backbones.base import Backbone
 from latentseg.imaging import Volume
 from latentseg.imaging.network_input import NetworkInput
-from latentseg.methods.diffugts.refinement import Reconstructions
+from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.errors import ModelError, UsageError
+from latentseg.errors import ModelError, UsageError, caution
+from latentseg.imaging import Volume
 from latentseg.text import embed, load_encoder
 from latentseg.text.prompts import Prompt, read_prompt
 from latentseg.text.vocabulary import concept_named
@@ -100,3 +101,31 @@ def queries_of(facts: Mapping[str, str], *, text_dim: int) -> Queries:
         what = f"its vectors have {encoder.dim} numbers, and the tumor weights expect {text_dim}"
         raise ModelError(what, where=name, fix="train with this encoder, or take the weights' own")
     return Queries(encoder.encode)
+
+
+def warn_of_place(query: Query) -> None:
+    """Say when a prompt names no organ.
+
+    Warns:
+        LatentsegWarning: It is looked for everywhere.
+    """
+    prompt = query.prompt
+    if prompt.concept is None:
+        hint = f"; did you mean {' or '.join(map(repr, prompt.similar))}?" if prompt.similar else ""
+        caution(f"the vocabulary does not know {prompt.text!r}: its words are looked for everywhere{hint}")
+    elif not prompt.organ:
+        caution(
+            f"{prompt.text!r} names no organ and is looked for everywhere, where much that is healthy is "
+            f"suspected: name one, such as 'liver {prompt.name}'"
+        )
+
+
+def warn_of_modality(query: Query, scan: Volume) -> None:
+    """Say when the prompt names another modality than the scan's.
+
+    Warns:
+        LatentsegWarning: They differ.
+    """
+    said = query.prompt.modality
+    if said and scan.modality in ("CT", "MR") and said != scan.modality:
+        caution(f"the prompt {query.prompt.text!r} says {said}, and the scan is {scan.modality}")

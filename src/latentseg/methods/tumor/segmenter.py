@@ -19,7 +19,8 @@ from latentseg.errors import UsageError, caution
 from latentseg.imaging import Volume
 from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
-from latentseg.methods.diffugts.refinement import Reconstructions, Refined
+from latentseg.methods.diffugts.reconstructions import Reconstructions
+from latentseg.methods.diffugts.refinement import Refined
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.along_slices import bridged, smooth
 from latentseg.methods.tumor.appearance import with_edges
@@ -29,7 +30,7 @@ from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.methods.tumor.pseudo_healthy import Refinement
-from latentseg.methods.tumor.queries import Query
+from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 
 CUT = 0.5  # probability from which a voxel belongs to the tumor
@@ -178,31 +179,3 @@ def evidence_of(
         scores=each,
         refined=np.repeat(rows, len(each)) if seen.block else rows,
     )
-
-
-def warn_of_place(query: Query) -> None:
-    """Say when a prompt names no organ.
-
-    Warns:
-        LatentsegWarning: It is looked for everywhere.
-    """
-    prompt = query.prompt
-    if prompt.concept is None:
-        hint = f"; did you mean {' or '.join(map(repr, prompt.similar))}?" if prompt.similar else ""
-        caution(f"the vocabulary does not know {prompt.text!r}: its words are looked for everywhere{hint}")
-    elif not prompt.organ:
-        caution(
-            f"{prompt.text!r} names no organ and is looked for everywhere, where much that is healthy is "
-            f"suspected: name one, such as 'liver {prompt.name}'"
-        )
-
-
-def warn_of_modality(query: Query, scan: Volume) -> None:
-    """Say when the prompt names another modality than the scan's.
-
-    Warns:
-        LatentsegWarning: They differ.
-    """
-    said = query.prompt.modality
-    if said and scan.modality in ("CT", "MR") and said != scan.modality:
-        caution(f"the prompt {query.prompt.text!r} says {said}, and the scan is {scan.modality}")

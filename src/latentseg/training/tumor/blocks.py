@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
+from latentseg.backbones.base import Backbone, TakesVolumes
 from latentseg.errors import InputError
 from latentseg.imaging.network_input import volume_block
 from latentseg.imaging.resize import resampled
@@ -187,3 +188,11 @@ def organ_of(finding: str) -> str:
         return finding
     concept = concept_named(finding)
     return concept.organ or concept.name
+
+
+def backbone_for(backbone: Backbone, block: Block) -> Backbone:
+    """A backbone for volumes of a block's size and spacing."""
+    if not isinstance(backbone, TakesVolumes):
+        return backbone
+    depth, height, width = block.image.shape
+    return backbone.for_volume((depth, height, width), spacing_mm=block.spacing_mm)

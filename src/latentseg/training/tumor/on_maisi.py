@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentseg.backbones.device import pick_device, pick_dtype
+from latentseg.backbones.device import Precision, pick_device, pick_dtype
 from latentseg.backbones.maisi.conditions import phrase_condition
 from latentseg.methods.tumor.on_maisi import maisi_digest, maisi_stages
-from latentseg.methods.tumor.queries import ENCODER, POOLING, Queries
+from latentseg.methods.tumor.queries import ENCODER, POOLING, Embed, Queries
 from latentseg.text import embed, load_encoder
 from latentseg.training.tumor.volume_training import VolumeTraining, VolumeTrainingOptions
 
 
 def maisi_training(
-    options: VolumeTrainingOptions, folder: Path, *, device: str = "auto", precision: str = "auto"
+    options: VolumeTrainingOptions, folder: Path, *, device: str = "auto", precision: Precision = "auto"
 ) -> VolumeTraining:
     """A training on the published files in a folder.
 
@@ -28,13 +28,13 @@ def maisi_training(
         ModelError: Files of the backbone or of the text encoder are missing or damaged.
     """
     place = pick_device(device)
-    config, encode, said = options.network, embed, {}
+    config, said = options.network, dict[str, str]()
+    encode: Embed = embed
     if options.text_encoder:
-        pooling = "first" if options.text_pooling == "first" else "mean"
-        encoder = load_encoder(options.text_encoder, pooling=pooling)
+        encoder = load_encoder(options.text_encoder, pooling=options.text_pooling)
         encode = encoder.encode
         config = config.model_copy(update={"text_dim": encoder.dim})
-        said = {ENCODER: options.text_encoder, POOLING: pooling}
+        said = {ENCODER: options.text_encoder, POOLING: options.text_pooling}
     facts = {
         "backbone": maisi_digest(folder),
         "without": ", ".join(options.blocks.without),

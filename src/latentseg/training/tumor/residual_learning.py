@@ -24,7 +24,7 @@ from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
-from latentseg.training.tumor.blocks import Block
+from latentseg.training.tumor.blocks import Block, backbone_for
 from latentseg.training.tumor.losses import dice
 
 SCALE, RARITY = 5.0, -1.0  # of the cosine, at first; and the logit where nothing changed
@@ -91,6 +91,7 @@ class ResidualTask:
         self.draw, self.count, self.stages, self.network = draw, count, stages, network
         self.condition, self.queries, self.metadata = condition, queries, metadata
         self.inpainting = inpainting
+        self.projector = network.projector
         self.model = ResidualHead(network.projector)
         self.kept: dict[int, ResidualBatch] = {}
 
@@ -113,7 +114,8 @@ class ResidualTask:
     @torch.no_grad()
     def _inpainted(self, row: int) -> ResidualBatch:
         block = self.draw(row)
-        backbone, query = self.stages.backbone, self.queries(block.finding, block.modality)
+        backbone = backbone_for(self.stages.backbone, block)
+        query = self.queries(block.finding, block.modality)
         image, mask = (torch.from_numpy(a)[None, None].float() for a in (block.image, block.mask))
         holes = pool_mask(dilated(mask, backbone.downscale), backbone.downscale)
         latents = backbone.encode(image)
@@ -132,6 +134,5 @@ class ResidualTask:
 
     def export(self, model: ResidualHead, folder: Path) -> None:
         """Write ``tumor.safetensors``."""
-        assert self.network.projector is not None
-        self.network.projector.load_state_dict(model.projector.state_dict())
+        self.projector.load_state_dict(model.projector.state_dict())
         files.save(folder / files.FILE, self.network, self.metadata)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from latentseg.methods.tumor.features import PAPER_NETWORK, FrozenStages, TumorC
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
 from latentseg.training.loop import Loop, LoopOptions
-from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks
+from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks, backbone_for
 from latentseg.training.tumor.diffugts import AttentionBatch, attention_loss
 from latentseg.training.tumor.residual_learning import ResidualTask
 from latentseg.training.tumor.volumes import TumorFolder
@@ -74,7 +75,7 @@ class VolumeTrainingOptions(BaseModel):
     residual_count: int = Field(40, gt=0)
     inpainting_steps: int = Field(30, gt=0)
     text_encoder: str = ""
-    text_pooling: str = "mean"
+    text_pooling: Literal["mean", "first"] = "mean"
 
 
 class VolumeTask:
@@ -130,11 +131,7 @@ class VolumeTask:
 
     def encoded(self, block: Block) -> list[Tensor]:
         """The frozen stages of a block."""
-        backbone = self.stages.backbone
-        if isinstance(backbone, TakesVolumes):
-            depth, height, width = block.image.shape
-            backbone = backbone.for_volume((depth, height, width), spacing_mm=block.spacing_mm)
-        own = FrozenStages(backbone, self.stages.config)
+        own = FrozenStages(backbone_for(self.stages.backbone, block), self.stages.config)
         return own(torch.from_numpy(block.image)[None, None])
 
     def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:
@@ -150,8 +147,9 @@ class VolumeTask:
             rng = np.random.default_rng((self.options.loop.seed, 8, row))
             block = self.blocks.draw(rng, healthy=True)
             texts = self.queries(block.finding, block.modality).texts
-            stages = self.encoded(block)
-            maps: AttentionMaps = self.model(stages, texts.to(stages[0].device))
+            place = next(self.model.parameters()).device
+            stages = [stage.to(place) for stage in self.encoded(block)]
+            maps: AttentionMaps = self.model(stages, texts.to(place))
             scores.append(maps.score.cpu())
         if scores:
             self.network.views.offset[-1] = torch.cat(scores).quantile(1 - self.options.false_alarms)

@@ -19,7 +19,8 @@ from latentseg.metrics.presence import presence_scores
 if TYPE_CHECKING:
     from latentseg.methods.fewshot.context import SupportContext
     from latentseg.methods.fewshot.part import EncodedScan
-    from latentseg.methods.fewshot.segmenter import FewShotSegmenter, Found
+    from latentseg.methods.fewshot.prepared import Found
+    from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 
 KEPT = 48  # encoded supports: a protocol asks for the same ones again and again
 KEPT_SLICES = 1600

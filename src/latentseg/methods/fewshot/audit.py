@@ -11,7 +11,8 @@ from latentseg.imaging import Volume, to_canonical
 from latentseg.imaging.intensity import Modality
 from latentseg.imaging.label_names import Label, described, members
 from latentseg.methods.base import Progress
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, PreparedScan
+from latentseg.methods.fewshot.prepared import PreparedScan
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.methods.fewshot.support import Support, marked, read_example, read_mask
 from latentseg.methods.fewshot.support_folder import SupportFolder
 from latentseg.metrics.overlap import dice

@@ -11,8 +11,8 @@ from latentseg.methods.appearance import AppearanceOptions
 from latentseg.methods.fewshot.appearance import Appearance
 from latentseg.methods.fewshot.closer_look import CloserLook, CloserOptions
 from latentseg.methods.fewshot.context import SupportMode
-from latentseg.methods.fewshot.matching import Matching
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
+from latentseg.methods.fewshot.matching_prior import Matching
 from latentseg.methods.fewshot.nearest_example import NearestExample
 from latentseg.methods.fewshot.network import Network
 from latentseg.methods.fewshot.part import Part

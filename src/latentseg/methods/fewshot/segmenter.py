@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,16 @@ from torch import Tensor
 from latentseg.errors import GeometryError, ModelError, UsageError
 from latentseg.imaging import Volume
 from latentseg.imaging.components import large_in_volume
-from latentseg.imaging.network_input import NetworkInput, square_slices
+from latentseg.imaging.network_input import square_slices
 from latentseg.methods.base import Segmenter
 from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search
 from latentseg.methods.fewshot.parts import FewShotNetworks, SegmentOptions, parts_of
+from latentseg.methods.fewshot.prepared import Found, PreparedScan, presence_of
 from latentseg.methods.fewshot.support import Support, is_flat
 from latentseg.methods.fewshot.support_inputs import as_supports
 from latentseg.methods.log_odds import probability
 from latentseg.methods.results import Segmentation
-from latentseg.metrics.presence import presence_scores
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedScan:
-    """A scan after the part of the work that does not depend on the target.
-
-    Attributes:
-        seen: The scan as the networks see it, and the way back.
-        encoded: What the parts keep of it.
-    """
-
-    seen: NetworkInput
-    encoded: EncodedScan
-
-    @property
-    def scan(self) -> Volume:
-        """The scan."""
-        return self.seen.scan
-
-    @property
-    def nbytes(self) -> int:
-        """Size in memory."""
-        return self.scan.array.nbytes + self.encoded.nbytes
 
 
 class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
@@ -205,28 +181,6 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
         if presence < self.options.min_presence:
             return np.zeros(chance.shape, bool)
         return large_in_volume(chance >= self.options.threshold)
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a search found.
-
-    Attributes:
-        chance: Probability ``(S, H, W)``; 0 on slices that were not searched.
-        in_view: ``(S,)`` in [0, 1], how much each slice may say about the presence of the target.
-        mask: ``(S, H, W)``, where the rules of the release have decided.
-        reason: Why the target is absent, where that is known.
-    """
-
-    chance: NDArray[np.float32]
-    in_view: NDArray[np.float32]
-    mask: NDArray[np.bool_] | None = None
-    reason: str = ""
-
-
-def presence_of(found: Found) -> float:
-    """How present the target is on the slice where it is most present, in [0, 1]."""
-    return float((presence_scores(found.chance) * found.in_view).max())
 
 
 def resized(images: Tensor, size: int, *, mode: str = "bilinear") -> Tensor:

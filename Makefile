@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto --dist loadfile
 DEMO_FLAGS ?=
 SERVE_FLAGS ?=
 

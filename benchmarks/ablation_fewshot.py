@@ -90,7 +90,7 @@ def without(segmenter: FewShotSegmenter, idea: str) -> FewShotMethod:
 
 def like(part: Part, other: Part) -> Part:
     """Another part in the place of one: left out for whole scans where that one is."""
-    return SlicesOnly(other) if isinstance(part, SlicesOnly) else other
+    return SlicesOnly(other, edge=part.edge) if isinstance(part, SlicesOnly) else other
 
 
 def variants(segmenter: FewShotSegmenter) -> Iterator[FewShotMethod]:

@@ -60,6 +60,23 @@ def test_support_slice_k_serves_chunk_k() -> None:
     assert answer[:, 0, 0].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
 
 
+def test_every_chunk_may_be_shown_all_support_slices() -> None:
+    shown: list[int] = []
+
+    class Counting:
+        name = "counting"
+
+        def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
+            shown.append(len(support.images))
+            return np.zeros_like(query_slices)
+
+    support = SupportSlices(np.zeros((3, 4, 4), np.float32), np.ones((3, 4, 4), bool))
+    slices = np.zeros((6, 4, 4), np.float32)
+    for every in (True, False):
+        segment_by_chunks(Counting(), supports=[support], query_slices=slices, every_chunk=every)
+    assert shown == [3, 3, 3, 1, 1, 1]
+
+
 def test_with_more_shots_slice_k_of_every_scan_serves_chunk_k() -> None:
     method = Recorder()
     slices = np.arange(6, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)

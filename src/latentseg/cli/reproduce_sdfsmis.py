@@ -318,9 +318,8 @@ def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
         return known
     split = training_split(plan.dataset, fold=unit.fold, setting=plan.setting, group=unit.group)
     if split.missing:
-        caution(
-            f"{plan.dataset.name}: {len(split.missing)} training scans are missing: {', '.join(split.missing)}"
-        )
+        names = ", ".join(split.missing)
+        caution(f"{plan.dataset.name}: {len(split.missing)} training scans are missing: {names}")
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(asdict(split), indent=1) + "\n", encoding="utf-8")
     return split.slices

@@ -215,7 +215,7 @@ class EP1(FewShotProtocol):
     """Slices that hold the organ, in thirds; see the module.
 
     Attributes:
-        every_chunk: Show all support slices to every chunk, as the released SD-FSMIS does, instead of its own.
+        every_chunk: Show every chunk all support slices, as the released SD-FSMIS does, not only its own.
     """
 
     name: ClassVar[str] = "EP1"

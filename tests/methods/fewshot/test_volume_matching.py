@@ -24,7 +24,7 @@ from latentseg.methods.fewshot.part import EncodedScan, Examples, Search
 from latentseg.methods.fewshot.slices_only import SlicesOnly
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.methods.fewshot.target_evidence import evidence
-from latentseg.methods.fewshot.volume_example import VolumeExample, principal_axes
+from latentseg.methods.fewshot.volume_example import VolumeExample, comparable, principal_axes
 from latentseg.methods.fewshot.volume_matching import (
     ELSEWHERE,
     UNLIKE,
@@ -234,7 +234,7 @@ def test_parts_of_slices_are_left_out_where_scans_were_shown() -> None:
             return replace(search, log_odds=search.log_odds + 1)
 
     images, inner = body(), Counting()
-    part, scan = SlicesOnly(inner, slab=8), EncodedScan(images, SPACING_MM, {})
+    part, scan = SlicesOnly(inner, edge=EDGE, slab=8), EncodedScan(images, SPACING_MM, {})
     assert part.name == "counting"
     whole = part.of_support(Examples(images[:1], torch.ones(1, 48, 48), 1, (shown(images, mask()),)))
     assert whole == {}
@@ -245,3 +245,16 @@ def test_parts_of_slices_are_left_out_where_scans_were_shown() -> None:
     for _ in range(2):
         assert part(start, scan, slices).log_odds.min() == 1
     assert inner.scans == SLICES  # once
+
+
+def test_scans_without_references_are_compared_slice_by_slice() -> None:
+    images = body()
+    everywhere = shown(images, np.ones_like(mask()))
+    in_air = shown(torch.full((SLICES, 1, 48, 48), -1.0), mask())
+    for scan in (everywhere, in_air):
+        assert not comparable((scan,), EDGE)
+        examples = Examples(images[:1], torch.ones(1, 48, 48), 1, (scan,))
+        assert matching().of_support(examples) == {}
+        assert SlicesOnly(matching(), edge=EDGE).of_support(examples) != {}
+    assert comparable((in_air, shown(images, mask())), EDGE)
+    assert not comparable((), EDGE)

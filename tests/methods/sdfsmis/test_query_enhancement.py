@@ -37,6 +37,19 @@ def official_by_hand(z: torch.Tensor, fg: torch.Tensor, bg: torch.Tensor) -> tor
     return chosen.mean(1)
 
 
+@pytest.mark.parametrize("compat", ["official", "fixed"])
+def test_the_rule_of_the_paper_by_hand(compat: Compat) -> None:
+    z, bg = draw(2, 4, 32, 32), draw(2, 4, seed=2)
+    fg = torch.stack([z[0, :, 3, 4], torch.full((4,), 1e3)])
+    similar = functional.cosine_similarity(z, fg[:, :, None, None], dim=1).flatten(1)
+    chosen = [similar[0] > 0.7, similar[1] > 0.7]
+    assert 1 < int(chosen[0].sum()) < 1024
+    expected = torch.stack([z[i].flatten(1)[:, chosen[i]].mean(1) for i in (0, 1)])
+    found = enhance(z, fg, bg, compat=compat, rule="cosine")
+    torch.testing.assert_close(found[:, 4:, 0, 0], expected)
+    torch.testing.assert_close(enhance(z, fg, -bg, compat=compat, rule="cosine"), found)  # no background
+
+
 def test_official_prototypes_by_hand() -> None:
     z, masks = draw(2, 4, 32, 32), square_masks(2)
     m = functional.interpolate(masks[:, None], (32, 32), mode="bilinear", align_corners=True)

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from helpers.sd_folders import save_dinov2, save_stable_diffusion
 from latentseg.errors import InputError, MemoryLimitError, ModelError, UsageError
+from latentseg.methods.fewshot.load import rule_of
 from latentseg.methods.sdfsmis import checkpoint
+from latentseg.methods.sdfsmis.condition import ConditionTranslator
+from latentseg.methods.sdfsmis.network import FewShotUNet
 from latentseg.methods.sdfsmis.released_layout import save_released
 from latentseg.phantom.bodies import abdomen
 from latentseg.training import loop as loop_module
@@ -129,7 +132,8 @@ def test_a_run_exports_what_the_released_layout_reads(
     fresh.export(fresh.model, tmp_path)
     read = checkpoint.load_released(exported(tmp_path))
     assert read.metadata["query_enhancement"] == "cosine"
-    assert {p.name for p in exported(tmp_path).iterdir()} == {"unet", "image_projector", "recipe.json"}
+    names = {"unet", "image_projector", "dinov2", "recipe.json"}
+    assert {p.name for p in exported(tmp_path).iterdir()} == names
     for one, other in ((read.network, fresh.model.unet), (read.translator, fresh.model.translator)):
         for name, tensor in other.state_dict().items():
             assert torch.equal(one.state_dict()[name], tensor), name
@@ -206,7 +210,7 @@ def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
 def test_pairs_are_neighbors_that_may_be_shown(packed: Pack) -> None:
     usable = {"a": [0, 1, 4]}
     pairs = Pairs(packed, usable, PairOptions("labels", min_area=40, augment=False))
-    assert [set(sum(places.values(), [])) for places in pairs.places] == [{0}]
+    assert [{n for at in places.values() for n in at} for places in pairs.places] == [{0}]
     batch = pairs.draw(np.random.default_rng(0), 3)
     assert batch.support_images.shape == (3, 1, 256, 256)
     assert (batch.support_masks.sum((1, 2)) > 0).all()
@@ -258,3 +262,39 @@ def test_the_named_configurations(name: str) -> None:
     released = name.endswith("released")
     assert options.supervision == ("labels" if released else "supervoxels")
     assert options.query_enhancement == ("probability" if released else "cosine")
+
+
+def test_weights_with_a_prior_or_an_unknown_rule_are_refused(parts: FrozenParts, tmp_path: Path) -> None:
+    network = FewShotUNet.from_denoiser(parts.denoiser, prior=3)
+    translator = ConditionTranslator(12, 12)
+    weights = checkpoint.FewShotWeights(network, translator, {"query_enhancement": "sine"})
+    with pytest.raises(InputError, match="no place in the released layout"):
+        save_released(tmp_path / "released", weights=weights)
+    with pytest.raises(ModelError, match="unknown query enhancement 'sine'"):
+        rule_of(weights, where=tmp_path)
+
+
+def test_half_precision_scales_the_loss(
+    packed: Pack, parts: FrozenParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "plot_log", lambda log: None)
+    half = LOOP.model_copy(update={"precision": "fp16", "pieces": 1, "prefetch": True, "workers": 2})
+    task = PaperTask(OPTIONS.model_copy(update={"loop": half}), packed, USABLE, parts)
+    before = task.model.translator.mlp[0].weight.detach().clone()
+    loop = Loop(task, half, tmp_path)
+    assert loop.scaler.is_enabled()
+    loop.run()
+    assert loop.step == 2
+    assert torch.isfinite(task.model.unet.conv_in.weight).all()
+    assert loop.skipped or not torch.equal(before, task.model.translator.mlp[0].weight)
+
+
+def test_compilation_takes_what_lies_between_the_attentions(packed: Pack, parts: FrozenParts) -> None:
+    plain = PaperTask(OPTIONS, packed, USABLE, parts)
+    compiled: list[str] = []
+    task = PaperTask(OPTIONS, packed, USABLE, parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+        task.model.compile_blocks()
+    assert set(compiled) == {"ResnetBlock2D", "FeedForward"}
+    assert task.model.state_dict().keys() == plain.model.state_dict().keys()

@@ -42,8 +42,7 @@ class ScanCells:
             side_mm: Edge of a slice.
         """
         edge = features.shape[-1]
-        grey = torch.cat([F.adaptive_avg_pool2d(image.float(), edge) for image in images.split(8)])
-        body = (grey[:, 0] > AIR).to(features.device)
+        body = body_cells(images, edge).to(features.device)
         where = places(along_mm, edge, side_mm).to(features.device)
         return cls(features.permute(0, 2, 3, 1)[body], where[body.flatten()], body)
 
@@ -52,6 +51,12 @@ class ScanCells:
         out = torch.full(self.body.shape, empty, dtype=values.dtype, device=values.device)
         out[self.body] = values
         return out
+
+
+def body_cells(images: Tensor, edge: int) -> Tensor:
+    """Which cells ``(S, edge, edge)`` of slices ``(S, 1, H, W)`` in [-1, 1] are not air."""
+    grey = torch.cat([F.adaptive_avg_pool2d(image.float(), edge) for image in images.split(8)])
+    return grey[:, 0] > AIR
 
 
 def described_slices(count: int, step_mm: float) -> Tensor:

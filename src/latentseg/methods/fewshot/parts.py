@@ -97,7 +97,7 @@ def parts_of(networks: FewShotNetworks, options: SegmentOptions) -> tuple[Part, 
         if closer:
             by_slices.append(CloserLook(matching, closer, refine=refinement))
         if volume := options.volume:
-            by_slices = [SlicesOnly(part, slab=slab) for part in by_slices]
+            by_slices = [SlicesOnly(part, edge=matching.grid, slab=slab) for part in by_slices]
         whole = VolumeMatching(matching, volume, slab=slab) if volume else None
         ours = [whole, *by_slices, refinement]
     return tuple(part for part in ours if part)

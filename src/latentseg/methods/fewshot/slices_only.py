@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search, Tensors
+from latentseg.methods.fewshot.volume_example import comparable
 
 MARK = "slices"  # a tensor that says that slices were shown, also to parts that need nothing else
 
@@ -17,16 +18,19 @@ class SlicesOnly(Part):
 
     Args:
         part: The part.
+        edge: Cells along a side of a slice, by which whole scans are compared.
         slab: Slices at a time.
     """
 
-    def __init__(self, part: Part, *, slab: int = 8) -> None:
-        self.part, self.slab = part, slab
+    def __init__(self, part: Part, *, edge: int = 32, slab: int = 8) -> None:
+        self.part, self.edge, self.slab = part, edge, slab
         self.name = part.name  # type: ignore[misc]  # a part's name is that of its class
 
     def of_support(self, examples: Examples) -> Tensors:
         """What the part needs to know of slices; nothing of whole scans."""
-        return {} if examples.scans else self.part.of_support(examples) | {MARK: torch.ones(1)}
+        if comparable(examples.scans, self.edge):
+            return {}
+        return self.part.of_support(examples) | {MARK: torch.ones(1)}
 
     def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:
         """Take the search further where slices were shown."""

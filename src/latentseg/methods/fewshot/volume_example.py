@@ -10,6 +10,7 @@ what tells its parts from each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentseg.methods.fewshot.body_place import heights_mm
-from latentseg.methods.fewshot.cells import ScanCells, some
+from latentseg.methods.fewshot.cells import ScanCells, body_cells, some
 from latentseg.methods.fewshot.support_scan import SupportScan
 
 AXES = 96  # principal axes that are kept
@@ -62,12 +63,10 @@ class VolumeExample:
     def of(cls, scan: SupportScan, cells: ScanCells) -> Self | None:
         """The references of a marked scan with its cells; None where no cell is the target's."""
         mean, axes = principal_axes(cells.features)
-        covered = coverage(scan, cells.body.shape[-1]).to(cells.body.device).masked_fill(~cells.body, 0.0)
-        inside, near = covered >= COVERED * covered.max(), around(covered > UNCOVERED)
-        known = torch.from_numpy(scan.known)[:, None, None].to(covered.device)
-        outside = (covered < UNCOVERED) & known & cells.body
-        if float(covered.max()) == 0 or not bool(outside.any()):
+        parts = inside_and_outside(scan, cells.body.cpu())
+        if parts is None:
             return None
+        inside, outside, near = (part.to(cells.body.device) for part in parts)
 
         def drawn(which: Tensor, most: int) -> tuple[Tensor, Tensor]:
             at = some(torch.nonzero(which[cells.body])[:, 0], most)
@@ -84,6 +83,30 @@ class VolumeExample:
     def project(self, features: Tensor) -> Tensor:
         """Features ``(N, D)`` of another scan as unit vectors ``(N, K)`` on this example's axes."""
         return torch.cat([projected(part, self.mean, self.axes) for part in features.split(1 << 14)])
+
+
+def inside_and_outside(scan: SupportScan, body: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Cells ``(S, h, w)`` of the target, those known to be something else, and those around the target.
+
+    Args:
+        scan: A marked scan.
+        body: ``(S, h, w)``, which of its cells are not air.
+
+    Returns:
+        Nothing where one of the first two is empty: there is nothing to compare scans with.
+    """
+    covered = coverage(scan, body.shape[-1]).masked_fill(~body, 0.0)
+    known = torch.from_numpy(scan.known)[:, None, None]
+    outside = (covered < UNCOVERED) & known & body
+    if float(covered.max()) == 0 or not bool(outside.any()):
+        return None
+    return covered >= COVERED * covered.max(), outside, around(covered > UNCOVERED)
+
+
+def comparable(scans: Sequence[SupportScan], edge: int) -> bool:
+    """Whether any of the scans, in cells of ``edge`` along a side, has references."""
+    bodies = (body_cells(torch.from_numpy(scan.images)[:, None], edge) for scan in scans)
+    return any(inside_and_outside(scan, body) for scan, body in zip(scans, bodies, strict=True))
 
 
 def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:

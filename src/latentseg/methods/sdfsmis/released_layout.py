@@ -1,7 +1,8 @@
 """Writing trained weights in the layout of the release, so that its code can read them.
 
 ``unet/config.json`` and ``unet/diffusion_pytorch_model.safetensors`` (with ``conv_in_ref.*``),
-``image_projector/`` with ``mlp.*``, and ``recipe.json``, which is ours: what the weights were trained with.
+``image_projector/`` with ``mlp.*``, ``dinov2/`` as the library saves it, and ``recipe.json``, which is ours:
+what the weights were trained with.
 :func:`~latentseg.methods.sdfsmis.checkpoint.load_released` reads all of it.
 """
 
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,12 +24,15 @@ CLASS_NAME = "MyUNet2DConditionModel"  # of the release
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
-def save_released(folder: Path, *, weights: FewShotWeights, dtype: torch.dtype = torch.float32) -> None:
+def save_released(
+    folder: Path, *, weights: FewShotWeights, dino: Any = None, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a checkpoint folder, whole or not at all; one of the same name is replaced.
 
     Args:
         folder: Of the checkpoint.
         weights: Without further channels of input, which the release knows nothing of.
+        dino: The ``Dinov2Model`` that the condition was made with, to go along; None leaves it out.
         dtype: Of the tensors on disk.
 
     Raises:
@@ -39,6 +44,8 @@ def save_released(folder: Path, *, weights: FewShotWeights, dtype: torch.dtype =
     temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
     try:
         _write(temporary, weights, dtype)
+        if dino is not None:
+            dino.save_pretrained(temporary / "dinov2")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)

@@ -1,4 +1,4 @@
-"""What the paper's training rests on and never changes: an autoencoder, a denoiser to start from, features."""
+"""What the paper's training rests on and never changes: autoencoder, denoiser to start from, features."""
 
 from __future__ import annotations
 

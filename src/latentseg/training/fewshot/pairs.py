@@ -1,8 +1,8 @@
 """The released training's episodes: support and query are two adjacent slices of one scan.
 
-A scan is drawn, then a class among those it shows, then a place where the class is in two neighboring
-slices and covers enough of one of them; the order of the two is a coin's. A class is a supervoxel, as the
-paper says, or a labelled structure, as the released code has it.
+A scan is drawn, then a class among those it shows, then a place where the class is in two neighboring slices
+and covers enough of one of them; which of the two is the support is drawn, too. A class is a supervoxel, as
+the paper says, or a labelled structure, as the released code has it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from latentseg.backbones.maisi.memory import free_bytes
 from latentseg.errors import MemoryLimitError, ModelError
 from latentseg.methods.sdfsmis import checkpoint
-from latentseg.methods.sdfsmis.condition import ConditionTranslator, masked_features
+from latentseg.methods.sdfsmis.condition import ConditionTranslator, DinoFeatures, masked_features
 from latentseg.methods.sdfsmis.interaction import SupportQueryInteraction
 from latentseg.methods.sdfsmis.mask_decoding import mask_images
 from latentseg.methods.sdfsmis.network import FewShotUNet
@@ -188,7 +188,8 @@ class PaperTask:
         if self.parts.mask_head:
             checkpoint.save(folder / "fewshot.safetensors", weights=weights, dtype=torch.float32)
         else:
-            save_released(folder / "released", weights=weights)
+            dino = self.parts.features.model if isinstance(self.parts.features, DinoFeatures) else None
+            save_released(folder / "released", weights=weights, dino=dino)
 
 
 def exported(folder: Path) -> Path:

@@ -50,7 +50,7 @@ def elastic(size: int) -> Tensor:
     """The constant displacement field ``(1, size, size, 2)`` in coordinates of [-1, 1]."""
     from scipy.ndimage import gaussian_filter
 
-    draws = np.random.RandomState(ELASTIC_SEED)
+    draws = np.random.RandomState(ELASTIC_SEED)  # the generator of the release
     fields = [
         gaussian_filter(draws.rand(size, size) * 2 - 1, ELASTIC_SIGMA) * ELASTIC_ALPHA * 2 / size
         for _ in range(2)

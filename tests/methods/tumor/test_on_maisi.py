@@ -118,3 +118,10 @@ def test_dilation_of_a_block_is_a_cube() -> None:
     point = torch.zeros(1, 1, 9, 9, 9)
     point[0, 0, 4, 4, 4] = 1
     assert int(dilated(point, 2).sum()) == 125
+    assert dilated(point[:0], 2).shape == (0, 1, 9, 9, 9)
+
+
+def test_a_block_that_is_not_suspicious_holds_nothing(folder: Path, scan: Volume) -> None:
+    found = run(folder, scan, replace(ALL, min_presence=1.1))
+    assert found.absent
+    assert not found.evidence.refined.any()

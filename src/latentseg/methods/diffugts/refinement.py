@@ -191,6 +191,6 @@ def dilated(masks: Tensor, pixels: int) -> Tensor:
     grown = masks.float()
     for axis in range(2, masks.ndim) if pixels else ():
         lines = grown.movedim(axis, -1)
-        flat = F.max_pool1d(lines.flatten(0, -2), 2 * pixels + 1, stride=1, padding=pixels)
+        flat = F.max_pool1d(lines.flatten(0, -2)[:, None], 2 * pixels + 1, stride=1, padding=pixels)
         grown = flat.reshape(lines.shape).movedim(-1, axis)
     return grown

@@ -96,7 +96,7 @@ class FrozenStages:
         return sorted(pooled, key=lambda stage: -stage.shape[2])
 
     def channels(self) -> tuple[tuple[int, ...], ...]:
-        """Widths of the stages by level, finest first: those of one grid together for a pyramid, else each."""
+        """Widths of the stages by level, finest first: for a pyramid those of one grid, else each alone."""
         edge = 8 * self.backbone.downscale
         stages = self(torch.zeros(1, 1, *[edge] * self.backbone.dims))
         levels = levels_of(stages) if self.config.pyramid else [[stage] for stage in stages]

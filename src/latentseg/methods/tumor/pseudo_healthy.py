@@ -35,7 +35,7 @@ class Refinement:
         options, images = self.attention.options, self.prepared.images
         nothing = torch.zeros_like(self.found.log_odds)
         out = Refined(nothing.clone(), nothing.clone(), images.clone(), nothing.clone())
-        for at in torch.from_numpy(suspicious).split(options.slab):
+        for at in torch.from_numpy(suspicious).split(options.slab) if len(suspicious) else ():
             if options.refinement is None:
                 out.probability[at] = probability(self.found.log_odds[at])
             else:

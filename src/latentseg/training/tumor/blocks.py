@@ -39,11 +39,11 @@ class BlockOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     edges: tuple[int, int, int] = (96, 128, 128)
-    voxel_mm: float = Field(1.5, gt=0)
-    multiple: int = Field(32, gt=0)
-    lesion: float = Field(0.5, ge=0, le=1)
-    synthetic: float = Field(0.3, ge=0, le=1)
-    mismatched: float = Field(0.05, ge=0, le=1)
+    voxel_mm: float = Field(default=1.5, gt=0)
+    multiple: int = Field(default=32, gt=0)
+    lesion: float = Field(default=0.5, ge=0, le=1)
+    synthetic: float = Field(default=0.3, ge=0, le=1)
+    mismatched: float = Field(default=0.05, ge=0, le=1)
     without: tuple[str, ...] = ()
 
 

@@ -121,7 +121,7 @@ class ResidualTask:
         latents = backbone.encode(image)
         key, tokens = [f"residual/{row}"], self.condition(query.healthy)
         filled = inpaint(backbone, latents, holes, tokens, keys=key, options=self.inpainting)
-        small = (F.adaptive_avg_pool3d(mask, holes.shape[2:]) >= 0.5).float()
+        small = (F.avg_pool3d(mask, backbone.downscale) >= 0.5).float()
         return ResidualBatch((latents - filled).cpu(), query.texts[:, ABNORMAL], small, holes)
 
     def loss(self, batch: ResidualBatch) -> tuple[Tensor, dict[str, float]]:

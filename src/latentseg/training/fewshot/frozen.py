@@ -105,7 +105,7 @@ def _compact(folder: Path) -> FrozenParts:
 def _without_hole(unet: UNet2DConditionModel, channels: int) -> None:
     """Take the channels that show a hole and its surroundings off a denoiser's entrance."""
     wide = unet.conv_in
-    narrow = nn.Conv2d(channels, wide.out_channels, wide.kernel_size, padding=wide.padding)  # type: ignore[arg-type]
+    narrow = nn.Conv2d(channels, wide.out_channels, wide.kernel_size, padding=wide.padding)
     with torch.no_grad():
         narrow.weight.copy_(wide.weight[:, :channels])
         if wide.bias is not None and narrow.bias is not None:

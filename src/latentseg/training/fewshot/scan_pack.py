@@ -50,7 +50,9 @@ def pack_scans(scans: Iterable[LabelledScan], *, source: str, folder: Path, size
     """
     if (folder / "pack.json").exists():
         return Pack(folder)
-    images, labels, rows = [], [], []
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.uint8]] = []
+    rows: list[PackedScan] = []
     for scan in scans:
         image, label, spacing_mm = _slices(scan, size)
         first = sum(len(stack) for stack in images)

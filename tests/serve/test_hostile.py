@@ -162,7 +162,8 @@ def test_a_thousand_hostile_requests(client, tmp_path: Path, opened) -> None:
     assert resident_bytes() < 1.05 * middle
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if "project" not in path.parts}
     assert after == before  # no file outside of the project
-    assert seen[422] + seen[404] + seen[400] > REQUESTS // 2
+    refused = sum(count for status, count in seen.items() if 400 <= status < 500)
+    assert refused > REQUESTS // 2
     assert client.get("/api/health").status_code == 200
 
 
@@ -231,8 +232,9 @@ def test_killed_in_a_job_and_in_an_upload(tmp_path: Path, tiny_model: Path, scan
             server.kill()
             yield b"x" * 100_000
 
-        with client, pytest.raises(httpx.TransportError):
+        with pytest.raises(httpx.TransportError):
             client.post("/api/scans/upload?name=torn.nii.gz", content=pieces())
+        client.close()
         server = Server(project, tiny_model)
         client = server.client()
         rows = client.get("/api/scans").json()

@@ -66,12 +66,12 @@ def test_end_to_end_and_again(root: Path) -> None:
     words = ["all", str(root / "run.yaml"), "--backbone", str(root / "maisi"), "-o", str(root / "run")]
     first = CliRunner().invoke(app, [*words, "--device", "cpu", "--preset", "paper"], catch_exceptions=False)
     assert first.exit_code == 0
-    table = (root / "run" / "table.md").read_text()
+    table = (root / "run" / "table.md").read_text(encoding="utf-8")
     assert "DiffuGTS, reported by its authors" in table
     for dice in ("43.6", "42.9", "63.2", "38.7", "62.8", "59.8", "48.8"):
         assert dice in table
     assert "MAISI's denoiser was trained on scans of MSD" in table
-    results = json.loads((root / "run" / "results.json").read_text())
+    results = json.loads((root / "run" / "results.json").read_text(encoding="utf-8"))
     assert [one["volumes"] for one in results["summaries"]] == [1, 1]
     assert all(0 <= one["dice"]["mean"] <= 1 for one in results["summaries"])
     again = CliRunner().invoke(app, [*words, "--device", "cpu", "--preset", "paper"], catch_exceptions=False)

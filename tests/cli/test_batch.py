@@ -141,10 +141,10 @@ def test_one_label_map_of_all_targets(
     table = Path("out/ct0/sub-ct0_desc-latentseg_dseg.tsv").read_text(encoding="utf-8")
     assert {row.split("\t")[1] for row in table.splitlines()[2:]} == {"ex_mask", "spleen"}
     for row in rows_of("out/cases.csv"):
-        is_found = float(row["volume_ml"]) > 0
-        assert (float(row["largest_axial_diameter_mm"]) > 0) == is_found
+        is_found = float(row["volume_ml"] or 0) > 0
+        assert (float(row["largest_axial_diameter_mm"] or 0) > 0) == is_found
         assert row["bounding_box_ijk"].startswith("I ") == is_found
-    assert float(row["intensity_p5"]) <= float(row["intensity_mean"]) <= float(row["intensity_p95"])
+        assert bool(row["intensity_mean"]) == is_found
 
 
 def test_a_dry_run_writes_nothing(cohort: Path, tiny_model: Path, capsys: Capture) -> None:

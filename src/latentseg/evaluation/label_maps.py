@@ -240,10 +240,11 @@ def parse_labels(text: str) -> dict[str, int]:
         UsageError: Neither of the two.
         InputError: The file cannot be read or names no labels.
     """
-    from latentseg.evaluation.datasets.nnunet import label_names, read_json
+    from latentseg.evaluation.datasets.nnunet import label_names
+    from latentseg.imaging.nnunet import read_description
 
     if text.endswith(".json"):
-        return label_names(read_json(Path(text)), where=text)
+        return label_names(read_description(Path(text)), where=text)
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(number.strip().isdecimal() and int(number) and name.strip() for number, _, name in pairs):
         fix = "write 1=liver,2=tumor, or give a dataset.json"

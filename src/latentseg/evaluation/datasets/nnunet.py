@@ -15,6 +15,7 @@ from latentseg.errors import InputError
 from latentseg.evaluation.datasets.base import Dataset, field_folds
 from latentseg.imaging.files import case_name, is_hidden, natural_key
 from latentseg.imaging.label_names import described, label_ids
+from latentseg.imaging.nnunet import modality_of, read_description
 
 
 def nnunet_folder(folder: str | Path) -> Dataset:
@@ -24,7 +25,7 @@ def nnunet_folder(folder: str | Path) -> Dataset:
         InputError: No `dataset.json`, one that cannot be read or does not name the labels, or no cases.
     """
     path = Path(folder).absolute()
-    about = read_json(path / "dataset.json")
+    about = read_description(path / "dataset.json")
     ending = str(about.get("file_ending", ".nii.gz"))
     found = (label for label in (path / "labelsTr").glob(f"*{ending}") if not is_hidden(label))
     labels = sorted(found, key=natural_key)
@@ -36,7 +37,7 @@ def nnunet_folder(folder: str | Path) -> Dataset:
     return Dataset(
         name=path.name,
         folder=path.name,
-        modality="CT" if _first_channel(about).upper() == "CT" else "MR",
+        modality=modality_of(about),
         ids=ids,
         folds=_folds(path, ids),
         label_of=label_names(about, where=str(path / "dataset.json")),
@@ -66,28 +67,6 @@ def label_names(about: Mapping[str, Any], *, where: str) -> dict[str, int]:
     if not names:
         raise InputError("no label but the background", where=where, fix="name the labels of the maps")
     return names
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        InputError: The file is missing or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        fix = "give a folder in the layout of nnU-Net, whose dataset.json names the labels"
-        raise InputError(f"cannot read it ({reason})", where=str(path), fix=fix) from error
-    if not isinstance(content, dict):
-        raise InputError("this is no JSON object", where=str(path), fix="write it as nnU-Net does")
-    return content
-
-
-def _first_channel(about: Mapping[str, Any]) -> str:
-    channels = about.get("channel_names") or about.get("modality") or {}
-    return str(channels.get("0", "")) if isinstance(channels, Mapping) else ""
 
 
 def _folds(path: Path, ids: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging import Volume, read, read_labels
 from latentseg.imaging.files import case_name, is_hidden, natural_key
-from latentseg.imaging.intensity import Modality
 from latentseg.imaging.label_names import label_ids
+from latentseg.imaging.nnunet import modality_of, read_description
 from latentseg.text.prompts import read_prompt
 
 
@@ -75,7 +74,7 @@ class VolumeFiles:
     """
 
     def __init__(self, data: TumorFolder) -> None:
-        self.data, about = data, described(data.folder)
+        self.data, about = data, read_description(data.folder / "dataset.json")
         self.ending = str(about.get("file_ending", ".nii.gz"))
         where = data.folder / "labelsTr"
         found = [path for path in where.glob(f"*{self.ending}") if not is_hidden(path)]
@@ -83,7 +82,7 @@ class VolumeFiles:
         if not self.labels:
             fix = "put the label maps where nnU-Net expects them"
             raise InputError(f"no label maps *{self.ending}", where=str(where), fix=fix)
-        self.modality: Modality = "CT" if first_channel(about).upper() == "CT" else "MR"
+        self.modality = modality_of(about)
         self.ids = tumor_ids(data, about)
         missing = [label.name for label in self.labels if not self._image(label).exists()]
         if missing:
@@ -123,30 +122,6 @@ class VolumeFiles:
         folder, stem = self.data.folder / "imagesTr", label.name.removesuffix(self.ending)
         channel = folder / f"{stem}_0000{self.ending}"
         return channel if channel.exists() else folder / label.name
-
-
-def described(folder: Path) -> dict[str, Any]:
-    """What ``dataset.json`` says.
-
-    Raises:
-        InputError: It is missing or cannot be read.
-    """
-    path = folder / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        fix = "give a folder in the layout of nnU-Net, whose dataset.json names the labels"
-        raise InputError(f"cannot read it ({reason})", where=str(path), fix=fix) from error
-    if not isinstance(content, dict):
-        raise InputError("this is no JSON object", where=str(path), fix="write it as nnU-Net does")
-    return content
-
-
-def first_channel(about: dict[str, Any]) -> str:
-    """Name of the first channel."""
-    channels = about.get("channel_names") or about.get("modality") or {}
-    return str(channels.get("0", "")) if isinstance(channels, dict) else ""
 
 
 def tumor_ids(data: TumorFolder, about: dict[str, Any]) -> tuple[int, ...]:

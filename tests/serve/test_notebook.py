@@ -40,7 +40,7 @@ def test_what_is_painted_becomes_a_support(searched) -> None:
     painting.widget.draw_bitmap = drawn.ravel(order="F")
     assert np.array_equal(View.of(searched.image).apply(painting.mask), drawn > 0)
     support = painting.support("liver")
-    assert (support.name, len(support), len(support.scans)) == ("liver", 4, 2)
+    assert (support.name, len(support), len(support.scans)) == ("liver", 4, 1)
     assert "text/plain" in painting._repr_mimebundle_()[0]
 
 

@@ -26,7 +26,6 @@ from latentseg.serve.view import View
 
 MOST_SHOTS = 12  # slices of one support
 FROM_ACCEPTED = 3  # slices of an accepted scan, as the few-shot field takes
-AT_A_TIME = 2  # drawn slices of one support: three would say that the target ends at the first and last
 NOT_FOUND_DOUBT = 2.0  # a scan in which nothing was looked for comes before all others
 
 
@@ -118,10 +117,10 @@ def support_of(
         if not one.slices and mask.any():
             whole = volume.with_array(view.restore(mask).astype(np.uint8))
             shown.append(Support.from_volumes(volume, whole, name=target.name, slices=FROM_ACCEPTED))
-        for first in range(0, len(one.slices), AT_A_TIME):
-            some = one.slices[first : first + AT_A_TIME]
-            part = volume.with_array(view.restore(only(mask, some)).astype(np.uint8))
-            shown.append(Support.from_volumes(volume, part, name=target.name, slices=len(some)))
+        if one.slices:
+            drawn = volume.with_array(view.restore(only(mask, one.slices)).astype(np.uint8))
+            how: Any = {"slices": len(one.slices), "complete": False}
+            shown.append(Support.from_volumes(volume, drawn, name=target.name, **how))
     if not shown:
         fix = "paint it on one slice, then press find"
         raise UsageError(f"nobody has shown {target.name} yet", fix=fix)

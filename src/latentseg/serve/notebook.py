@@ -28,7 +28,6 @@ from latentseg.serve.scan import window
 from latentseg.serve.view import View, nifti_bytes, shown_values
 
 HEIGHT = 420  # pixels
-AT_A_TIME = 2  # painted slices of one support: three would say where the target ends
 COLORMAPS = ("red", "blue", "green", "warm", "cool")
 
 
@@ -96,17 +95,10 @@ class Painting:
         Raises:
             UsageError: Nothing was painted yet.
         """
-        view = View.of(self.scan)
-        shown = view.apply(self.mask)
-        held = [int(z) for z in np.flatnonzero(shown.any((0, 1)))]
-        parts = []
-        for first in range(0, len(held), AT_A_TIME):
-            some = np.zeros_like(shown)
-            chosen = held[first : first + AT_A_TIME]
-            some[:, :, chosen] = shown[:, :, chosen]
-            mask = self.scan.with_array(view.restore(some).astype(np.uint8))
-            parts.append(Support.from_volumes(self.scan, mask, name=name, slices=len(chosen)))
-        return Support.join(parts)
+        mask = self.mask
+        slices = int(np.count_nonzero(View.of(self.scan).apply(mask).any((0, 1))))
+        painted = self.scan.with_array(mask.astype(np.uint8))
+        return Support.from_volumes(self.scan, painted, name=name, slices=slices, complete=False)
 
 
 def annotate(scan: Volume, *, height: int = HEIGHT) -> Painting:

@@ -26,6 +26,12 @@ def test_around_a_few_marked_slices_nothing_is_known(held: tuple[int, ...]) -> N
     assert np.flatnonzero(~known).tolist() == unknown
 
 
+def test_somebody_may_say_whether_all_slices_are_marked() -> None:
+    few = known_slices(masks_at(10, 11, 12), step_mm=5.0, side_mm=160.0, complete=False)
+    assert np.flatnonzero(~few).tolist() == [*range(2, 10), *range(13, 21)]
+    assert known_slices(masks_at(10, 20), step_mm=5.0, side_mm=160.0, complete=True).all()
+
+
 def test_slices_five_millimeters_apart_are_kept() -> None:
     masks = masks_at(10, 11, 12, 13)
     scan = SupportScan.of(np.zeros(masks.shape, np.float32), masks, step_mm=2.5, side_mm=160.0)

@@ -78,13 +78,14 @@ class Support:
         return figure(montage(pictures, columns=min(3, len(pictures))), caption=repr(self))
 
     @classmethod
-    def from_files(
+    def from_files(  # noqa: PLR0913 - each says another thing about the files
         cls,
         pairs: Sequence[Pair] | Pair,
         *,
         name: str,
         label: Label | None = None,
         slices: int = THIRDS,
+        complete: bool | None = None,
         modality: Modality | None = None,
         orientation: str | None = None,
     ) -> Support:
@@ -98,6 +99,8 @@ class Support:
                 holds one value, or names its structures.
             slices: Slices taken per scan, at the centers of that many equal parts of the target's extent
                 (three in the few-shot field).
+            complete: Whether each mask shows the target on every slice that holds it. Say False where a few
+                slices were marked; None takes three or more that follow each other without a gap for all.
             modality: CT or MR, where the files do not tell.
             orientation: Axis codes that overrule wrong affines, see :func:`latentseg.read`.
 
@@ -112,12 +115,20 @@ class Support:
         shown = []
         for image, mask in _listed(pairs, name):
             scan = read_example(image, modality=modality, orientation=orientation)
-            shown.append(cls.from_volumes(scan, mask, name=name, label=label, slices=slices))
+            how: Any = {"label": label, "slices": slices, "complete": complete}
+            shown.append(cls.from_volumes(scan, mask, name=name, **how))
         return cls.join(shown)
 
     @classmethod
     def from_volumes(
-        cls, image: Any, mask: Any, *, name: str, label: Label | None = None, slices: int = THIRDS
+        cls,
+        image: Any,
+        mask: Any,
+        *,
+        name: str,
+        label: Label | None = None,
+        slices: int = THIRDS,
+        complete: bool | None = None,
     ) -> Support:
         """Take the support slices of one scan; the parameters are those of :meth:`from_files`."""
         if slices < 1:
@@ -135,7 +146,7 @@ class Support:
         images, _ = fit_square(values, SIZE, pixel_mm=pixel_mm)
         masks = fit_masks(inside, pixel_mm=pixel_mm)
         step_mm, pixel = square_spacing_mm(canonical, SIZE)[:2]
-        scan = SupportScan.of(images, masks, step_mm=step_mm, side_mm=pixel * SIZE)
+        scan = SupportScan.of(images, masks, step_mm=step_mm, side_mm=pixel * SIZE, complete=complete)
         scans = () if is_flat(image) else (scan,)
         return cls(name, images[at], masks[at], (image.name,) * len(at), is_flat(image), scans)
 
@@ -199,7 +210,9 @@ class Support:
                 )
         return [cls.join(shown[name]) for name in targets]
 
-    def with_corrected(self, image: Any, mask: Any, *, label: Label | None = None) -> Support:
+    def with_corrected(
+        self, image: Any, mask: Any, *, label: Label | None = None, complete: bool | None = None
+    ) -> Support:
         """The same target, shown in one more scan, such as one whose result was corrected.
 
         A mask of a few slices is enough: what was not looked at is then not taken for something else.
@@ -208,6 +221,7 @@ class Support:
             image: The scan: a path, or an image in memory as in :func:`latentseg.read`.
             mask: What the target really is.
             label: Which value of the mask it is; not needed where the mask holds one.
+            complete: As in :meth:`from_files`.
 
         Raises:
             InputError: A file that cannot be read, or an empty mask.
@@ -216,7 +230,9 @@ class Support:
         Example:
             >>> better = liver.with_corrected("case7.nii.gz", "case7_corrected.nii.gz")  # doctest: +SKIP
         """
-        return self.join([self, self.from_files((image, mask), name=self.name, label=label)])
+        return self.join(
+            [self, self.from_files((image, mask), name=self.name, label=label, complete=complete)]
+        )
 
     @classmethod
     def join(cls, supports: Sequence[Support]) -> Support:

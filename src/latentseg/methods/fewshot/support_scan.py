@@ -31,7 +31,13 @@ class SupportScan:
 
     @classmethod
     def of(
-        cls, images: NDArray[np.float32], masks: NDArray[np.bool_], *, step_mm: float, side_mm: float
+        cls,
+        images: NDArray[np.float32],
+        masks: NDArray[np.bool_],
+        *,
+        step_mm: float,
+        side_mm: float,
+        complete: bool | None = None,
     ) -> SupportScan:
         """Keep what is needed of a scan.
 
@@ -40,9 +46,11 @@ class SupportScan:
             masks: ``(S, 256, 256)``, of which at least one is not empty.
             step_mm: Distance of the slices.
             side_mm: Edge of a slice.
+            complete: Whether the target is marked on every slice that shows it; None where nobody said so,
+                see :func:`known_slices`.
         """
         marked = np.asarray(masks.any((1, 2)))
-        known = known_slices(masks, step_mm=step_mm, side_mm=side_mm)
+        known = known_slices(masks, step_mm=step_mm, side_mm=side_mm, complete=complete)
         kept = np.zeros(len(masks), bool)
         kept[:: max(1, round(SCAN_STEP_MM / step_mm))] = True
         if not known.all() or not marked[kept].any():
@@ -51,15 +59,20 @@ class SupportScan:
         return cls(images[kept].astype(np.float16), masks[kept], known[kept], places_mm, side_mm)
 
 
-def known_slices(masks: NDArray[np.bool_], *, step_mm: float, side_mm: float) -> NDArray[np.bool_]:
+def known_slices(
+    masks: NDArray[np.bool_], *, step_mm: float, side_mm: float, complete: bool | None = None
+) -> NDArray[np.bool_]:
     """On which slices ``(S,)`` of masks ``(S, H, W)`` what is not marked is not the target.
 
-    On all of them where the marked slices, three or more, follow each other without a gap. Else somebody has
-    marked a few slices only: the target may go on between them, and beyond them as far as it is wide.
+    On all of them where the target is marked completely, which is taken for granted of three or more marked
+    slices that follow each other without a gap unless ``complete`` says otherwise. Else somebody has marked a
+    few slices only: the target may go on between them, and beyond them as far as it is wide.
     """
     marked = masks.any((1, 2))
     run = np.flatnonzero(marked)
-    if len(run) >= FEWEST_MARKED and run[-1] - run[0] + 1 == len(run):
+    if complete is None:
+        complete = len(run) >= FEWEST_MARKED and run[-1] - run[0] + 1 == len(run)
+    if complete:
         return np.ones(len(masks), bool)
     region: NDArray[np.bool_] = np.asarray(masks.any(0))
     longest = max(int(np.ptp(np.flatnonzero(region.any(axis)))) + 1 for axis in (0, 1))

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 pytest.importorskip("monai")
 pytest.importorskip("accelerate")
 
 from helpers.maisi_toys import TINY_AUTOENCODER, TINY_UNET, save_published
-from latentseg.cli.reproduce_diffugts import app
+from latentseg.cli import main
 from latentseg.cli.zero_shot import volume_folders
 from latentseg.errors import InputError, UsageError
-from latentseg.evaluation.tumor_volumes import summarize_volumes, volume_cells, volume_rows
+from latentseg.evaluation.tumor_methods import DiffuGTS
+from latentseg.evaluation.tumor_volumes import summarize_volumes, volume_row, volume_table
 from latentseg.evaluation.zero_shot import Found
 from latentseg.imaging import Volume, write_like
 from latentseg.phantom.bodies import abdomen
+from latentseg.training.loop import Loop
 from latentseg.training.tumor.volumes import TumorFolder, VolumeCase, VolumeFiles
 
+Capture = pytest.CaptureFixture[str]
 CONFIG = """
-loop: {{steps: 2, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
-residual_loop: {{steps: 1, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
+loop: {{steps: 2, log_every: 1, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
+residual_loop: {{steps: 1, log_every: 1, learning_rate: 1.0e-3, warmup: 1, precision: fp32}}
 network: {{stages: [0, 1, 2], photographs: [], fold: false, cell: 4, ratio: 0.1, pyramid: 0, projected: 4}}
 data:
   - {{folder: {root}/Liver, prompt: liver tumor, labels: [cancer], share: 0.5}}
@@ -62,10 +65,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_end_to_end_and_again(root: Path) -> None:
-    words = ["all", str(root / "run.yaml"), "--backbone", str(root / "maisi"), "-o", str(root / "run")]
-    first = CliRunner().invoke(app, [*words, "--device", "cpu", "--preset", "paper"], catch_exceptions=False)
-    assert first.exit_code == 0
+def words(root: Path, *more: str) -> list[str]:
+    start = ["reproduce", "diffugts", str(root / "run.yaml"), "--backbone", str(root / "maisi")]
+    return [*start, "-o", str(root / "run"), "--device", "cpu", *more]
+
+
+def test_end_to_end_and_again(root: Path, capsys: Capture) -> None:
+    assert main(words(root)) == 0
     table = (root / "run" / "table.md").read_text(encoding="utf-8")
     assert "DiffuGTS, reported by its authors" in table
     for dice in ("43.6", "42.9", "63.2", "38.7", "62.8", "59.8", "48.8"):
@@ -74,9 +80,53 @@ def test_end_to_end_and_again(root: Path) -> None:
     results = json.loads((root / "run" / "results.json").read_text(encoding="utf-8"))
     assert [one["volumes"] for one in results["summaries"]] == [1, 1]
     assert all(0 <= one["dice"]["mean"] <= 1 for one in results["summaries"])
-    again = CliRunner().invoke(app, [*words, "--device", "cpu", "--preset", "paper"], catch_exceptions=False)
-    assert "trained without liver" in again.output
-    assert "evaluated Liver" in again.output
+    page = (root / "run" / "page.html").read_text(encoding="utf-8")
+    assert "Worst cases" in page
+    assert (
+        page.count("data:image/png;base64,") == 2 + 4
+    )  # a case of each data set, two curves of each training
+    capsys.readouterr()
+    assert main(words(root)) == 0
+    said = capsys.readouterr().err
+    assert "trained without liver" in said
+    assert "evaluated Liver" in said
+    assert main(words(root, "--steps", "trian")) == 2
+    text = (root / "run.yaml").read_text(encoding="utf-8").replace("share: 0.5", "share: 0.4")
+    (root / "run.yaml").write_text(text, encoding="utf-8")
+    assert main(words(root)) == 2
+    assert "begun with another training" in capsys.readouterr().err
+
+
+def test_a_run_that_is_killed_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the second training, and again in the evaluation of the second data set."""
+    taken: list[Path] = []
+    really = Loop._train_step
+
+    def step(loop: Loop[Any], batches: Any) -> dict[str, float]:
+        taken.append(loop.folder)
+        if len(taken) == 5:
+            raise KeyboardInterrupt
+        return really(loop, batches)
+
+    monkeypatch.setattr(Loop, "_train_step", step)
+    assert main(words(root)) == 130
+    first = root / "run" / "liver-tumor" / "tumor.safetensors"
+    stamp = first.stat().st_mtime_ns
+    assert not (root / "run" / "kidney-tumor" / "tumor.safetensors").exists()
+    looked: list[str] = []
+    segment = DiffuGTS.__call__
+
+    def look(method: DiffuGTS, scan: Volume, prompt: str) -> Found:
+        looked.append(prompt)
+        if len(looked) == 2:
+            raise KeyboardInterrupt
+        return segment(method, scan, prompt)
+
+    monkeypatch.setattr(DiffuGTS, "__call__", look)
+    assert main(words(root)) == 130
+    assert first.stat().st_mtime_ns == stamp
+    assert main(words(root)) == 0
+    assert looked == ["liver tumor", "kidney tumor", "kidney tumor"]  # the first was not looked at again
 
 
 def test_data_sets_that_cannot_be_used(root: Path) -> None:
@@ -85,8 +135,8 @@ def test_data_sets_that_cannot_be_used(root: Path) -> None:
     assert (list(files.training), list(files.held_out)) == ([0], [1])
     with pytest.raises(UsageError, match="no label 'other'"):
         VolumeFiles(good.model_copy(update={"labels": ("other",)}))
-    with pytest.raises(InputError, match="no such file"):
-        VolumeFiles(good.model_copy(update={"folder": root}))
+    with pytest.raises(InputError, match="no data set that is known here"):
+        VolumeFiles(good.model_copy(update={"folder": root / "maisi"}))
     (root / "Liver" / "imagesTr" / "s1_0000.nii.gz").unlink()
     with pytest.raises(InputError, match="1 of 2 label maps have no image"):
         VolumeFiles(good)
@@ -113,13 +163,13 @@ def test_volumes_are_summed_up_by_lesion_and_by_healthy_scan(tmp_path: Path) -> 
             return Found(mask, np.array([0.9]))
 
     cases = [VolumeCase("ill", scan, mask), VolumeCase("healthy", scan, np.zeros_like(mask))]
-    rows = list(volume_rows(cases, [Perfect()], data="toy", prompt="liver tumor"))
+    rows = [volume_row(case, Perfect(), data="toy", prompt="liver tumor")[0] for case in cases]
     (summary,) = summarize_volumes(rows)
     assert (summary.dice.mean, summary.nsd.mean, summary.lesion_f1) == (1.0, 1.0, 1.0)
     assert (summary.false_positives, summary.auroc) == (1.0, 0.5)
     assert (summary.volumes, summary.controls) == (1, 1)
-    header, cells = volume_cells([summary])
-    assert all(len(row) == len(header) for row in cells)
-    assert sum("reported by its authors" in row[2] for row in cells) == 6
+    table = volume_table([summary])
+    assert all(len(row) == len(table.header) for row in table.body)
+    assert sum("reported by its authors" in row[2] for row in table.body) == 6
     with pytest.raises(InputError, match="no volume with tumor"):
         summarize_volumes(rows[1:])

@@ -100,13 +100,13 @@ class Halves:
 @pytest.mark.usefixtures("data")
 def test_rows_by_hand() -> None:
     rows = list(evaluate_category(PHANTOM, [Halves()]))
-    sick = [row for row in rows if row.tumor_pixels]
+    sick = [row for row in rows if row.tumor]
     assert [(row.patient, row.slice) for row in sick] == [("P1", 2), ("P1", 3), ("P2", 2), ("P2", 3)]
     for row in sick:
         assert row.dice == pytest.approx(2 * 32 / (32 + 64))
         assert (row.lesions, row.lesions_found, row.lesions_predicted) == (1, 1, 1)
         assert row.score == row.slice
-    healthy = [row for row in rows if not row.tumor_pixels]
+    healthy = [row for row in rows if not row.tumor]
     assert len(healthy) == 8
     assert {row.dice for row in healthy} == {None}
     (summary,) = summarize_categories(rows)

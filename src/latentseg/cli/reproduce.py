@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from latentseg.cli.reproduce_diffugts import app as diffugts
+from latentseg.cli.reproduce_diffugts import diffugts
 from latentseg.cli.reproduce_sdfsmis import sdfsmis
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(sdfsmis)
-app.add_typer(diffugts, name="diffugts")
+app.command()(diffugts)
 
 
 @app.callback()

@@ -1,107 +1,104 @@
-"""`latentseg reproduce diffugts`: the paper's table with our rows beside the authors', step by step."""
+"""`latentseg reproduce diffugts`: the paper's table with our rows beside the authors', step by step.
+
+The folder of a reproduction::
+
+    recipe.json           what it was begun with; another recipe is refused
+    liver-tumor/          one model, trained without that finding: attention/, residuals/, tumor.safetensors
+    rows/, pictures/      what was found in each held-out scan, and where it is wrong
+    page.html, table.md   what came out; also cases.csv, results.json
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="DiffuGTS on MAISI: check, train, evaluate, page, or all.")
+from latentseg.cli.segment import DeviceOption, Preset, read_preset
+from latentseg.cli.steps import check_recipe, read_steps
+
+if TYPE_CHECKING:
+    from latentseg.evaluation.reproduce_diffugts import Run
 
 STEPS = ("check", "train", "evaluate", "page")
-Config = Annotated[Path, typer.Argument(help="YAML with the data sets, see configs/diffugts-maisi.yaml.")]
-BackboneName = Annotated[str, typer.Option(help="`maisi-ct`, or a folder of a MAISI model.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on there.")]
-PresetName = Annotated[str, typer.Option(help="Of the evaluation: paper, paper_like or recommended.")]
-DeviceName = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
-Limit = Annotated[
-    int | None, typer.Option(help="Only the first held-out scans of each data set, for a trial.", min=1)
-]
 
 
-@app.command()
-def check(config: Config, backbone: BackboneName = "maisi-ct", out: Out = Path("diffugts")) -> None:
-    """Say what the data sets hold, and what cannot be used."""
-    take(("check",), config, backbone, out)
-
-
-@app.command()
-def train(
-    config: Config,
-    backbone: BackboneName = "maisi-ct",
-    out: Out = Path("diffugts"),
-    device: DeviceName = "auto",
+def diffugts(
+    config: Annotated[Path, typer.Argument(help="YAML with the data sets, see configs/diffugts-maisi.yaml.")],
+    backbone: Annotated[str, typer.Option(help="`maisi-ct`, or a folder of a MAISI model.")] = "maisi-ct",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")] = Path("diffugts"),
+    steps: Annotated[str, typer.Option(help=f"Of {','.join(STEPS)}; what is done is kept.")] = ",".join(
+        STEPS
+    ),
+    preset: Preset = "paper",
+    device: DeviceOption = "auto",
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first held-out scans of each data set, for a trial.", min=1)
+    ] = None,
 ) -> None:
-    """Train once for every category, without it."""
-    take(("check", "train"), config, backbone, out, device=device)
-
-
-@app.command()
-def evaluate(
-    config: Config,
-    backbone: BackboneName = "maisi-ct",
-    out: Out = Path("diffugts"),
-    preset: PresetName = "paper",
-    device: DeviceName = "auto",
-    limit: Limit = None,
-) -> None:
-    """Evaluate every data set with the weights that were trained without its category."""
-    take(("check", "evaluate", "page"), config, backbone, out, preset=preset, device=device, limit=limit)
-
-
-@app.command()
-def page(
-    config: Config,
-    backbone: BackboneName = "maisi-ct",
-    out: Out = Path("diffugts"),
-    preset: PresetName = "paper",
-) -> None:
-    """Write the table of what was evaluated."""
-    take(("page",), config, backbone, out, preset=preset)
-
-
-@app.command("all")
-def every(
-    config: Config,
-    backbone: BackboneName = "maisi-ct",
-    out: Out = Path("diffugts"),
-    preset: PresetName = "paper",
-    device: DeviceName = "auto",
-    limit: Limit = None,
-) -> None:
-    """All steps, one after the other."""
-    take(STEPS, config, backbone, out, preset=preset, device=device, limit=limit)
-
-
-def take(
-    names: Sequence[str],
-    config: Path,
-    backbone: str,
-    out: Path,
-    *,
-    preset: str = "paper",
-    device: str = "auto",
-    limit: int | None = None,
-) -> None:
-    """Take some steps of a run.
-
-    Raises:
-        UsageError: A configuration or a preset that cannot be used.
-        ModelError: A backbone that cannot be used.
-    """
+    """DiffuGTS on MAISI: check, train without each category, evaluate, page. A stopped call goes on."""
     from latentseg.backbones.registry import resolve
-    from latentseg.cli.segment import read_preset
-    from latentseg.evaluation.reproduce_diffugts import Run, steps_of
+    from latentseg.evaluation.reproduce_diffugts import Run
     from latentseg.methods.results import check_writable
     from latentseg.training.config import read_config
     from latentseg.training.tumor.volume_training import VolumeTrainingOptions
 
+    chosen = read_steps(steps, STEPS)
     read_preset(preset)
     check_writable(out)
     options = read_config(config, VolumeTrainingOptions)
     run = Run(options, resolve(backbone), out, preset, device, limit)
-    steps_of(run, typer.echo, names)
-    if "page" in names:
-        typer.echo((out / "table.md").read_text(encoding="utf-8"))
+    check_recipe(out, {"backbone": str(run.backbone), "training": options.model_dump(mode="json")})
+    for step in chosen:
+        typer.echo(f"step {step}", err=True)
+        RUN[step](run)
+
+
+def check(run: Run) -> None:
+    """Say what the data sets hold, and what cannot be used."""
+    from latentseg.evaluation.reproduce_diffugts import check_data
+
+    check_data(run, say)
+
+
+def train(run: Run) -> None:
+    """Train once for every category, without it."""
+    from latentseg.evaluation.reproduce_diffugts import train_each
+
+    train_each(run, say)
+
+
+def evaluate(run: Run) -> None:
+    """Evaluate every data set with the weights that were trained without its category."""
+    from latentseg.evaluation.reproduce_diffugts import evaluate_each
+
+    evaluate_each(run, say)
+
+
+def page(run: Run) -> None:
+    """Write the tables of what was evaluated, and the page with the worst cases and the curves."""
+    from latentseg.evaluation.reproduce_diffugts import evaluated_rows, facts_of, write_volume_tables
+    from latentseg.report.reproduction import write_tumor_reproduction
+
+    rows, about = evaluated_rows(run), facts_of(run)
+    write_volume_tables(rows, folder=run.folder, about=about)
+    pictures = [run.picture_of(row) for row in rows]
+    write_tumor_reproduction(
+        run.folder / "page.html", rows=rows, pictures=pictures, about=about, curves=run.curves
+    )
+    typer.echo((run.folder / "table.md").read_text(encoding="utf-8"))
+
+
+def say(line: str) -> None:
+    """A line of progress."""
+    typer.echo(line, err=True)
+
+
+RUN: dict[str, Callable[[Run], None]] = {
+    "check": check,
+    "train": train,
+    "evaluate": evaluate,
+    "page": page,
+}

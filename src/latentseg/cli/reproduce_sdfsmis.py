@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from latentseg.cli.evaluate import SettingOption, load, read_folds, run_facts, show_rows, split_words
+from latentseg.cli.evaluate import SettingOption, load, read_folds, run_facts, show_rows
 from latentseg.cli.segment import DeviceOption
+from latentseg.cli.steps import check_recipe, read_steps
 from latentseg.errors import UsageError, caution
 
 if TYPE_CHECKING:
     from latentseg.evaluation.datasets.base import Dataset
-    from latentseg.evaluation.protocols import EP1
+    from latentseg.evaluation.protocols import EP1, Outcome
     from latentseg.evaluation.rows import Row
     from latentseg.evaluation.settings import Setting
     from latentseg.training.fewshot.paper import PaperOptions, PaperTask
@@ -122,7 +123,7 @@ def sdfsmis(
     from latentseg.training.fewshot.paper import PaperOptions
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    chosen = read_steps(steps)
+    chosen = read_steps(steps, STEPS)
     check_writable(out)
     options = read_config(config, PaperOptions)
     if train_steps:
@@ -143,24 +144,10 @@ def sdfsmis(
         queries=queries,
         device=device,
     )
-    check_recipe(plan)
+    check_recipe(plan.out, recipe_of(plan))
     for step in chosen:
         typer.echo(f"step {step}", err=True)
         RUN[step](plan)
-
-
-def read_steps(text: str) -> list[str]:
-    """Steps in their order.
-
-    Raises:
-        UsageError: One that does not exist.
-    """
-    names = split_words(text)
-    unknown = [name for name in names if name not in STEPS]
-    if unknown or not names:
-        what = f"no step {', '.join(map(repr, unknown)) or 'was given'}"
-        raise UsageError(what, where="--steps", fix=f"choose from {', '.join(STEPS)}")
-    return [step for step in STEPS if step in names]
 
 
 def training_set(queried: Dataset, name: str | None, setting: Setting) -> Dataset:
@@ -191,34 +178,15 @@ def units_of(setting: Setting, folds: list[int]) -> tuple[Unit, ...]:
     return tuple(Unit(fold, group) for fold in folds for group in groups)
 
 
-def check_recipe(plan: Plan) -> None:
-    """Note what a reproduction is begun with, so that no folder mixes two recipes.
-
-    Raises:
-        UsageError: The folder holds another one.
-    """
-    from latentseg.imaging.files import written_whole
-
-    content = {
+def recipe_of(plan: Plan) -> dict[str, object]:
+    """What a reproduction is begun with."""
+    return {
         "backbone": plan.backbone,
         "dataset": plan.dataset.name,
         "trained_on": plan.trained_on.name,
         "setting": plan.setting,
         "training": plan.options.model_dump(mode="json"),
     }
-    path = plan.out / "recipe.json"
-    if not path.exists():
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        before = {}
-    changed = [name for name, value in content.items() if before.get(name) != value]
-    if changed:
-        what = f"this folder was begun with another {', '.join(changed)}"
-        raise UsageError(what, where=str(plan.out), fix="choose another folder for --out")
 
 
 def prepare(plan: Plan) -> None:
@@ -328,6 +296,7 @@ def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
 def evaluate(plan: Plan) -> None:
     """Segment the queries of every model by the released rules."""
     from latentseg.evaluation.methods import FewShotMethod
+    from latentseg.evaluation.pictures import save_picture, wrong_slices
     from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
     from latentseg.training.fewshot.paper import exported
 
@@ -337,8 +306,21 @@ def evaluate(plan: Plan) -> None:
         segmenter = load(plan.backbone, weights, support_mode=mode, device=plan.device, compat="official")
         facts = run_facts(segmenter, mode) | {"model": unit.name}
         folder = RunFolder(plan.folder(unit) / "evaluation", facts=facts)
-        options = RunOptions(plan.queries, say=lambda row: typer.echo(line_of(row), err=True))
+
+        def show(outcome: Outcome, unit: Unit = unit) -> None:
+            case, organ = outcome.query.case, outcome.row.organ
+            png = wrong_slices(case.image, outcome.mask, case.mask(organ), target=organ)
+            save_picture(picture_of(plan, unit, outcome.row), png)
+
+        options = RunOptions(plan.queries, say=lambda row: typer.echo(line_of(row), err=True), show=show)
         run_all([protocol_of(plan, unit)], methods=[FewShotMethod(segmenter)], folder=folder, options=options)
+
+
+def picture_of(plan: Plan, unit: Unit, row: Row) -> Path:
+    """Where the picture of a case is."""
+    from latentseg.evaluation.pictures import picture_file
+
+    return picture_file(plan.folder(unit) / "evaluation", row.patient, row.organ)
 
 
 def line_of(row: Row) -> str:
@@ -363,6 +345,8 @@ def page(plan: Plan) -> None:
 
     folders = [plan.folder(unit) for unit in plan.units]
     rows, about = merge_runs([folder / "evaluation" for folder in folders])
+    by_place = {(unit.fold, organ): unit for unit in plan.units for organ in protocol_of(plan, unit).targets}
+    pictures = [picture_of(plan, by_place[row.fold, row.organ], row) for row in rows]
     rules = "all three support slices" if plan.options.supports == "all" else "one support slice"
     about = about | {
         "training": f"{plan.options.loop.steps} steps, by {plan.options.supervision}",
@@ -371,7 +355,7 @@ def page(plan: Plan) -> None:
     }
     show_rows(rows, plan.out, about=about)
     curves = {folder.name: folder / "loss.png" for folder in folders}
-    write_reproduction(plan.out / "page.html", rows=rows, about=about, curves=curves)
+    write_reproduction(plan.out / "page.html", rows=rows, pictures=pictures, about=about, curves=curves)
 
 
 RUN: dict[str, Callable[[Plan], None]] = {

@@ -96,7 +96,7 @@ def tumor(
                 progress.say(f"warning: these weights were not trained without {one.prompt!r}")
             for row in evaluate_category(one, made, limit=limit):
                 rows.append(row)
-                progress.say(f"{row.case} slice {row.slice} {row.method}: {said(row)}")
+                progress.say(f"{row.case} slice {row.slice} {row.method}: {row.said}")
             summaries = summarize_categories(rows)
             # a run that is stopped keeps what is whole
             write_tables(rows, summaries, folder=out, about=about)
@@ -133,7 +133,7 @@ def volumes(
     """Evaluate whole volumes, show the table and write it."""
     from latentseg.evaluation.reproduce_diffugts import write_volume_tables
     from latentseg.evaluation.tumor_methods import DiffuGTS
-    from latentseg.evaluation.tumor_volumes import DISCLOSURE, summarize_volumes, volume_cells, volume_rows
+    from latentseg.evaluation.tumor_volumes import summarize_volumes, volume_row, volume_table
     from latentseg.training.tumor.volumes import VolumeFiles
 
     rows, networks = [], segmenter.networks
@@ -149,14 +149,14 @@ def volumes(
     with Progress("evaluate tumor") as progress:
         for done, one in enumerate(files):
             progress(done, len(files), one.data.title)
-            cases = one.cases(one.training[:limit])
-            for row in volume_rows(cases, [method], data=one.data.title, prompt=one.data.prompt):
+            for case in one.cases(one.training[:limit]):
+                row, _ = volume_row(case, method, data=one.data.title, prompt=one.data.prompt)
                 rows.append(row)
-                found = "no tumor" if row.dice is None else f"Dice {row.dice:.3f}"
-                progress.say(f"{row.data} {row.case}: {found}, {row.found_voxels} voxels found")
+                progress.say(f"{row.data} {row.case}: {row.said}")
     write_volume_tables(rows, folder=out, about=facts)
-    show_table(*volume_cells(summarize_volumes(rows)))
-    typer.echo(f"\n{DISCLOSURE}\nwritten to {out}")
+    table = volume_table(summarize_volumes(rows))
+    show_table(table.header, table.body)
+    typer.echo("\n".join(["", *table.notes, f"written to {out}"]))
 
 
 def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorMethod]:
@@ -178,11 +178,6 @@ def make_methods(names: Sequence[str], segmenter: TumorSegmenter) -> list[TumorM
     return [made[name] for name in names]
 
 
-def said(row: SliceRow) -> str:
-    """One result in words."""
-    return f"Dice {row.dice:.3f}" if row.dice is not None else f"{row.found_pixels} pixels where nothing is"
-
-
 def write_tables(
     rows: Sequence[SliceRow], summaries: Sequence[CategorySummary], *, folder: Path, about: dict[str, Any]
 ) -> None:
@@ -191,26 +186,9 @@ def write_tables(
     Raises:
         InputError: The folder cannot be written.
     """
-    import csv
-    import io
-    import json
-
-    from latentseg.evaluation.tables import markdown_table
+    from latentseg.evaluation.page import Section
+    from latentseg.evaluation.tumor_rows import write_tumor_tables
     from latentseg.evaluation.zero_shot import category_cells
-    from latentseg.methods.results import write_bytes
 
-    stream = io.StringIO()
-    records = [asdict(row) for row in rows]
-    writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    results = {"about": about, "summaries": [asdict(summary) for summary in summaries], "slices": records}
-    facts = "".join(f"* {name}: {value}\n" for name, value in about.items())
-    table = markdown_table(*category_cells(summaries), texts=2)
-    contents = {
-        "cases.csv": stream.getvalue(),
-        "results.json": json.dumps(results, indent=1) + "\n",
-        "table.md": f"# Zero-shot evaluation of tumors\n\n{facts}\n{table}\n{NOTE}\n",
-    }
-    for name, content in contents.items():
-        write_bytes(folder / name, content.encode())
+    table = Section("Zero-shot evaluation of tumors", *category_cells(summaries), (NOTE,))
+    write_tumor_tables(rows, table, summaries=summaries, folder=folder, about=about)

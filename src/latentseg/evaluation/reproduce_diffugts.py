@@ -5,27 +5,20 @@ Each step leaves files and is skipped where they are there, so that a run that i
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from latentseg.errors import InputError
-from latentseg.evaluation.tables import markdown_table
+from latentseg.evaluation.pictures import picture_file, save_picture, wrong_slices
 from latentseg.evaluation.tumor_methods import DiffuGTS
-from latentseg.evaluation.tumor_volumes import (
-    DISCLOSURE,
-    VolumeRow,
-    VolumeSummary,
-    summarize_volumes,
-    volume_cells,
-    volume_rows,
-)
+from latentseg.evaluation.tumor_rows import write_tumor_tables
+from latentseg.evaluation.tumor_volumes import VolumeRow, summarize_volumes, volume_row, volume_table
 from latentseg.imaging.files import written_whole
 from latentseg.methods.tumor.network import FILE
 from latentseg.methods.tumor.segmenter import TumorSegmenter
@@ -63,6 +56,20 @@ class Run:
         """The rows of the evaluation of a data set."""
         return self.folder / "rows" / f"{_file_part(data.title)}-{self.preset}.json"
 
+    def picture_of(self, row: VolumeRow) -> Path:
+        """Where the picture of a case is."""
+        return picture_file(self.folder, row.data, row.case, self.preset)
+
+    @property
+    def curves(self) -> dict[str, Path]:
+        """Pictures of the trainings' losses, by title."""
+        findings = dict.fromkeys(data.finding for data in self.options.data)
+        return {
+            f"without {finding}, {part}": self.folder / _file_part(finding) / part / "loss.png"
+            for finding in findings
+            for part in ("attention", "residuals")
+        }
+
 
 def check_data(run: Run, say: Say) -> None:
     """Say what is there, and refuse before the work what cannot be used.
@@ -74,6 +81,10 @@ def check_data(run: Run, say: Say) -> None:
     if not run.options.data:
         fix = "name folders in the layout of nnU-Net under data:, see configs/diffugts-maisi.yaml"
         raise InputError("no data set", where="the configuration", fix=fix)
+    titles = [data.title for data in run.options.data]
+    for title, count in Counter(titles).items():
+        if count > 1:
+            raise InputError(f"{count} data sets are called {title!r}", where="data", fix="give them a name:")
     for data in run.options.data:
         files = VolumeFiles(data)
         say(f"{data.title}: {len(files.training)} scans to train on, {len(files.held_out)} held out")
@@ -103,25 +114,39 @@ def train_each(run: Run, say: Say) -> None:
 def evaluate_each(run: Run, say: Say) -> None:
     """Evaluate every data set with the weights that were trained without its category.
 
+    Every scan is on the disk when it is done, with a picture of where its mask is wrong.
+
     Raises:
         ModelError: They were not trained yet.
     """
     for data in run.options.data:
-        weights, files = run.weights_of(data), VolumeFiles(data)
-        segmenter = tumor_segmenter(run, weights)
+        files, segmenter = VolumeFiles(data), tumor_segmenter(run, run.weights_of(data))
         target = run.rows_of(data)
-        if target.exists() and _read(target).get("weights") == segmenter.fingerprint:
-            say(f"evaluated {data.title}: {target}")
-            continue
-        method = DiffuGTS(segmenter, f"DiffuGTS ({segmenter.networks.backbone.name}, {run.preset})")
+        rows = rows_with(target, segmenter.fingerprint)
         held_out = files.held_out if run.limit is None else files.held_out[: run.limit]
-        rows = []
-        for row in volume_rows(files.cases(held_out), [method], data=data.title, prompt=data.prompt):
+        todo = [number for number in held_out if files.scans.names[number] not in {row.case for row in rows}]
+        if not todo:
+            say(f"evaluated {data.title}: {target}")
+        method = DiffuGTS(segmenter, f"DiffuGTS ({segmenter.networks.backbone.name}, {run.preset})")
+        for number in todo:
+            case = files.case(number)
+            row, found = volume_row(case, method, data=data.title, prompt=data.prompt)
             rows.append(row)
-            said = "no tumor" if row.dice is None else f"Dice {row.dice:.3f}"
-            say(f"{data.title} {row.case}: {said}, {row.found_voxels} voxels found")
-        content = {"weights": segmenter.fingerprint, "rows": [asdict(row) for row in rows]}
-        _write(target, json.dumps(content, indent=1) + "\n")
+            png = wrong_slices(case.image, found.mask, case.mask, target=data.prompt)
+            save_picture(run.picture_of(row), png)
+            content = {"weights": segmenter.fingerprint, "rows": [asdict(one) for one in rows]}
+            _write(target, json.dumps(content, indent=1) + "\n")
+            say(f"{data.title} {row.case}: {row.said}")
+
+
+def rows_with(path: Path, weights: str) -> list[VolumeRow]:
+    """Rows that some weights made before; none where others did, or nobody.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    content = _read(path) if path.exists() else {}
+    return _rows(content, path) if content.get("weights") == weights else []
 
 
 def tumor_segmenter(run: Run, weights: Path) -> TumorSegmenter:
@@ -137,51 +162,32 @@ def tumor_segmenter(run: Run, weights: Path) -> TumorSegmenter:
     return TumorSegmenter(networks, options=PRESETS[run.preset])
 
 
-def write_page(run: Run) -> list[VolumeSummary]:
-    """Write ``table.md``, ``cases.csv`` and ``results.json`` of what was evaluated.
+def evaluated_rows(run: Run) -> list[VolumeRow]:
+    """What was evaluated.
 
     Raises:
-        InputError: Nothing was.
+        InputError: Nothing was, or a file is damaged.
     """
     found = [run.rows_of(data) for data in run.options.data if run.rows_of(data).exists()]
     if not found:
         raise InputError("nothing was evaluated", where=str(run.folder), fix="run the step evaluate first")
-    rows = [VolumeRow(**row) for path in found for row in _read(path)["rows"]]
-    about = {
+    return [row for path in found for row in _rows(_read(path), path)]
+
+
+def facts_of(run: Run) -> dict[str, object]:
+    """What the head of the table says."""
+    return {
         "date": datetime.now(UTC).date().isoformat(),
         "protocol": "one category left out of the training, evaluated on held-out whole volumes",
         "preset": run.preset,
         **({"limit": run.limit} if run.limit else {}),
     }
-    write_volume_tables(rows, folder=run.folder, about=about)
-    return summarize_volumes(rows)
 
 
-def write_volume_tables(rows: Sequence[VolumeRow], *, folder: Path, about: dict[str, Any]) -> None:
+def write_volume_tables(rows: Sequence[VolumeRow], *, folder: Path, about: Mapping[str, object]) -> None:
     """Write ``table.md``, ``cases.csv`` and ``results.json``, each whole or not at all."""
-    summaries, records = summarize_volumes(rows), [asdict(row) for row in rows]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    facts = "".join(f"* {name}: {value}\n" for name, value in about.items())
-    table = markdown_table(*volume_cells(summaries), texts=3)
-    results = {"about": about, "summaries": [asdict(one) for one in summaries], "volumes": records}
-    _write(folder / "cases.csv", stream.getvalue())
-    _write(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    _write(folder / "table.md", f"# Tumors in whole volumes\n\n{facts}\n{table}\n{DISCLOSURE}\n")
-
-
-def steps_of(run: Run, say: Say, names: Iterable[str]) -> None:
-    """Take some steps, in their order."""
-    steps: dict[str, Callable[[], object]] = {
-        "check": lambda: check_data(run, say),
-        "train": lambda: train_each(run, say),
-        "evaluate": lambda: evaluate_each(run, say),
-        "page": lambda: write_page(run),
-    }
-    for name in names:
-        steps[name]()
+    summaries = summarize_volumes(rows)
+    write_tumor_tables(rows, volume_table(summaries), summaries=summaries, folder=folder, about=about)
 
 
 def _file_part(text: str) -> str:
@@ -189,8 +195,23 @@ def _file_part(text: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path) from error
+
+
+def _rows(content: Mapping[str, Any], path: Path) -> list[VolumeRow]:
+    try:
+        return [VolumeRow(**row) for row in content["rows"]]
+    except (KeyError, TypeError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        "these results cannot be read", where=str(path), fix="remove the file: it is made again"
+    )
 
 
 def _write(path: Path, content: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from latentseg.errors import InputError, UsageError
-from latentseg.evaluation.protocols import FewShotProtocol, run_protocol
+from latentseg.evaluation.protocols import FewShotProtocol, Outcome, run_protocol
 from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.slices import SliceMethod
 from latentseg.imaging.files import written_whole
@@ -18,8 +18,8 @@ FACTS_FILE = "run.json"
 ROWS_FILE = "cases.jsonl"
 
 
-def _quietly(row: Row) -> None:
-    del row
+def _quietly(seen: object) -> None:
+    del seen
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class RunOptions:
         queries: Query scans of each fold to take, from the first on; None is all.
         seen: By data set, the cases that the weights were trained on.
         say: Told every new row.
+        show: Given every new outcome before its row counts as done.
     """
 
     queries: int | None = None
     seen: Mapping[str, Collection[str]] = field(default_factory=dict)
     say: Callable[[Row], None] = _quietly
+    show: Callable[[Outcome], None] = _quietly
 
 
 class RunFolder:
@@ -152,6 +154,7 @@ def run_all(
     for protocol in protocols:
         found = run_protocol(protocol, methods=methods, done=folder.rows, queries=options.queries)
         for outcome in found:
+            options.show(outcome)
             row = outcome.row
             seen = bool(row.weights) and row.case in options.seen.get(row.dataset, ())
             folder.add(replace(row, seen=seen))

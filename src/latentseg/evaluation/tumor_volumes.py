@@ -10,16 +10,15 @@ Intervals are bootstrapped over patients.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from latentseg.errors import InputError
-from latentseg.evaluation.zero_shot import TumorMethod
-from latentseg.metrics.lesions import match_lesions
-from latentseg.metrics.overlap import overlap
+from latentseg.evaluation.page import Section
+from latentseg.evaluation.tumor_rows import TumorRow, in_percent, measured, three_decimals
+from latentseg.evaluation.zero_shot import Found, TumorMethod
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.statistics import Interval, bootstrap_mean
-from latentseg.metrics.surface import surface_distances
 from latentseg.training.tumor.volumes import VolumeCase
 
 AUTHORS = {
@@ -42,36 +41,16 @@ DISCLOSURE = (
 
 
 @dataclass(frozen=True)
-class VolumeRow:
+class VolumeRow(TumorRow):
     """One volume, by one method.
 
     Attributes:
         data: Data set.
         prompt: What was looked for.
-        method: Name of the method.
-        case: Scan.
-        tumor_voxels: Of the truth; 0 for scans without tumor.
-        found_voxels: Of the prediction.
-        dice: None without tumor.
-        nsd: None without tumor.
-        lesions: True lesions.
-        lesions_found: Of those.
-        lesions_predicted: Predicted ones.
-        score: Anomaly score.
     """
 
     data: str
     prompt: str
-    method: str
-    case: str
-    tumor_voxels: int
-    found_voxels: int
-    dice: float | None
-    nsd: float | None
-    lesions: int
-    lesions_found: int
-    lesions_predicted: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -103,39 +82,25 @@ class VolumeSummary:
     controls: int
 
 
-def volume_rows(
-    cases: Iterable[VolumeCase], methods: Sequence[TumorMethod], *, data: str, prompt: str
-) -> Iterator[VolumeRow]:
-    """Rows of scans, as they are ready.
+def volume_row(case: VolumeCase, method: TumorMethod, *, data: str, prompt: str) -> tuple[VolumeRow, Found]:
+    """Look for tumors in a scan, and measure what is found.
 
     Args:
-        cases: Scans with their masks.
-        methods: What looks for tumors.
+        case: A scan with its mask.
+        method: What looks for tumors.
         data: Name of the data set.
         prompt: What is looked for.
     """
-    for case in cases:
-        for method in methods:
-            found = method(case.image, prompt)
-            lesions, sick = match_lesions(found.mask, case.mask), bool(case.mask.any())
-            nsd = None
-            if sick:
-                surfaces = surface_distances(found.mask, case.mask, spacing_mm=case.image.spacing_mm)
-                nsd = surfaces.nsd()
-            yield VolumeRow(
-                data=data,
-                prompt=prompt,
-                method=method.name,
-                case=case.name,
-                tumor_voxels=int(case.mask.sum()),
-                found_voxels=int(found.mask.sum()),
-                dice=overlap(found.mask, case.mask).dice if sick else None,
-                nsd=nsd,
-                lesions=lesions.true,
-                lesions_found=lesions.found(),
-                lesions_predicted=lesions.predicted,
-                score=float(found.scores.max()),
-            )
+    found = method(case.image, prompt)
+    row = VolumeRow(
+        data=data,
+        prompt=prompt,
+        method=method.name,
+        case=case.name,
+        score=float(found.scores.max()),
+        **measured(found.mask, case.mask, spacing_mm=case.image.spacing_mm),
+    )
+    return row, found
 
 
 def summarize_volumes(rows: Iterable[VolumeRow]) -> list[VolumeSummary]:
@@ -151,8 +116,8 @@ def summarize_volumes(rows: Iterable[VolumeRow]) -> list[VolumeSummary]:
 
 
 def _summary(data: str, prompt: str, method: str, rows: list[VolumeRow]) -> VolumeSummary:
-    sick = [row for row in rows if row.tumor_voxels]
-    healthy = [row for row in rows if not row.tumor_voxels]
+    sick = [row for row in rows if row.tumor]
+    healthy = [row for row in rows if not row.tumor]
     if not sick:
         raise InputError("no volume with tumor", where=data, fix="evaluate at least one patient")
     total = sum(row.lesions + row.lesions_predicted for row in sick)
@@ -171,14 +136,15 @@ def _summary(data: str, prompt: str, method: str, rows: list[VolumeRow]) -> Volu
     )
 
 
-def volume_cells(summaries: Sequence[VolumeSummary]) -> tuple[list[str], list[list[str]]]:
-    """Header and text cells of the table: ours, then what the authors report of the same findings."""
+def volume_table(summaries: Sequence[VolumeSummary]) -> Section:
+    """The table: ours, then what the authors report of the same findings."""
     header = [
         *("data", "prompt", "method", "Dice %", "NSD %", "lesion F1 %"),
         *("false positives per healthy scan", "AUROC", "volumes", "controls"),
     ]
     prompts = {summary.prompt for summary in summaries}
-    return header, [*map(_cells, summaries), *reported(prompts)]
+    body = [*map(_cells, summaries), *reported(prompts)]
+    return Section("Tumors in whole volumes", header, body, (DISCLOSURE,))
 
 
 def reported(prompts: set[str]) -> list[list[str]]:
@@ -196,16 +162,16 @@ def reported(prompts: set[str]) -> list[list[str]]:
 
 
 def _cells(summary: VolumeSummary) -> list[str]:
-    dice, alarms = summary.dice, summary.false_positives
+    alarms = summary.false_positives
     return [
         summary.data,
         summary.prompt,
         summary.method,
-        f"{100 * dice.mean:.1f} ({100 * dice.low:.1f}–{100 * dice.high:.1f})",
+        in_percent(summary.dice),
         f"{100 * summary.nsd.mean:.1f}",
         f"{100 * summary.lesion_f1:.0f}",
         "–" if alarms is None else f"{alarms:.2f}",
-        "–" if summary.auroc is None else f"{summary.auroc:.3f}",
+        three_decimals(summary.auroc),
         str(summary.volumes),
         str(summary.controls),
     ]

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError
 from latentseg.evaluation.datasets.tumors import Category, TumorCase
+from latentseg.evaluation.tumor_rows import TumorRow, in_percent, measured, three_decimals
 from latentseg.imaging import Volume, to_canonical
-from latentseg.metrics.lesions import match_lesions
-from latentseg.metrics.overlap import overlap
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.statistics import Interval, bootstrap_mean
-from latentseg.metrics.surface import surface_distances
 
 
 class Found(NamedTuple):
@@ -48,38 +46,18 @@ class TumorMethod(Protocol):
 
 
 @dataclass(frozen=True)
-class SliceRow:
+class SliceRow(TumorRow):
     """One slice, by one method.
 
     Attributes:
         category: What was looked for.
-        method: Name of the method.
-        case: File.
         patient: Whose it is.
         slice: Index of the canonical slice.
-        tumor_pixels: Of the truth; 0 for controls.
-        found_pixels: Of the prediction.
-        dice: None without tumor.
-        nsd: None without tumor.
-        lesions: True lesions.
-        lesions_found: Of those.
-        lesions_predicted: Predicted ones.
-        score: Anomaly score.
     """
 
     category: str
-    method: str
-    case: str
     patient: str
     slice: int
-    tumor_pixels: int
-    found_pixels: int
-    dice: float | None
-    nsd: float | None
-    lesions: int
-    lesions_found: int
-    lesions_predicted: int
-    score: float
 
 
 @dataclass(frozen=True)
@@ -143,23 +121,14 @@ def case_rows(category: Category, case: TumorCase, method: TumorMethod) -> Itera
     for k, (mask, truth) in enumerate(zip(masks, truths, strict=True)):
         if case.mask is not None and not truth.any():
             continue
-        lesions = match_lesions(mask, truth)
-        spacing_mm = canonical.spacing_mm[1:]
-        sick = bool(truth.any())
         yield SliceRow(
             category=category.name,
             method=method.name,
             case=case.name,
             patient=case.patient,
             slice=k,
-            tumor_pixels=int(truth.sum()),
-            found_pixels=int(mask.sum()),
-            dice=overlap(mask, truth).dice if sick else None,
-            nsd=surface_distances(mask, truth, spacing_mm=spacing_mm).nsd() if sick else None,
-            lesions=lesions.true,
-            lesions_found=lesions.found(),
-            lesions_predicted=lesions.predicted,
             score=float(found.scores[k]),
+            **measured(mask, truth, spacing_mm=canonical.spacing_mm[1:]),
         )
 
 
@@ -176,8 +145,8 @@ def summarize_categories(rows: Iterable[SliceRow]) -> list[CategorySummary]:
 
 
 def _summary(category: str, method: str, rows: list[SliceRow]) -> CategorySummary:
-    sick = [row for row in rows if row.tumor_pixels]
-    healthy = [row for row in rows if not row.tumor_pixels]
+    sick = [row for row in rows if row.tumor]
+    healthy = [row for row in rows if not row.tumor]
     if not sick:
         raise InputError("no slice with tumor", where=category, fix="evaluate at least one patient")
     scores = [row.score for row in sick], [row.score for row in healthy]
@@ -190,7 +159,7 @@ def _summary(category: str, method: str, rows: list[SliceRow]) -> CategorySummar
         lesion_precision=_share(sick, "lesions_found", "lesions_predicted"),
         auroc=auroc(*scores),
         average_precision=average_precision(*scores),
-        false_positive_rate=float(np.mean([row.found_pixels > 0 for row in healthy])) if healthy else None,
+        false_positive_rate=float(np.mean([row.found > 0 for row in healthy])) if healthy else None,
         slices=len(sick),
         controls=len(healthy),
     )
@@ -228,15 +197,15 @@ def category_cells(summaries: Sequence[CategorySummary]) -> tuple[list[str], lis
 
 
 def _cells(summary: CategorySummary) -> list[str]:
-    dice, rate = summary.dice, summary.false_positive_rate
+    rate = summary.false_positive_rate
     return [
         summary.category,
         summary.method,
-        f"{100 * dice.mean:.1f} ({100 * dice.low:.1f}–{100 * dice.high:.1f})",
+        in_percent(summary.dice),
         f"{100 * summary.nsd.mean:.1f}",
         f"{100 * summary.lesion_recall:.0f}",
         f"{100 * summary.lesion_precision:.0f}",
-        *("–" if value is None else f"{value:.3f}" for value in (summary.auroc, summary.average_precision)),
+        *map(three_decimals, (summary.auroc, summary.average_precision)),
         "–" if rate is None else f"{100 * rate:.0f}",
         str(summary.slices),
         str(summary.controls),

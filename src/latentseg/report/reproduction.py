@@ -1,15 +1,18 @@
-"""The page of a reproduction: our rows beside the authors', the curves of the trainings, the worst cases."""
+"""The page of a reproduction: our rows beside the authors', the worst cases with pictures, the curves."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from latentseg.evaluation.page import sections
+from latentseg.evaluation.page import Section, sections
+from latentseg.evaluation.pictures import LEGEND
 from latentseg.evaluation.rows import Row
 from latentseg.evaluation.tables import summarize
+from latentseg.evaluation.tumor_volumes import VolumeRow, summarize_volumes, volume_table
 from latentseg.imaging.files import written_whole
 
 WORST = 10
@@ -21,47 +24,103 @@ STYLE = (
 )
 
 
+@dataclass(frozen=True)
+class WorstCase:
+    """A case for the list of the worst.
+
+    Attributes:
+        dice: Of it; None where there was nothing to find.
+        cells: Of its line in the table.
+        picture: Of it, which may not be there.
+    """
+
+    dice: float | None
+    cells: Sequence[str]
+    picture: Path
+
+
 def write_reproduction(
-    path: Path, *, rows: Sequence[Row], about: Mapping[str, object], curves: Mapping[str, Path]
+    path: Path,
+    *,
+    rows: Sequence[Row],
+    pictures: Sequence[Path],
+    about: Mapping[str, object],
+    curves: Mapping[str, Path],
 ) -> None:
-    """Write one HTML page that needs no other file.
+    """Write the HTML page of SD-FSMIS, which needs no other file.
 
     Args:
         path: Of the page.
         rows: Every evaluated case.
+        pictures: One for each row.
         about: Facts for its head.
         curves: Pictures of the trainings' curves, by title; those that are not there are left out.
 
     Raises:
         InputError: There is no row, or the page cannot be written.
     """
-    parts = ["<h1>Reproduction of SD-FSMIS</h1>", _list(f"{k}: {v}" for k, v in about.items())]
-    for section in sections(summarize(rows)):
+    header = ["scan", "organ", "method", "fold", "Dice %", "HD95 mm", "volume ml", "true ml"]
+    cases = [
+        WorstCase(row.dice, _fewshot_cells(row), picture) for row, picture in zip(rows, pictures, strict=True)
+    ]
+    _write_page(
+        path, "SD-FSMIS", sections(summarize(rows)), worst=(header, cases), about=about, curves=curves
+    )
+
+
+def write_tumor_reproduction(
+    path: Path,
+    *,
+    rows: Sequence[VolumeRow],
+    pictures: Sequence[Path],
+    about: Mapping[str, object],
+    curves: Mapping[str, Path],
+) -> None:
+    """Write the HTML page of DiffuGTS; arguments as of :func:`write_reproduction`."""
+    tables = [volume_table(summarize_volumes(rows))]
+    header = ["data", "prompt", "scan", "Dice %", "lesions found", "lesions", "predicted", "anomaly score"]
+    cases = [
+        WorstCase(row.dice, _tumor_cells(row), picture) for row, picture in zip(rows, pictures, strict=True)
+    ]
+    _write_page(path, "DiffuGTS", tables, worst=(header, cases), about=about, curves=curves)
+
+
+def _write_page(
+    path: Path,
+    name: str,
+    tables: Sequence[Section],
+    *,
+    worst: tuple[Sequence[str], Sequence[WorstCase]],
+    about: Mapping[str, object],
+    curves: Mapping[str, Path],
+) -> None:
+    parts = [f"<h1>Reproduction of {name}</h1>", _list(f"{k}: {v}" for k, v in about.items())]
+    for section in tables:
         parts += [f"<h2>{escape(section.title)}</h2>", _table(section.header, section.body)]
         parts.append(_list(section.notes))
-    parts += ["<h2>Worst cases</h2>", _table(*worst_cases(rows)), "<h2>Trainings</h2>"]
-    parts += [
-        _picture(title, file) for title, file in curves.items() if file.is_file() and file.stat().st_size
-    ]
-    head = f'<meta charset="utf-8"><title>Reproduction of SD-FSMIS</title><style>{STYLE}</style>'
+    header, cases = worst
+    known = sorted((one for one in cases if one.dice is not None), key=lambda one: one.dice or 0.0)[:WORST]
+    parts += ["<h2>Worst cases</h2>", _table(header, [one.cells for one in known]), f"<p>{LEGEND}</p>"]
+    parts += [_picture(", ".join(one.cells[:3]), one.picture) for one in known]
+    parts += ["<h2>Trainings</h2>", *(_picture(title, file) for title, file in curves.items())]
+    head = f'<meta charset="utf-8"><title>Reproduction of {name}</title><style>{STYLE}</style>'
     text = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def worst_cases(rows: Sequence[Row], *, count: int = WORST) -> tuple[list[str], list[list[str]]]:
-    """The cases of the lowest Dice, the worst first, as a table."""
-    header = ["scan", "organ", "method", "fold", "Dice %", "HD95 mm", "volume ml", "true ml"]
-    worst = sorted(rows, key=lambda row: row.dice)[:count]
-    body = [
-        [
-            *(row.patient, row.organ.replace("_", " "), row.method, str(row.fold)),
-            *(f"{100 * row.dice:.1f}", f"{row.hd95_mm:.1f}", f"{row.volume_ml:.0f}"),
-            f"{row.truth_volume_ml:.0f}",
-        ]
-        for row in worst
+def _fewshot_cells(row: Row) -> list[str]:
+    return [
+        *(row.patient, row.organ.replace("_", " "), row.method, str(row.fold)),
+        *(f"{100 * row.dice:.1f}", f"{row.hd95_mm:.1f}", f"{row.volume_ml:.0f}"),
+        f"{row.truth_volume_ml:.0f}",
     ]
-    return header, body
+
+
+def _tumor_cells(row: VolumeRow) -> list[str]:
+    counts = (row.lesions_found, row.lesions, row.lesions_predicted)
+    dice = "–" if row.dice is None else f"{100 * row.dice:.1f}"
+    return [row.data, row.prompt, row.case, dice, *map(str, counts), f"{row.score:.2f}"]
 
 
 def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -75,6 +134,9 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _picture(title: str, file: Path) -> str:
+    """A picture in the page; nothing where it is not there."""
+    if not file.is_file() or not file.stat().st_size:
+        return ""
     content = base64.b64encode(file.read_bytes()).decode("ascii")
     name = escape(title)
-    return f'<h3>{name}</h3><img alt="loss of {name}" src="data:image/png;base64,{content}">'
+    return f'<h3>{name}</h3><img alt="{name}" src="data:image/png;base64,{content}">'

@@ -187,8 +187,8 @@ class MaisiBackbone:
         return torch.device(self.options.device)
 
     def encode_with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Latents and the encoder's stages; each volume is coded twice, as both do not fit in memory."""
-        return self.encode(images), self.features(images)
+        """What :meth:`encode` and :meth:`features` of the encoder return, from one pass; errors as there."""
+        return self._coded(images, None)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -215,7 +215,6 @@ class MaisiBackbone:
         """The one channel there is, ``(B, 1, D, H, W)``."""
         return self.decode(latents)
 
-    @torch.no_grad()
     def features(self, images: Tensor, *, timestep: int | None = None) -> list[Tensor]:
         """The encoder's stages, 64, 128 and 256 channels at 1, 1/2 and 1/4 of the size, finest first.
 
@@ -226,11 +225,7 @@ class MaisiBackbone:
             UsageError: Edges that are no multiples of 4, or of 32 where there is a timestep.
             MemoryLimitError: It would not fit; said before the start.
         """
-        self._check(images.shape[2:], "features")
-        items = [self._features(image, timestep) for image in images.split(1)]
-        if len(items) == 1:
-            return items[0]
-        return [torch.cat(stage) for stage in zip(*items, strict=True)]
+        return self._coded(images, timestep)[1]
 
     @torch.no_grad()
     def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:
@@ -301,13 +296,23 @@ class MaisiBackbone:
             also.append("set feature_downscale=4")
         require(needed, free, shape=(depth, height, width), what=WORK[step], also=also)
 
-    def _features(self, image: Tensor, timestep: int | None) -> list[Tensor]:
+    @torch.no_grad()
+    def _coded(self, images: Tensor, timestep: int | None) -> tuple[Tensor, list[Tensor]]:
+        """Latents and stages of volumes; those of a single one are not copied."""
+        self._check(images.shape[2:], "features")
+        items = [self._features(image, timestep) for image in images.split(1)]
+        if len(items) == 1:
+            return items[0]
+        latents, found = zip(*items, strict=True)
+        return torch.cat(latents), [torch.cat(stage) for stage in zip(*found, strict=True)]
+
+    def _features(self, image: Tensor, timestep: int | None) -> tuple[Tensor, list[Tensor]]:
         latents, stages = self._encode(image, keep=FEATURE_BLOCKS)
         if timestep is not None:
             with captured(list(self.unet.up_blocks)) as levels:
                 self.denoise(latents, timestep, torch.zeros(1, 1, TOKEN_WIDTH))
             stages += [_outward(level) for level in levels]
-        return sorted(stages, key=lambda stage: -stage.shape[-1])
+        return latents, sorted(stages, key=lambda stage: -stage.shape[-1])
 
     def _encode(self, image: Tensor, keep: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
         check_multiple(image, self.downscale, what="images")

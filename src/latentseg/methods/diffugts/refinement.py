@@ -18,7 +18,7 @@ from latentseg.backbones.base import Backbone
 from latentseg.errors import UsageError
 from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
-from latentseg.methods.diffugts.reconstructions import reconstructed
+from latentseg.methods.diffugts.reconstructions import PseudoHealthy, reconstructed
 from latentseg.methods.diffugts.residuals import Fusion, Residuals, otsu_masks, residuals, weighted_sum
 
 Attend = Callable[[Tensor], Tensor]  # images (B, 1, ...) to their abnormal probability on the same grid
@@ -33,6 +33,8 @@ class RefinementOptions:
             map and residuals; or ``otsu``, the weighted sum of the residuals with Otsu's threshold.
         feature: The feature residual: the ``drop`` of the map's probability, or the ``projected`` change of
             the latents (:class:`~latentseg.methods.diffugts.residuals.FeatureProjector`).
+        pixel: What a pseudo-healthy image is compared to: the image itself, as known secondhand, or its
+            ``reconstruction``, which cancels the autoencoder's own error and costs a pass through it.
         weights: Of the pixel and the feature residual in that sum.
         inpainting: Steps, start, jumps, guidance, seed.
         seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
@@ -44,32 +46,13 @@ class RefinementOptions:
 
     fusion: Literal["map", "learned", "otsu"] = "map"
     feature: Literal["drop", "projected"] = "drop"
+    pixel: Literal["reconstruction", "image"] = "reconstruction"
     weights: tuple[float, float] = (0.5, 0.5)
     inpainting: InpaintingOptions = field(default_factory=InpaintingOptions)
     seeds: int = 1
     dilate: int = 6
     threshold: float = 0.5
     smooth: bool = False
-
-
-class PseudoHealthy(NamedTuple):
-    """Pseudo-healthy versions of ``B`` images.
-
-    Attributes:
-        images: ``(seeds, B, 1, ...)`` in [-1, 1].
-        change: Of the latents, ``z - z0``, ``(seeds, B, C, ...)``; empty where nobody asks for it.
-    """
-
-    images: Tensor
-    change: Tensor
-
-    def of(self, rows: Tensor) -> PseudoHealthy:
-        """The versions of some images."""
-        return PseudoHealthy(self.images[:, rows], self.change[:, rows])
-
-    def joined(self, more: PseudoHealthy) -> PseudoHealthy:
-        """These and more seeds."""
-        return PseudoHealthy(torch.cat([self.images, more.images]), torch.cat([self.change, more.change]))
 
 
 class Refined(NamedTuple):
@@ -117,22 +100,35 @@ class Refiner:
             keys: ``B`` names, of which the noise is a function.
         """
         versions = self.versions(images, attention, keys=keys, seeds=range(self.options.seeds))
-        return self.judged(reconstructed(self.backbone, images).cpu(), versions, attention)
+        return self.judged(self.compared(images), versions, attention)
+
+    def compared(self, images: Tensor) -> Tensor:
+        """What pseudo-healthy versions of images are compared to, on the CPU."""
+        itself = self.options.pixel == "image"
+        return images.cpu() if itself else reconstructed(self.backbone, images).cpu()
 
     def versions(
-        self, images: Tensor, attention: Tensor, *, keys: Sequence[str], seeds: Sequence[int]
+        self,
+        images: Tensor,
+        attention: Tensor,
+        *,
+        keys: Sequence[str],
+        seeds: Sequence[int],
+        latents: Tensor | None = None,
     ) -> PseudoHealthy:
-        """Pseudo-healthy versions of images, on the CPU."""
-        holes = self._holes(attention)
-        latents = self.backbone.encode(smooth_fill(images, holes) if self.options.smooth else images)
-        pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
+        """Pseudo-healthy versions of images, on the CPU; ``latents`` are those of the images, if known."""
+        holes, smooth = self._holes(attention), self.options.smooth
         asked = self.options.feature == "projected"
-        own = self.backbone.encode(images) if asked and self.options.smooth else latents
+        own = latents
+        if own is None and (asked or not smooth):
+            own = self.backbone.encode(images)
+        start = self.backbone.encode(smooth_fill(images, holes)) if smooth or own is None else own
+        pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
 
         def version(seed: int) -> tuple[Tensor, Tensor]:
             noise = [f"{key}/{seed}" for key in keys]
-            filled = inpaint(self.backbone, latents, pooled, self.condition, keys=noise, options=options)
-            change = (own - filled).cpu() if asked else torch.zeros(len(images), 0)
+            filled = inpaint(self.backbone, start, pooled, self.condition, keys=noise, options=options)
+            change = torch.zeros(len(images), 0) if own is None or not asked else (own - filled).cpu()
             return self.backbone.decode(filled).clamp(-1, 1).cpu(), change
 
         made, changes = zip(*map(version, seeds), strict=True)
@@ -142,7 +138,7 @@ class Refiner:
         """What pseudo-healthy versions say of a map.
 
         Args:
-            decoded: Images through the autoencoder, ``(B, 1, ...)``.
+            decoded: Images as :meth:`compared` has them, ``(B, 1, ...)``.
             versions: Of the images.
             attention: Abnormal probability.
         """
@@ -160,8 +156,7 @@ class Refiner:
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""
         made = self.versions(images, attention, keys=keys, seeds=range(1))
-        decoded = reconstructed(self.backbone, images).cpu()
-        return self._residuals(decoded, made.images[0], made.change[0], attention)
+        return self._residuals(self.compared(images), made.images[0], made.change[0], attention)
 
     def _residuals(self, decoded: Tensor, pseudo: Tensor, change: Tensor, attention: Tensor) -> Residuals:
         """The residuals of one version."""

@@ -1,9 +1,10 @@
 """From an image and its pseudo-healthy version to a mask: pixel and feature residuals, fusion, threshold.
 
 Known secondhand: ``R = b1 P + b2 F`` with ``b1 = b2 = 0.5`` and Otsu's threshold. Deviations, each for a
-reason: the pixel residual compares two *decoded* images, which cancels the autoencoder's own error; the
-feature residual is the drop of the abnormal probability, or the secondhand projection with a trained
-projector; Otsu looks only inside the dilated map, as it always finds two classes.
+reason: the pixel residual compares two *decoded* images, which cancels the autoencoder's own error, or, as
+known secondhand, the image to the decoded one; the feature residual is the drop of the abnormal probability,
+or the secondhand projection with a trained projector; Otsu looks only inside the dilated map, as it always
+finds two classes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Residuals:
     """What inpainting changed.
 
     Attributes:
-        pixel: ``|decode(z) - decode(z0)|``, ``(B, 1, ...)``, 0 to 2.
+        pixel: ``|decode(z) - decode(z0)|`` or ``|x - decode(z0)|``, ``(B, 1, ...)``, 0 to 2. That the third
+            party scales both sides to mean 0 and variance 1 leaves it the same up to a factor.
         feature: Drop of the abnormal probability from the image to its pseudo-healthy version, or the
             positive part of :class:`FeatureProjector`; same shape.
     """
@@ -37,7 +39,7 @@ def residuals(decoded: Tensor, pseudo_healthy: Tensor, before: Tensor, after: Te
     """Residuals on the grid of the images.
 
     Args:
-        decoded: The image through the autoencoder, ``(B, 1, ...)``.
+        decoded: The image itself or through the autoencoder, ``(B, 1, ...)``.
         pseudo_healthy: The inpainted latents, decoded.
         before: Abnormal probability of the image, ``(B, 1, ...)`` on the same grid.
         after: That of the pseudo-healthy image.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from latentseg.backbones.base import Backbone
+from latentseg.backbones.base import Backbone, TakesVolumes
 from latentseg.errors import ModelError
 from latentseg.methods.diffugts.adapters import stages_of
 
@@ -81,19 +81,26 @@ class FrozenStages:
             fix = "put the matching.safetensors of the compact model beside it"
             raise ModelError("the features of photographs are missing", where=self.backbone.name, fix=fix)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> list[Tensor]:
         """``[(B, C_l, ...)]`` of images ``(B, 1, ...)`` in [-1, 1]."""
-        config, images = self.config, images.to(self.backbone.device)
+        return self.with_latents(images)[0]
+
+    @torch.no_grad()
+    def with_latents(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The same, and of volumes the latents, which come along without the denoiser's features."""
+        config, images, latents = self.config, images.to(self.backbone.device), None
         stages = [folded(images)] if config.fold else []
-        backbone = self.backbone.features(images, timestep=config.timestep) if config.stages else []
-        stages += [backbone[index] for index in config.stages]
+        if config.stages and config.timestep is None and isinstance(self.backbone, TakesVolumes):
+            latents, found = self.backbone.encode_with_features(images)
+        else:
+            found = self.backbone.features(images, timestep=config.timestep) if config.stages else []
+        stages += [found[index] for index in config.stages]
         if self.photographs is not None and config.photographs:
             maps = self.photographs.maps(images)
             stages += [maps[index] for index in config.photographs]
         grid = [edge // config.cell for edge in images.shape[2:]]
         pooled = stages_of(stages, range(len(stages)), grid=grid)
-        return sorted(pooled, key=lambda stage: -stage.shape[2])
+        return sorted(pooled, key=lambda stage: -stage.shape[2]), latents
 
     def channels(self) -> tuple[tuple[int, ...], ...]:
         """Widths of the stages by level, finest first: for a pyramid those of one grid, else each alone."""

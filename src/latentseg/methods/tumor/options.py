@@ -71,9 +71,13 @@ PAPER_LIKE = TumorOptions(
 PAPER = replace(
     PAPER_LIKE,
     refinement=RefinementOptions(
-        fusion="otsu", feature="projected", inpainting=InpaintingOptions(steps=30), dilate=3
+        fusion="otsu",
+        feature="projected",
+        pixel="image",
+        inpainting=InpaintingOptions(steps=30),
+        dilate=3,
     ),
 )
-"""The same with the secondhand feature residual, for weights with a trained projector (PAPER_NETWORK)."""
+"""The same with both secondhand residuals, for weights with a trained projector (PAPER_NETWORK)."""
 
 PRESETS = {"recommended": RECOMMENDED, "paper_like": PAPER_LIKE, "paper": PAPER}

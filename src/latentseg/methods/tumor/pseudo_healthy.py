@@ -45,9 +45,10 @@ class Refinement:
     def _some(self, at: Tensor, options: RefinementOptions) -> Refined:
         """Refine some slices, those that stay undecided with more seeds."""
         images, chance = self.prepared.images[at], probability(self.found.log_odds[at])
-        decoded, keys = self.prepared.decoded[at], [f"{self.prepared.scan.name}/{int(row)}" for row in at]
-        refiner = self._refiner(at, options)
-        versions = refiner.versions(images, chance, keys=keys, seeds=range(options.seeds))
+        decoded = images if options.pixel == "image" else self.prepared.decoded[at]
+        keys = [f"{self.prepared.scan.name}/{int(row)}" for row in at]
+        refiner, latents = self._refiner(at, options), self.prepared.decoded.known_latents(at)
+        versions = refiner.versions(images, chance, keys=keys, seeds=range(options.seeds), latents=latents)
         found = refiner.judged(decoded, versions, chance)
         asked = self.attention.options
         extra = range(options.seeds, options.seeds + asked.extra_seeds)

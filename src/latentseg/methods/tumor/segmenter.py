@@ -94,10 +94,11 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         """
         networks, seen = seen_by(self.networks, scan, self.options)
         images = items_of(seen)
-        slabs = [networks.stages(slab) for slab in images.split(self.options.slab)]
+        coded = [networks.stages.with_latents(slab) for slab in images.split(self.options.slab)]
+        slabs, latents = zip(*coded, strict=True)
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
         organs = self._organs(stages, seen.spacing_mm[0])
-        decoded = Reconstructions(networks.backbone, images)
+        decoded = Reconstructions(networks.backbone, images, latents[0] if seen.block else None)
         return PreparedScan(networks, seen, images, stages, organs, decoded)
 
     @torch.no_grad()

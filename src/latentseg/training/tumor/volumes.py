@@ -1,31 +1,34 @@
-"""Volumes with tumors from any folder in the layout of nnU-Net: MSD, KiTS23, BraTS or ATLAS alike."""
+"""Volumes with tumors: which scans of a data set are trained on, which are held out, and one of them read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from latentseg.errors import InputError, UsageError
+from latentseg.errors import UsageError
 from latentseg.imaging import Volume, read, read_labels
-from latentseg.imaging.files import case_name, is_hidden, natural_key
-from latentseg.imaging.label_names import label_ids
-from latentseg.imaging.nnunet import modality_of, read_description
 from latentseg.text.prompts import read_prompt
+from latentseg.training.tumor.downloads import Scans, find_scans
+
+VISIT = re.compile(r"(?<=-\d{5})-\d{3}$")  # at the end of BraTS's names since 2023
 
 
 class TumorFolder(BaseModel):
-    """A data set: ``imagesTr``, ``labelsTr`` and ``dataset.json``.
+    """A data set of :mod:`latentseg.training.tumor.downloads`.
 
     Attributes:
         folder: Where it is.
         prompt: What is asked for, such as "liver tumor".
-        labels: Names of the labels that are the tumor, as ``dataset.json`` has them.
+        labels: Names of the labels that are the tumor: those of ``dataset.json``; of KiTS kidney, tumor and
+            cyst; of BraTS necrosis, edema, enhancing and whole tumor.
         name: In tables; the folder's own where it is left out.
+        sequence: Which of several sequences; contrast-enhanced T1 of BraTS, else the first.
         share: Of the scans, from the end of the list, that are kept for evaluation.
     """
 
@@ -35,6 +38,7 @@ class TumorFolder(BaseModel):
     prompt: str
     labels: tuple[str, ...]
     name: str = ""
+    sequence: str = ""
     share: float = 0.2
 
     @model_validator(mode="after")
@@ -70,31 +74,27 @@ class VolumeFiles:
         data: See there.
 
     Raises:
-        InputError: A folder in another layout, a label that it does not have, or a scan without its image.
+        InputError: A folder in another layout, or a label map without its image.
+        UsageError: A label or a sequence that it does not have.
     """
 
     def __init__(self, data: TumorFolder) -> None:
-        self.data, about = data, read_description(data.folder / "dataset.json")
-        self.ending = str(about.get("file_ending", ".nii.gz"))
-        where = data.folder / "labelsTr"
-        found = [path for path in where.glob(f"*{self.ending}") if not is_hidden(path)]
-        self.labels = sorted(found, key=natural_key)
-        if not self.labels:
-            fix = "put the label maps where nnU-Net expects them"
-            raise InputError(f"no label maps *{self.ending}", where=str(where), fix=fix)
-        self.modality = modality_of(about)
-        self.ids = tumor_ids(data, about)
-        missing = [label.name for label in self.labels if not self._image(label).exists()]
-        if missing:
-            what = f"{len(missing)} of {len(self.labels)} label maps have no image, such as {missing[0]}"
-            raise InputError(what, where=str(data.folder / "imagesTr"), fix="add the images, or remove them")
+        self.data, self.scans = data, find_scans(data.folder, sequence=data.sequence)
+        self.ids = tumor_ids(data, self.scans)
 
     @property
     def held_out(self) -> range:
-        """Numbers of the scans that are kept for evaluation; one at least where there are two."""
-        count = len(self.labels)
+        """Numbers of the scans that are kept for evaluation; one at least where there are two.
+
+        Of a patient who was scanned several times (BraTS) all scans or none are among them.
+        """
+        patients = [VISIT.sub("", name) for name in self.scans.names]
+        count = len(patients)
         kept = min(max(round(self.data.share * count), 1), count - 1) if self.data.share and count > 1 else 0
-        return range(count - kept, count)
+        first = count - kept
+        while 0 < first < count and patients[first] == patients[first - 1]:
+            first -= 1
+        return range(first, count)
 
     @property
     def training(self) -> range:
@@ -108,37 +108,24 @@ class VolumeFiles:
             InputError: A file that cannot be read.
             GeometryError: A label map on another grid.
         """
-        label = self.labels[number]
-        image = read(self._image(label), modality=self.modality)
-        mask = np.isin(read_labels(label, like=image).array, self.ids)
-        return VolumeCase(case_name(label), image, mask)
+        scans = self.scans
+        image = read(scans.images[number], modality=scans.modality)
+        mask = np.isin(read_labels(scans.masks[number], like=image).array, self.ids)
+        return VolumeCase(scans.names[number], image, mask)
 
     def cases(self, numbers: range) -> Iterator[VolumeCase]:
         """Some scans, one after the other."""
         return (self.case(number) for number in numbers)
 
-    def _image(self, label: Path) -> Path:
-        """The image of a label map; of several channels the first."""
-        folder, stem = self.data.folder / "imagesTr", label.name.removesuffix(self.ending)
-        channel = folder / f"{stem}_0000{self.ending}"
-        return channel if channel.exists() else folder / label.name
 
-
-def tumor_ids(data: TumorFolder, about: dict[str, Any]) -> tuple[int, ...]:
+def tumor_ids(data: TumorFolder, scans: Scans) -> tuple[int, ...]:
     """Ids of the labels that are the tumor.
 
     Raises:
-        InputError: ``dataset.json`` does not name the labels as ids.
-        UsageError: It has no such label.
+        UsageError: The data set has no such label.
     """
-    where = str(data.folder / "dataset.json")
-    try:
-        table = label_ids(about.get("labels"))
-    except (TypeError, ValueError) as error:
-        fix = 'write "labels": {"background": 0, "tumor": 1}'
-        raise InputError(f"the labels cannot be read ({error})", where=where, fix=fix) from error
-    unknown = [name for name in data.labels if name not in table]
+    unknown = [name for name in data.labels if name not in scans.labels]
     if unknown:
-        raise UsageError(f"no label {unknown[0]!r}", where=where, fix=f"choose from {', '.join(table)}")
-    ids = [table[name] for name in data.labels]
-    return tuple(one for label in ids for one in (label if isinstance(label, tuple) else (label,)))
+        fix = f"choose from {', '.join(scans.labels)}"
+        raise UsageError(f"no label {unknown[0]!r}", where=str(data.folder), fix=fix)
+    return tuple(one for name in data.labels for one in scans.labels[name])

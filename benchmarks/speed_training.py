@@ -39,11 +39,14 @@ Made = tuple[Task[Any], Any]
 
 def matmul_peak(dtype: torch.dtype, *, edge: int = 2048, repeats: int = 5) -> float:
     """Best rate of a product of square matrices, in FLOP/s."""
-    a, b = (torch.randn(edge, edge).to(dtype) for _ in range(2))
+    cuda = torch.cuda.is_available()
+    a, b = (torch.randn(edge, edge).to("cuda" if cuda else "cpu", dtype) for _ in range(2))
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
         a @ b
+        if cuda:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return 2 * edge**3 / min(times)
 
@@ -97,7 +100,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_training.json"))
     options = parser.parse_args()
-    dtype = fastest_dtype()
+    dtype = fastest_dtype("cuda" if torch.cuda.is_available() else "cpu")
     precision, peak = str(dtype).removeprefix("torch."), matmul_peak(dtype)
     results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.sd_folders import save_dinov2, save_stable_diffusion
-from latentseg.cli import main, reproduce_sdfsmis
-from latentseg.evaluation.datasets import SABS
-from latentseg.imaging import write_like
+from latentseg.cli import main
+from latentseg.evaluation.datasets import CHAOS, MS_CMRSEG, SABS
+from latentseg.evaluation.runs import read_rows
+from latentseg.imaging import Volume, read_labels, write_like
 from latentseg.phantom.bodies import abdomen
+from latentseg.training.fewshot.scan_pack import smallest_of
+from latentseg.training.pack import Pack
 
 Capture = pytest.CaptureFixture[str]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -110,7 +114,78 @@ def test_wrong_calls(diffusion: Path, capsys: Capture, more: list[str], code: in
     assert says in capsys.readouterr().err
 
 
-def test_each_group_has_a_model_in_the_corrected_setting() -> None:
-    units = reproduce_sdfsmis.units_of("2-corrected", [0, 1])
-    assert [unit.name for unit in units] == ["fold0-upper", "fold0-lower", "fold1-upper", "fold1-lower"]
-    assert [unit.name for unit in reproduce_sdfsmis.units_of("2", [3])] == ["fold3"]
+def test_each_group_has_a_model_in_the_corrected_setting(
+    scans: Path, tiny_tumor_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba", reason="needs the extra `train`")
+    pytest.importorskip("accelerate", reason="needs the extra `train`")
+    shutil.copytree(scans, tmp_path / "data")
+    monkeypatch.setenv("LATENTSEG_DATA", str(tmp_path / "data"))
+    labels = read_labels(path := tmp_path / "data" / "sabs" / "label_8.nii.gz")
+    shown = labels.array.copy()
+    shown[..., :3] = 0  # the training scan has slices without any organ, and with
+    write_like(shown, like=labels, path=path)
+    assert main(words("paper", tiny_tumor_model, "--setting", "2-corrected")) == 0
+    for unit, organs in (
+        ("fold0-upper", {"liver", "spleen"}),
+        ("fold0-lower", {"right_kidney", "left_kidney"}),
+    ):
+        split = json.loads(Path("out", unit, "split.json").read_text(encoding="utf-8"))
+        assert split["slices"]["8"][:3] == [0, 1, 2]
+        assert len(split["slices"]["8"]) < 6
+        rows = read_rows(Path("out", unit, "evaluation", "cases.jsonl"))
+        assert {row.organ for row in rows} == organs
+    cases = json.loads(Path("out/results.json").read_text(encoding="utf-8"))["cases"]
+    assert {case["setting"] for case in cases} == {"2-corrected"}
+    page = Path("out/page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 + 2  # four cases, a loss of each model
+
+
+def test_across_domains(
+    scans: Path, tiny_tumor_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="needs the extra `train`")
+    shutil.copytree(scans, tmp_path / "data")
+    monkeypatch.setenv("LATENTSEG_DATA", str(tmp_path / "data"))
+    for number, case in enumerate(CHAOS.across_domains().members(0)):
+        phantom = abdomen(seed=20 + number, modality="MR", shape=(48, 48, 6))
+        folder = tmp_path / "data" / "chaos_t2"
+        write_like(
+            phantom.image.array, like=phantom.image, path=folder / f"image_{case}.nii.gz", kind="image"
+        )
+        labels = np.select([phantom.labels.array == n for n in (1, 2, 3, 4)], [1, 2, 3, 4], 0)
+        write_like(labels.astype(np.uint8), like=phantom.labels, path=folder / f"label_{case}.nii.gz")
+    more = ["--setting", "cross-domain", "--dataset", "CHAOS", "--train-dataset", "SABS"]
+    assert main(words("released", tiny_tumor_model, *more)) == 0
+    assert {scan.source for scan in Pack(Path("out/pack-SABS")).scans} == {"SABS"}
+    rows = read_rows(Path("out/fold0/evaluation/cases.jsonl"))
+    assert {(row.dataset, row.support_dataset, row.setting) for row in rows} == {
+        ("CHAOS", "CHAOS", "cross-domain")
+    }
+    assert "reported by the authors" in Path("out/table.md").read_text(encoding="utf-8")
+
+
+def test_hearts_from_the_download(
+    tiny_tumor_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="needs the extra `train`")
+    monkeypatch.setenv("LATENTSEG_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    across, down, _ = np.ogrid[:64, :64, :4]
+    rng = np.random.default_rng(0)
+    for patient in [*MS_CMRSEG.members(0), "9"]:
+        away = np.hypot(across - 32, down - 32) + np.zeros((1, 1, 4))
+        labels = np.select([away < 10, away < 16], [500, 200], 0).astype(np.uint16)
+        labels[44:58, 24:40] = 600
+        array = (100 + labels / 3 + rng.normal(0, 8, labels.shape)).astype(np.int16)
+        scan = Volume(array, np.diag([4.0, 4.0, 10.0, 1.0]), "MR")
+        path = tmp_path / "raw" / f"patient{patient}_C0.nii.gz"
+        write_like(array, like=scan, path=path, kind="image")
+        write_like(labels, like=scan, path=path.with_name(f"patient{patient}_C0_manual.nii.gz"))
+    more = ["--dataset", "MS-CMRSeg", "--original", str(tmp_path / "raw")]
+    assert main(words("released", tiny_tumor_model, *more)) == 0
+    rows = read_rows(Path("out/fold0/evaluation/cases.jsonl"))
+    assert {row.organ for row in rows} == {"left_ventricle", "myocardium", "right_ventricle"}
+    assert smallest_of("MS-CMRSeg") == 1000
+    table = Path("out/table.md").read_text(encoding="utf-8")
+    assert "no result on this data set is known" in table

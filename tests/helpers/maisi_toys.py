@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 
 from latentseg.backbones.maisi.model import MaisiBackbone, MaisiOptions
 from latentseg.backbones.maisi.networks import AUTOENCODER, VARIANTS, new_autoencoder, new_unet
+from latentseg.methods.tumor import network
+from latentseg.methods.tumor.features import TumorConfig
+from latentseg.methods.tumor.on_maisi import maisi_digest, maisi_stages
 
 TINY_AUTOENCODER: dict[str, Any] = {"num_channels": [4, 8, 12], "norm_num_groups": 2}
 TINY_UNET: dict[str, Any] = {
@@ -53,6 +57,18 @@ def tiny(variant: str = "maisi-ct-rflow", **options: Any) -> MaisiBackbone:
 def volumes(*shape: int, batch: int = 1) -> torch.Tensor:
     """Random volumes ``(B, 1, D, H, W)`` in [-1, 1]."""
     return torch.rand(batch, 1, *shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def save_tumor_model(folder: Path, config: TumorConfig, variant: str = "maisi-ct-rflow") -> Path:
+    """A folder of random networks that says how narrow they are, with random tumor weights."""
+    save_published(folder, variant)
+    changes = {"autoencoder_def": TINY_AUTOENCODER, "diffusion_unet_def": TINY_UNET}
+    (folder / "config.json").write_text(json.dumps(changes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = network.TumorNetwork.for_stages(maisi_stages(folder, config, device=torch.device("cpu")))
+    network.save(folder / "tumor.safetensors", made, {"backbone": maisi_digest(folder)})
+    return folder
 
 
 def save_published(folder: Path, variant: str) -> None:

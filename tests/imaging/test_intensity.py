@@ -251,3 +251,10 @@ def test_a_mask_holds_no_voxel_of_a_border() -> None:
     everywhere = np.ones(scan.shape, bool)
     found = Segmentation("liver", scan, everywhere, everywhere.astype(np.float32), 1.0)
     np.testing.assert_array_equal(found.mask, ~corners())
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_the_whole_range_of_a_scan_whatever_its_modality(modality: Any) -> None:
+    values = np.array([-200, -100, 0, 600], np.int16)
+    found = normalize(values, modality=modality, whole_range=True)
+    np.testing.assert_allclose(found, [-1, -0.75, -0.5, 1], atol=1e-6)

@@ -199,7 +199,8 @@ def prepare(plan: Plan) -> None:
             typer.echo(f"{plan.dataset.name} {case}", err=True)
     for unit in plan.units:
         protocol_of(plan, unit).check()  # what is missing is said before the work
-    pack_scans(labelled_scans(plan.trained_on), source=plan.trained_on.name, folder=plan.pack)
+    scans, whole = labelled_scans(plan.trained_on), plan.options.intensities == "range"
+    pack_scans(scans, source=plan.trained_on.name, folder=plan.pack, whole_range=whole)
 
 
 def labelled_scans(dataset: Dataset) -> Iterator[LabelledScan]:
@@ -235,6 +236,7 @@ def train(plan: Plan) -> None:
 
 def export(plan: Plan) -> None:
     """Write the weights of every trained model as users load them."""
+    from latentseg.training.fewshot.mask_head import distilled
     from latentseg.training.fewshot.paper import load_trained
 
     for unit in plan.units:
@@ -242,6 +244,9 @@ def export(plan: Plan) -> None:
             task = task_of(plan, unit)
             checkpoint = plan.folder(unit) / "checkpoint.pt"
             load_trained(task.model, checkpoint, steps=plan.options.loop.steps)
+            if plan.options.mask_head:
+                place = plan.folder(unit) / "mask_head"
+                task.parts.mask_head = distilled(task.parts, task.pairs, plan.options.mask_head, place)
             task.export(task.model, plan.folder(unit))
 
 
@@ -334,8 +339,14 @@ def protocol_of(plan: Plan, unit: Unit) -> EP1:
     from latentseg.evaluation.settings import GROUPS
 
     organs = GROUPS[unit.group] if unit.group else ()
-    every = plan.options.supports == "all"
-    return EP1(plan.dataset, fold=unit.fold, organs=organs, setting=plan.setting, every_chunk=every)
+    return EP1(
+        plan.dataset,
+        fold=unit.fold,
+        organs=organs,
+        setting=plan.setting,
+        whole_range=plan.options.intensities == "range",
+        every_chunk=plan.options.supports == "all",
+    )
 
 
 def page(plan: Plan) -> None:

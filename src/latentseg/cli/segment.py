@@ -165,7 +165,10 @@ def segment(
         if orientation is None:
             warn_of_orientation(scan)
         progress.stage("loading the model")
-        results = load()(scan, targets, on_progress=progress)
+        segmenter = load()
+        if takes := segmenter.needs(scan):
+            progress.say(takes)
+        results = segmenter(scan, targets, on_progress=progress)
         progress.stage("writing")
         results.save(out, what=[one for one in outputs if one not in ONE_FILE])
         overlap = None if priority is None else results.save_combined(out, priority, what=outputs)

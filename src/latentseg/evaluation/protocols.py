@@ -94,6 +94,7 @@ class FewShotProtocol:
         support_slices: Slices of each support scan.
         setting: What the training may have seen, see `settings`.
         size: Side of the slices given to the methods, in pixels.
+        whole_range: Whether scans are normalized from their smallest to their largest value, as released.
     """
 
     name: ClassVar[str] = ""
@@ -109,6 +110,11 @@ class FewShotProtocol:
     support_slices: int = THIRDS
     setting: Setting = "1"
     size: int = FIELD_SIZE
+    whole_range: bool = False
+
+    def prepared(self, dataset: Dataset, case: str) -> PreparedCase:
+        """A scan of a data set as the methods see it; errors as of reading it."""
+        return prepare(dataset.load(case), size=self.size, whole_range=self.whole_range)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -324,7 +330,7 @@ def run_protocol(
 
     @cache
     def shown(support: str) -> dict[str, SupportSlices]:
-        scan, count = prepare(source.load(support), size=protocol.size), protocol.support_slices
+        scan, count = protocol.prepared(source, support), protocol.support_slices
         whole = protocol.whole_scans
         return {
             organ: support_slices(scan, organ=organ, count=count, whole=whole) for organ in protocol.targets
@@ -339,7 +345,7 @@ def run_protocol(
         ]
         if todo:
             supports = [shown(support) for support in protocol.supports(case)]
-            query = prepare(protocol.dataset.load(case), size=protocol.size)
+            query = protocol.prepared(protocol.dataset, case)
         for method, row in todo:
             if protocol.asks(query, row.organ):
                 examples = [slices[row.organ] for slices in supports]

@@ -130,6 +130,7 @@ def evaluate_each(run: Run, say: Say) -> None:
         method = DiffuGTS(segmenter, f"DiffuGTS ({segmenter.networks.backbone.name}, {run.preset})")
         for number in todo:
             case = files.case(number)
+            say(f"{data.title} {case.name}: {segmenter.needs(case.image)}")
             row, found = volume_row(case, method, data=data.title, prompt=data.prompt)
             rows.append(row)
             png = wrong_slices(case.image, found.mask, case.mask, target=data.prompt)

@@ -88,14 +88,12 @@ def training_slices(case: Case, *, setting: Setting, group: str = "") -> NDArray
         UsageError: A group that is missing or out of place.
     """
     check_group(setting, group)
-    organs = GROUPS[group] if group else ORGANS
     canonical = to_canonical(case.image)
+    if not setting.startswith("2"):
+        return np.ones(len(canonical.slices), bool)
+    organs = GROUPS[group] if group else ORGANS
     shown = np.stack([canonical.apply(case.mask(organ)).any(axis=(1, 2)) for organ in organs])
-    if setting == "2":
-        return np.asarray(~shown.all(axis=0))
-    if setting == "2-corrected":
-        return np.asarray(~shown.any(axis=0))
-    return np.ones(shown.shape[1], bool)
+    return np.asarray(~(shown.all(axis=0) if setting == "2" else shown.any(axis=0)))
 
 
 def check_group(setting: Setting, group: str) -> None:

@@ -151,11 +151,14 @@ class PreparedCase:
         return np.asarray(self.seen.back(probability))
 
 
-def prepare(case: Case, *, size: int = FIELD_SIZE) -> PreparedCase:
-    """Normalize a scan and turn it into square canonical slices, as the segmenter does."""
+def prepare(case: Case, *, size: int = FIELD_SIZE, whole_range: bool = False) -> PreparedCase:
+    """Normalize a scan and turn it into square canonical slices, as the segmenter does.
+
+    With ``whole_range`` from its smallest to its largest value, as the released SD-FSMIS does.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LatentsegWarning)  # the field's CT is known to be windowed to 8 bits
-        return PreparedCase(case, square_slices(case.image, size))
+        return PreparedCase(case, square_slices(case.image, size, whole_range=whole_range))
 
 
 def support_slices(

@@ -6,8 +6,10 @@ A format is named by the suffix of the file and confirmed by its first bytes, so
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -285,7 +287,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be created or written.
     """
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = temporary_beside(path)
     try:
         if path.parent.exists() and not path.parent.is_dir():
             raise NotADirectoryError(None, "its folder is a file")
@@ -307,6 +309,19 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where a process writes what becomes ``path`` when it is whole."""
+    return path.with_name(f".{os.getpid()}-{path.name}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left of ``path``, which one process at a time may write."""
+    for left in path.parent.glob(f".*-{glob.escape(path.name)}"):
+        if re.fullmatch(r"\.\d+", left.name.removesuffix(f"-{path.name}")):
+            shutil.rmtree(left, ignore_errors=True)
+            left.unlink(missing_ok=True)
 
 
 def _first_bytes(path: Path, count: int) -> bytes:

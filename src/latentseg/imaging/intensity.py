@@ -155,6 +155,7 @@ def normalize(
     modality: Modality,
     window: tuple[float, float] = SOFT_TISSUE_WINDOW_HU,
     where: str = "",
+    whole_range: bool = False,
 ) -> NDArray[np.float32]:
     """Map intensities to [-1, 1], from the statistics of the whole volume.
 
@@ -165,6 +166,7 @@ def normalize(
             voxels. Padding counts in neither, and becomes -1.
         window: lower and upper HU for CT.
         where: name of the image, for messages.
+        whole_range: map the smallest and the largest voxel instead, padding aside, whatever the modality.
 
     Raises:
         InputError: NaN or infinite voxels, or an image of a single value.
@@ -175,7 +177,10 @@ def normalize(
         raise InputError(f"the image is constant ({value})", where=where, fix="Check how it was exported")
     padding = padding_of(array, modality=modality)
     inside = array if padding is None else array[~padding]
-    low, high = _ct_range(inside, window, where) if modality == "CT" else _foreground_range(inside)
+    if whole_range:
+        low, high = float(inside.min()), float(inside.max())
+    else:
+        low, high = _ct_range(inside, window, where) if modality == "CT" else _foreground_range(inside)
     out: NDArray[np.float32] = array.astype(np.float32)
     out -= np.float32(low)
     out *= np.float32(2.0 / (high - low))

@@ -54,14 +54,19 @@ class NetworkInput:
         return self.canonical.restore(np.asarray(self.undo(array)))
 
 
-def square_slices(scan: Volume, size: int) -> NetworkInput:
+def square_slices(scan: Volume, size: int, *, whole_range: bool = False) -> NetworkInput:
     """The axial slices of a scan, normalized, padded to squares in millimeters and resized to ``size``.
+
+    Args:
+        scan: The scan.
+        size: Edge in pixels.
+        whole_range: See :func:`latentseg.imaging.normalize`.
 
     Raises:
         InputError: A constant scan, or one with values that are no numbers.
         GeometryError: Axial slices too narrow to be segmented.
     """
-    canonical, values = normalized_slices(scan)
+    canonical, values = normalized_slices(scan, whole_range=whole_range)
     images, undo = fit_square(values, size, pixel_mm=canonical.spacing_mm[1:])
     return NetworkInput(scan, canonical, images, square_spacing_mm(canonical, size), undo)
 
@@ -91,10 +96,7 @@ def volume_block(
     """
     canonical, values = normalized_slices(scan, window_hu=window_hu)
     lengths_mm = [n * mm for n, mm in zip(values.shape, canonical.spacing_mm, strict=True)]
-    first, second, third = (
-        max(1, min(n, round(mm / voxel_mm))) for n, mm in zip(values.shape, lengths_mm, strict=True)
-    )
-    shape, given = (first, second, third), values.shape
+    shape, given = resampled_shape(canonical, voxel_mm=voxel_mm), values.shape
     pads = [(0, -n % multiple) for n in shape]
     images = np.pad(resampled(values, shape), pads, constant_values=np.float32(-1.0))
 
@@ -105,14 +107,24 @@ def volume_block(
     return NetworkInput(scan, canonical, images, (step_mm, row_mm, column_mm), undo, block=True)
 
 
+def resampled_shape(canonical: Canonical, *, voxel_mm: float) -> tuple[int, int, int]:
+    """Slices, rows and columns of a scan whose axes are no finer than ``voxel_mm``."""
+    sizes = zip(canonical.slices.shape, canonical.spacing_mm, strict=True)
+    depth, height, width = (max(1, min(n, round(n * mm / voxel_mm))) for n, mm in sizes)
+    return depth, height, width
+
+
 def normalized_slices(
-    scan: Volume, *, window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU
+    scan: Volume, *, window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU, whole_range: bool = False
 ) -> tuple[Canonical, NDArray[np.float32]]:
     """The axial slices of a scan, and their values ``(S, H, W)`` in [-1, 1]; errors as above."""
     where = str(scan.source or "the scan")
     canonical = to_canonical(scan)
     check_slices(canonical, where=where)
-    return canonical, normalize(canonical.slices, modality=scan.modality, window=window_hu, where=where)
+    values = normalize(
+        canonical.slices, modality=scan.modality, window=window_hu, where=where, whole_range=whole_range
+    )
+    return canonical, values
 
 
 def square_spacing_mm(canonical: Canonical, size: int) -> tuple[float, float, float]:

@@ -98,6 +98,15 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
     def check(self, target: Target, scan: Volume | None = None) -> None:
         """Refuse a target that would fail, in every scan or in the one that is given, before any work."""
 
+    def needs(self, scan: Volume) -> str:
+        """What a scan takes, in one sentence before the work; nothing where it takes little.
+
+        Raises:
+            MemoryLimitError: It would not fit.
+        """
+        del scan
+        return ""
+
     def name_of(self, target: Target) -> str:
         """What results of a target are called: a prompt is its own name, other targets have one."""
         return target if isinstance(target, str) else str(target.name)  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from latentseg.backbones.device import fastest_dtype
 from latentseg.backbones.weights import reason
 from latentseg.errors import InputError, ModelError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import remove_leftovers, written_whole
 from latentseg.training.extras import require
 from latentseg.training.log import LOG_NAME, plot_log, write_row
 from latentseg.training.optimizer import Group, Kind, Schedule, make_optimizer, rate_factor, set_rate
@@ -330,6 +330,7 @@ class Loop(Generic[Model]):
             "step": self.step,
             "seconds": self.seconds,
         }
+        remove_leftovers(self.checkpoint)
         with written_whole(self.checkpoint) as temporary:
             try:
                 torch.save(state, temporary)

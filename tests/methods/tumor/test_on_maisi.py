@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 pytest.importorskip("monai")
 
 import latentseg as ls
-from helpers.maisi_toys import TINY_AUTOENCODER, TINY_UNET, save_published
+from helpers.maisi_toys import save_tumor_model
 from latentseg.backbones.registry import current_name, folder_of
 from latentseg.errors import MemoryLimitError, ModelError, UsageError
 from latentseg.imaging import Volume
@@ -22,7 +21,6 @@ from latentseg.methods.diffugts.refinement import RefinementOptions, dilated
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.features import TumorConfig
-from latentseg.methods.tumor.on_maisi import maisi_digest, maisi_stages
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.phantom.bodies import abdomen
 
@@ -33,17 +31,7 @@ CONFIG = TumorConfig(stages=(0, 1, 2), photographs=(), fold=False, cell=4, pyram
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MAISI folder of random networks, with tumor weights."""
-    place = tmp_path_factory.mktemp("tiny_maisi")
-    save_published(place, "maisi-ct-rflow")
-    changes = {"autoencoder_def": TINY_AUTOENCODER, "diffusion_unet_def": TINY_UNET}
-    (place / "config.json").write_text(json.dumps(changes))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        stages = maisi_stages(place, CONFIG, device=torch.device("cpu"))
-        made = network.TumorNetwork.for_stages(stages)
-    network.save(place / "tumor.safetensors", made, {"backbone": maisi_digest(place)})
-    return place
+    return save_tumor_model(tmp_path_factory.mktemp("tiny_maisi"), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +70,15 @@ def test_a_flipped_scan_gives_the_flipped_answer(folder: Path, scan: Volume) -> 
 
 
 def test_memory_is_checked_before_the_work(
-    folder: Path, scan: Volume, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    folder: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with caplog.at_level("INFO"):
-        run(folder, scan, replace(ALL, refinement=None))
-    assert "GiB, most of it while" in caplog.text
+    segmenter = ls.load("tumor", backbone=folder, options=ALL, device="cpu", dtype="fp32")
+    block = segmenter.prepare(scan).seen.images.shape
+    assert segmenter.needs(scan).startswith(f"{'x'.join(map(str, block))} voxels take about")
     monkeypatch.setattr("latentseg.backbones.maisi.model.free_bytes", lambda _: 1 << 20)
-    with pytest.raises(MemoryLimitError, match="voxel size"):
-        run(folder, scan)
+    for work in (segmenter.needs, segmenter.prepare):
+        with pytest.raises(MemoryLimitError, match="voxel size"):
+            work(scan)
 
 
 def test_the_current_ct_release_has_a_name_of_its_own(folder: Path) -> None:

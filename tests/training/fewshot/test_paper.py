@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from helpers.sd_folders import save_dinov2, save_stable_diffusion
 from latentseg.errors import InputError, MemoryLimitError, ModelError, UsageError
-from latentseg.methods.fewshot.load import rule_of
+from latentseg.methods.fewshot.load import Request, on_stable_diffusion, rule_of
 from latentseg.methods.sdfsmis import checkpoint
 from latentseg.methods.sdfsmis.condition import ConditionTranslator
 from latentseg.methods.sdfsmis.network import FewShotUNet
@@ -21,9 +22,11 @@ from latentseg.training import loop as loop_module
 from latentseg.training.config import read_config
 from latentseg.training.fewshot import paper
 from latentseg.training.fewshot.frozen import FrozenParts, load_frozen
+from latentseg.training.fewshot.mask_head import distilled
 from latentseg.training.fewshot.pairs import PairOptions, Pairs
 from latentseg.training.fewshot.paper import PaperOptions, PaperTask, exported, load_trained
 from latentseg.training.fewshot.scan_pack import LabelledScan, pack_scans, pack_supervoxels
+from latentseg.training.log import read_log
 from latentseg.training.loop import Loop, LoopOptions
 from latentseg.training.optimizer import Group, make_optimizer, rate_factor
 from latentseg.training.pack import Pack
@@ -155,6 +158,20 @@ def test_a_kill_during_export_leaves_the_weights_before(
         save_released(tmp_path / "released", weights=weights)
     assert [p.name for p in tmp_path.iterdir()] == ["released"]
     assert (tmp_path / "released" / "unet" / "config.json").read_bytes() == kept
+
+
+def test_what_a_killed_process_left_is_removed(
+    packed: Pack, parts: FrozenParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "plot_log", lambda log: None)
+    (tmp_path / ".4711-released" / "unet").mkdir(parents=True)
+    (tmp_path / ".4711-checkpoint.pt").write_bytes(b"half")
+    (tmp_path / ".mine-checkpoint.pt").write_bytes(b"not ours to remove")
+    task = PaperTask(OPTIONS, packed, USABLE, parts)
+    Loop(task, LOOP, tmp_path).save()
+    task.export(task.model, tmp_path)
+    assert {p.name for p in tmp_path.glob(".*")} == {".mine-checkpoint.pt"}
+    assert exported(tmp_path) == tmp_path / "released"
 
 
 def test_a_disk_that_fills_keeps_the_checkpoint_before(
@@ -298,3 +315,24 @@ def test_compilation_takes_what_lies_between_the_attentions(packed: Pack, parts:
         task.model.compile_blocks()
     assert set(compiled) == {"ResnetBlock2D", "FeedForward"}
     assert task.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+def test_a_light_decoder_is_distilled_exported_and_used(
+    packed: Pack, parts: FrozenParts, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "plot_log", lambda log: None)
+    task = PaperTask(OPTIONS, packed, USABLE, parts)
+    short = LoopOptions(steps=15, learning_rate=3e-3, warmup=0, ema=0, log_every=5, precision="fp32")
+    state = distilled(parts, task.pairs, short, tmp_path / "mask_head")
+    losses = [row["loss"] for row in read_log(tmp_path / "mask_head" / "log.jsonl")]
+    assert losses[-1] < losses[0]
+    again = distilled(parts, task.pairs, short, tmp_path / "mask_head")  # all steps are taken
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    task.parts = replace(parts, mask_head=state)
+    task.export(task.model, tmp_path)
+    read = checkpoint.load_released(tmp_path / "released")
+    assert all(torch.equal(read.mask_head[name], state[name]) for name in state)
+    networks = on_stable_diffusion(Request(folder, tmp_path / "released", torch.device("cpu"), "fp32"))
+    assert networks.sdfsmis.mask_head is not None
+    decoded = networks.sdfsmis.mask_head(torch.zeros(1, 4, 8, 8))
+    assert decoded.shape == (1, 1, 64, 64)

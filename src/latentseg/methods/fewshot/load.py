@@ -77,7 +77,12 @@ def on_stable_diffusion(asked: Request) -> FewShotNetworks:
     dino = beside if beside.is_dir() else registry.resolve("dinov2-base", offline=asked.offline)
     features = DinoFeatures.from_folder(dino).to(asked.device)
     translator = trained.translator.to(asked.device)
-    sdfsmis = SDFSMIS(backbone, network, translator, features, rule=rule_of(trained, where=path))
+    head = None
+    if trained.mask_head:
+        head = MaskHead(backbone.latent_channels, downscale=backbone.downscale)
+        checkpoint.fill(head, trained.mask_head, where=str(path / "mask_head"))
+        head.eval().to(asked.device)
+    sdfsmis = SDFSMIS(backbone, network, translator, features, head, rule_of(trained, where=path))
     return FewShotNetworks(sdfsmis, fingerprint([path, asked.folder]))
 
 

@@ -1,9 +1,9 @@
 """Weights of the method on disk: the layout of the release, and one safetensors file of our own.
 
 The release has ``unet/`` (a UNet of ``2C`` input channels whose file also holds ``conv_in_ref.*``) and
-``image_projector/`` (the translator's MLP). Our file holds the same tensors under ``unet.*`` and
-``condition.*``, those of a light decoder that was trained along under ``mask_head.*``, and the configuration
-in its metadata.
+``image_projector/`` (the translator's MLP); a light decoder of ours may be in ``mask_head/``. Our file holds
+the same tensors under ``unet.*`` and ``condition.*``, those of a light decoder that was trained along under
+``mask_head.*``, and the configuration in its metadata.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def load_released(folder: str | Path) -> FewShotWeights:
     projector, recipe = folder / "image_projector", folder / "recipe.json"
     translator = build_translator(read_folder(projector), where=str(projector))
     metadata = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
-    return FewShotWeights(network, translator, metadata)
+    head = read_folder(folder / "mask_head") if (folder / "mask_head").is_dir() else {}
+    return FewShotWeights(network, translator, metadata, head)
 
 
 def load(path: str | Path) -> FewShotWeights:

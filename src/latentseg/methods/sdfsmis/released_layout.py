@@ -1,15 +1,14 @@
 """Writing trained weights in the layout of the release, so that its code can read them.
 
 ``unet/config.json`` and ``unet/diffusion_pytorch_model.safetensors`` (with ``conv_in_ref.*``),
-``image_projector/`` with ``mlp.*``, ``dinov2/`` as the library saves it, and ``recipe.json``, which is ours:
-what the weights were trained with.
+``image_projector/`` with ``mlp.*``, ``dinov2/`` as the library saves it. Ours, which the release does not look
+at, are ``recipe.json``, what the weights were trained with, and ``mask_head/``, a light decoder of masks.
 :func:`~latentseg.methods.sdfsmis.checkpoint.load_released` reads all of it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentseg.errors import InputError
+from latentseg.imaging.files import remove_leftovers, temporary_beside
 from latentseg.methods.sdfsmis.checkpoint import FewShotWeights, State, released_state
 
 CLASS_NAME = "MyUNet2DConditionModel"  # of the release
@@ -41,7 +41,8 @@ def save_released(
     if weights.network.prior_channels:
         what = "weights with a matching prior have no place in the released layout"
         raise InputError(what, where=str(folder), fix="train with `prior: false`")
-    temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
+    remove_leftovers(folder)
+    temporary = temporary_beside(folder)
     try:
         _write(temporary, weights, dtype)
         if dino is not None:
@@ -63,6 +64,8 @@ def _write(folder: Path, weights: FewShotWeights, dtype: torch.dtype) -> None:
     channels = network.conv_in.in_channels
     config = known | {"_class_name": CLASS_NAME, "in_channels": channels, "in_channels_ref": channels}
     parts = {"unet": released_state(network), "image_projector": weights.translator.state_dict()}
+    if weights.mask_head:
+        parts["mask_head"] = weights.mask_head
     for name, state in parts.items():
         (folder / name).mkdir(parents=True)
         save_file(_on_disk(state, dtype), folder / name / WEIGHTS_FILE, {"format": "pt"})

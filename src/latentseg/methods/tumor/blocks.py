@@ -5,7 +5,6 @@ Everything after it works on items ``(N, 1, H, W)`` or ``(1, 1, D, H, W)`` and d
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -15,22 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.backbones.base import TakesVolumes
-from latentseg.imaging import Volume
+from latentseg.imaging import Volume, to_canonical
 from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU
-from latentseg.imaging.network_input import NetworkInput, volume_block
+from latentseg.imaging.network_input import NetworkInput, resampled_shape, volume_block
 from latentseg.methods.tumor.body_crop import body_slices
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
-
-log = logging.getLogger(__name__)
 
 
 def seen_by(
     networks: TumorNetworks, scan: Volume, options: TumorOptions
 ) -> tuple[TumorNetworks, NetworkInput]:
     """A scan as the networks see it, and the networks for a scan of this size and spacing.
-
-    The memory that a block takes is logged before anything is computed.
 
     Raises:
         InputError: A constant scan, or one with values that are no numbers.
@@ -45,9 +40,23 @@ def seen_by(
     )
     depth, height, width = seen.images.shape
     shape = (depth, height, width)
-    log.info(backbone.require_memory(shape, inpainting=options.refinement is not None))
+    backbone.require_memory(shape, inpainting=options.refinement is not None)
     own = backbone.for_volume(shape, spacing_mm=seen.spacing_mm)
     return replace(networks, stages=replace(networks.stages, backbone=own)), seen
+
+
+def memory_of(networks: TumorNetworks, scan: Volume, options: TumorOptions) -> str:
+    """What a scan takes as a block, in one sentence, before anything is computed; of slices nothing.
+
+    Raises:
+        MemoryLimitError: It would not fit.
+    """
+    backbone = networks.backbone
+    if not isinstance(backbone, TakesVolumes):
+        return ""
+    shape = resampled_shape(to_canonical(scan), voxel_mm=options.voxel_mm)
+    depth, height, width = (n + -n % backbone.multiple for n in shape)
+    return backbone.require_memory((depth, height, width), inpainting=options.refinement is not None)
 
 
 def items_of(seen: NetworkInput) -> Tensor:

@@ -24,7 +24,7 @@ from latentseg.methods.diffugts.refinement import Refined
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.along_slices import bridged, smooth
 from latentseg.methods.tumor.appearance import with_edges
-from latentseg.methods.tumor.blocks import in_tissue_window, items_of, per_slice, seen_by, stacked
+from latentseg.methods.tumor.blocks import in_tissue_window, items_of, memory_of, per_slice, seen_by, stacked
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
@@ -83,6 +83,10 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
             UsageError: A prompt that cannot be read.
         """
         self.networks.queries(target, scan.modality if scan else "unknown")
+
+    def needs(self, scan: Volume) -> str:
+        """The memory that a 3-D backbone takes; errors as of :meth:`prepare`."""
+        return memory_of(self.networks, scan, self.options)
 
     def prepare(self, scan: Volume) -> PreparedScan:
         """Encode a scan, once for any number of prompts.

@@ -40,6 +40,19 @@ class FrozenParts:
         """``C``."""
         return int(self.vae.config["latent_channels"])
 
+    @property
+    def downscale(self) -> int:
+        """Pixels of an image for one of its latent, along each edge."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Grey images ``(B, 1, H, W)`` of scaled latents, the mean of the decoded channels."""
+        shift = float(self.vae.config.get("shift_factor") or 0.0)
+        z = latents / float(self.vae.config["scaling_factor"]) + shift
+        decoded: Tensor = self.vae.decode(z.to(self.vae.dtype)).sample
+        return decoded.float().mean(1, keepdim=True)
+
     @torch.no_grad()
     def sample(self, images: Tensor) -> Tensor:
         """Scaled samples ``(B, C, h, w)`` of the posterior of images ``(B, 1, H, W)`` in [-1, 1].

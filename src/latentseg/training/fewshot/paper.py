@@ -51,9 +51,13 @@ class PaperOptions(BaseModel):
         unseen: Labelled structures that are never shown.
         min_area: Fewest pixels of a class in the larger of two adjacent slices.
         augment: Whether pairs are augmented as released.
+        intensities: Of scans, in training and evaluation: ``range`` takes the smallest and the largest value
+            to -1 and 1, as released; ``percentiles`` is what is done everywhere else here.
         query_enhancement: ``probability`` as released, ``cosine`` as the paper says.
         supports: At evaluation each chunk is shown ``one`` support slice, or ``all`` three as released.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
+        mask_head: How a light decoder of mask latents is trained beside, distilled from the autoencoder's,
+            for faster masks; nothing trains none. The rules of the release never use it.
         compile: Compile the convolutions and feed-forward layers (``torch.compile``); pays off on a GPU.
     """
 
@@ -66,8 +70,10 @@ class PaperOptions(BaseModel):
     unseen: tuple[str, ...] = ("liver", "spleen")
     min_area: int = Field(200, gt=0)
     augment: bool = True
+    intensities: Literal["range", "percentiles"] = "range"
     query_enhancement: Rule = "probability"
     supports: Literal["one", "all"] = "all"
+    mask_head: LoopOptions | None = None
     checkpointing: bool = False
     compile: bool = False
 
@@ -182,14 +188,13 @@ class PaperTask:
 
     def export(self, model: PaperModel, folder: Path) -> None:
         """Write what users load: the released layout, or one file for ``compact``."""
-        rule = {"query_enhancement": self.options.query_enhancement}
+        rule = {"query_enhancement": self.options.query_enhancement, "intensities": self.options.intensities}
         metadata = {"backbone": self.parts.name, **rule, "supervision": self.options.supervision}
         weights = checkpoint.FewShotWeights(model.unet, model.translator, metadata, self.parts.mask_head)
-        if self.parts.mask_head:
-            checkpoint.save(folder / "fewshot.safetensors", weights=weights, dtype=torch.float32)
+        if isinstance(self.parts.features, DinoFeatures):
+            save_released(folder / "released", weights=weights, dino=self.parts.features.model)
         else:
-            dino = self.parts.features.model if isinstance(self.parts.features, DinoFeatures) else None
-            save_released(folder / "released", weights=weights, dino=dino)
+            checkpoint.save(folder / "fewshot.safetensors", weights=weights, dtype=torch.float32)
 
 
 def exported(folder: Path) -> Path:

@@ -36,7 +36,9 @@ class LabelledScan(NamedTuple):
     names: dict[int, str]
 
 
-def pack_scans(scans: Iterable[LabelledScan], *, source: str, folder: Path, size: int = 256) -> Pack:
+def pack_scans(
+    scans: Iterable[LabelledScan], *, source: str, folder: Path, size: int = 256, whole_range: bool = False
+) -> Pack:
     """Write a pack, unless it is there.
 
     Args:
@@ -44,6 +46,7 @@ def pack_scans(scans: Iterable[LabelledScan], *, source: str, folder: Path, size
         source: Name of the data set.
         folder: Of the pack.
         size: Edge of the slices.
+        whole_range: See :func:`latentseg.imaging.normalize`.
 
     Raises:
         InputError: There is no scan, or the folder cannot be written.
@@ -54,7 +57,7 @@ def pack_scans(scans: Iterable[LabelledScan], *, source: str, folder: Path, size
     labels: list[NDArray[np.uint8]] = []
     rows: list[PackedScan] = []
     for scan in scans:
-        image, label, spacing_mm = _slices(scan, size)
+        image, label, spacing_mm = _slices(scan, size, whole_range=whole_range)
         first = sum(len(stack) for stack in images)
         rows.append(
             PackedScan(
@@ -112,13 +115,13 @@ def smallest_of(dataset: str) -> int:
 
 
 def _slices(
-    scan: LabelledScan, size: int
+    scan: LabelledScan, size: int, *, whole_range: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[float, float, float]]:
     canonical = to_canonical(scan.image)
     pixel_mm = canonical.spacing_mm[1:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LatentsegWarning)
-        values = normalize(canonical.slices, modality=scan.image.modality)
+        values = normalize(canonical.slices, modality=scan.image.modality, whole_range=whole_range)
     image, _ = fit_square(values, size, pixel_mm=pixel_mm)
     label, _ = fit_square(canonical.apply(scan.labels.array), size, kind="mask", pixel_mm=pixel_mm)
     packed = np.clip((image + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)

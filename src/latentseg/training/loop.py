@@ -364,6 +364,18 @@ class Loop(Generic[Model]):
             ) from error
 
 
+def trained(task: Task[Model], options: LoopOptions, folder: Path, *, resume: bool) -> Model:
+    """Run a training to its end, or on from what is in its folder; returns the averaged model.
+
+    Raises:
+        ModelError: The folder holds a run and ``resume`` is not set, or its checkpoint does not fit.
+        KeyboardInterrupt: The run was stopped, with a checkpoint.
+    """
+    loop = Loop(task, options, folder)
+    loop.run(resume=resume)
+    return loop.average
+
+
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C or SIGTERM comes; a second one interrupts at once."""

@@ -81,6 +81,19 @@ def test_memory_is_checked_before_the_work(
             work(scan)
 
 
+def test_a_volume_is_encoded_once_and_compared_to_itself(folder: Path, scan: Volume) -> None:
+    options = replace(ALL, refinement=replace(QUICK, pixel="image"))
+    segmenter = ls.load("tumor", backbone=folder, options=options, device="cpu", dtype="fp32")
+    prepared = segmenter.prepare(scan)
+    backbone = prepared.networks.backbone
+    latents = prepared.decoded.known_latents(torch.tensor([0]))
+    assert latents is not None
+    torch.testing.assert_close(latents, backbone.encode(prepared.images))
+    found = segmenter.predict(prepared, "liver tumor").evidence
+    assert not prepared.decoded.known.any()  # no pass through the autoencoder for the comparison
+    np.testing.assert_allclose(found.residual, np.abs(found.images - found.healthy), atol=1e-5)
+
+
 def test_the_current_ct_release_has_a_name_of_its_own(folder: Path) -> None:
     assert current_name("maisi-ct") == "maisi-ct-rflow"
     assert folder_of("maisi-ct") == folder_of("maisi-ct-rflow")

@@ -14,6 +14,7 @@ try:
         MaisiResBlock,
         MaisiUpsample,
     )
+    from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
     from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 except ImportError as error:
     what = f"MAISI needs packages that are not installed ({error})"
@@ -21,6 +22,7 @@ except ImportError as error:
 
 __all__ = [
     "AutoencoderKlMaisi",
+    "ControlNetMaisi",
     "DiffusionModelUNetMaisi",
     "MaisiConvolution",
     "MaisiDownsample",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latentseg.backbones.maisi.conditions import REGIONS, TOKEN_WIDTH, MaisiCondition
+from latentseg.backbones.maisi.control import FILES, label_bits, load_controlnet
 from latentseg.backbones.maisi.library import AutoencoderKlMaisi, DiffusionModelUNetMaisi
 from latentseg.backbones.maisi.memory import GIB, MemoryEstimate, Sizes, estimate, free_bytes, require
 from latentseg.backbones.maisi.networks import (
@@ -25,11 +26,12 @@ from latentseg.backbones.maisi.networks import (
     find_variant,
     for_inference,
     load_networks,
+    read_changes,
 )
 from latentseg.backbones.maisi.tiling import run_blocks
 from latentseg.backbones.schedules import RectifiedFlow, Schedule, VariancePreserving
 from latentseg.backbones.stable_diffusion import captured
-from latentseg.errors import UsageError
+from latentseg.errors import ModelError, UsageError
 
 FEATURE_BLOCKS = (2, 5, 8)
 """Ends of the encoder's three stages: 64 channels at full size, 128 at a half, 256 at a quarter."""
@@ -123,6 +125,7 @@ class MaisiBackbone:
         scale_factor: Brings latents to unit variance; it comes with the denoiser.
         variant: A key of :data:`~latentseg.backbones.maisi.networks.VARIANTS`.
         options: Precision, device.
+        controlnet: Guides the denoiser by a label map, see :meth:`guided_by`.
     """
 
     dims, image_size, latent_channels, downscale = 3, 256, 4, 4
@@ -137,6 +140,7 @@ class MaisiBackbone:
         scale_factor: float,
         variant: str = "maisi-ct-rflow",
         options: MaisiOptions | None = None,
+        controlnet: nn.Module | None = None,
     ) -> None:
         self.name, self.scale_factor = variant, scale_factor
         self.options = options or MaisiOptions()
@@ -144,7 +148,10 @@ class MaisiBackbone:
         self.schedule: Schedule = RectifiedFlow() if self.flow else VariancePreserving(0.0015, 0.0195)
         self.autoencoder = self._placed(autoencoder)
         self.unet = self._placed(for_inference(unet))
-        self._weights = sum(t.nbytes for net in (autoencoder, unet) for t in net.parameters())
+        self.controlnet = None if controlnet is None else self._placed(controlnet)
+        self._bits: Tensor | None = None
+        networks = [net for net in (autoencoder, unet, controlnet) if net is not None]
+        self._weights = sum(t.nbytes for net in networks for t in net.parameters())
 
     @classmethod
     def from_folder(
@@ -164,7 +171,12 @@ class MaisiBackbone:
         folder = Path(path)
         variant = variant or find_variant(folder)
         autoencoder, unet, scale = load_networks(folder, variant)
-        return cls(autoencoder, unet, scale_factor=scale, variant=variant, options=options)
+        changes = read_changes(folder)
+        config = VARIANTS[variant].unet | changes.get("diffusion_unet_def", {})
+        control = load_controlnet(folder, variant, unet, config, changes.get("controlnet_def", {}))
+        return cls(
+            autoencoder, unet, scale_factor=scale, variant=variant, options=options, controlnet=control
+        )
 
     def for_volume(
         self, shape: tuple[int, int, int], *, spacing_mm: tuple[float, float, float] | None = None
@@ -180,6 +192,24 @@ class MaisiBackbone:
             fitted.schedule = VolumeFlow(tuple(n // self.downscale for n in shape))
         fitted.options = replace(self.options, spacing_mm=spacing_mm or self.options.spacing_mm)
         return fitted
+
+    def guided_by(self, labels: Tensor) -> MaisiBackbone:
+        """The same model, whose denoiser is told the anatomy by the ControlNet.
+
+        Args:
+            labels: ``(1, 1, D, H, W)`` of MAISI's label ids, on the grid of the volumes.
+
+        Raises:
+            ModelError: The checkpoint of the ControlNet is not there.
+            UsageError: Other numbers than label ids.
+        """
+        if self.controlnet is None:
+            name = FILES.get(self.name, "a ControlNet")
+            fix = f"put {name} beside the denoiser" if self.name in FILES else "take maisi-ct-rflow"
+            raise ModelError("this model came without its ControlNet", where=self.name, fix=fix)
+        guided = copy.copy(self)
+        guided._bits = self._inward(label_bits(labels))
+        return guided
 
     @property
     def device(self) -> torch.device:
@@ -246,7 +276,13 @@ class MaisiBackbone:
         batch = len(latents)
         inputs = self._conditions(condition.expand(batch, -1, -1)[:, 0])
         times = torch.full((batch,), float(timestep), device=self.options.device)
-        out: Tensor = self.unet(self._inward(latents), times, **inputs)
+        inward = self._inward(latents)
+        if self.controlnet is not None and self._bits is not None:
+            told = self._bits.expand(batch, -1, -1, -1, -1)
+            classes = inputs.get("class_labels") if self.controlnet.num_class_embeds is not None else None
+            down, middle = self.controlnet(inward, times, told, class_labels=classes)
+            inputs |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        out: Tensor = self.unet(inward, times, **inputs)
         return _outward(-out if self.flow else out)  # MAISI's velocity points from noise to the image
 
     def memory(self, shape: tuple[int, int, int]) -> MemoryEstimate:
@@ -333,12 +369,12 @@ class MaisiBackbone:
         z = self.autoencoder.post_quant_conv(self._inward(latents / self.scale_factor))
         return 2 * _outward(run_blocks(blocks, z, rows=rows)[0]) - 1
 
-    def _conditions(self, tokens: Tensor) -> dict[str, Tensor]:
+    def _conditions(self, tokens: Tensor) -> dict[str, Any]:
         """The denoiser's own inputs, from tokens ``(B, 6)``."""
         modality, spacing, regions = tokens.split([1, 3, 2], 1)
         usual = torch.tensor(self.options.spacing_mm).to(spacing).expand_as(spacing)
         spacing = torch.where(spacing > 0, spacing, usual).flip(1)  # (S, H, W) to MAISI's (x, y, z)
-        inputs = {"spacing_tensor": self._hundredfold(spacing)}
+        inputs: dict[str, Any] = {"spacing_tensor": self._hundredfold(spacing)}
         if self.unet.num_class_embeds is not None:
             inputs["class_labels"] = modality[:, 0].round().long().to(self.options.device)
         if self.unet.include_top_region_index_input:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
@@ -27,8 +27,9 @@ from latentseg.errors import LatentsegError, ModelError
 from latentseg.imaging.files import written_whole
 
 Config = dict[str, Any]
-STATE, SCALE = "unet_state_dict", "scale_factor"
-CONFIG_NAME = "config.json"
+Network = TypeVar("Network", bound=nn.Module)
+STATES, SCALE = ("unet_state_dict", "controlnet_state_dict"), "scale_factor"
+CONFIG_NAME, PARTS = "config.json", ("autoencoder_def", "diffusion_unet_def", "controlnet_def")
 
 AUTOENCODER: Config = {
     "spatial_dims": 3,
@@ -59,6 +60,12 @@ _UNET: Config = {
     "use_flash_attention": True,
     "include_spacing_input": True,
 }
+UNET_SHAPE = (
+    *("spatial_dims", "in_channels", "num_channels", "attention_levels", "num_head_channels"),
+    *("num_res_blocks", "resblock_updown", "include_fc", "norm_num_groups"),
+)
+"""Entries of the denoiser's configuration that its ControlNet shares."""
+
 UNET_RFLOW: Config = _UNET | {
     "include_top_region_index_input": False,
     "include_bottom_region_index_input": False,
@@ -111,11 +118,15 @@ def new_unet(config: Config) -> DiffusionModelUNetMaisi:
     monai refuses ``use_flash_attention`` where there is no CUDA device. The flag means
     ``scaled_dot_product_attention``, which runs everywhere, so it is set afterwards.
     """
-    unet = DiffusionModelUNetMaisi(**{**config, "use_flash_attention": False})
-    for module in unet.modules():
+    return fused_attention(DiffusionModelUNetMaisi(**{**config, "use_flash_attention": False}))
+
+
+def fused_attention(network: Network) -> Network:
+    """Set the flag of a network's attentions, in place."""
+    for module in network.modules():
         if hasattr(module, "use_flash_attention"):
             vars(module)["use_flash_attention"] = True
-    return unet
+    return network
 
 
 class SlicedAveragePool(nn.Module):
@@ -159,7 +170,7 @@ def load_networks(folder: Path, variant: str) -> tuple[AutoencoderKlMaisi, Diffu
         ModelError: A file is missing or damaged, holds more than tensors, or is of another model.
     """
     known = VARIANTS[variant]
-    changes = _read_config(folder)
+    changes = read_changes(folder)
     codec_file = find_checkpoint(folder, known.autoencoder_file, variant=variant)
     unet_file = find_checkpoint(folder, known.unet_file, variant=variant)
     try:
@@ -181,7 +192,7 @@ def find_variant(folder: Path) -> str:
     Raises:
         ModelError: There is none, or more than one.
     """
-    found = [name for name, known in VARIANTS.items() if _present(folder, known.unet_file)]
+    found = [name for name, known in VARIANTS.items() if present(folder, known.unet_file)]
     if len(found) == 1:
         return found[0]
     what = f"the denoisers of {' and '.join(found)}" if found else "no MAISI denoiser"
@@ -195,7 +206,7 @@ def find_checkpoint(folder: Path, name: str, *, variant: str) -> Path:
     Raises:
         ModelError: Neither form of it is there, or the pickle cannot be used.
     """
-    there = _present(folder, name)
+    there = present(folder, name)
     if there is None:
         fix = f"put it there, or run 'latentseg models pull {variant}'"
         raise ModelError(f"no {name}", where=str(folder), fix=fix)
@@ -244,14 +255,15 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], float | None]:
         what = f"the checkpoint cannot be read ({reason(error)})"
         fix = "get the published file again; files that need more than tensors are refused"
         raise ModelError(what, where=str(path), fix=fix) from error
-    state = content.get(STATE, content) if isinstance(content, Mapping) else None
+    key = next((key for key in STATES if isinstance(content, Mapping) and key in content), "")
+    state = content[key] if key else content
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         keys = (
             ", ".join(map(str, list(content)[:4])) if isinstance(content, Mapping) else type(content).__name__
         )
         what = f"no state dict in the checkpoint (it has {keys})"
-        raise ModelError(what, where=str(path), fix=f"give a state dict, plain or under '{STATE}'")
-    scale = content.get(SCALE) if STATE in content else None
+        raise ModelError(what, where=str(path), fix=f"give a state dict, plain or under '{STATES[0]}'")
+    scale = content.get(SCALE) if key else None
     return {str(k): t.contiguous() for k, t in state.items()}, None if scale is None else float(scale)
 
 
@@ -303,7 +315,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path) -> No
     module.load_state_dict({name: tensors[name].float() for name in wanted}, assign=True)
 
 
-def _present(folder: Path, name: str) -> Path | None:
+def present(folder: Path, name: str) -> Path | None:
     """A checkpoint as pickle, or else as safetensors, in the folder or its ``models/``."""
     places = [
         folder / sub / part for part in (name, name.replace(".pt", ".safetensors")) for sub in ("", "models")
@@ -311,13 +323,18 @@ def _present(folder: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _read_config(folder: Path) -> dict[str, Config]:
+def read_changes(folder: Path) -> dict[str, Config]:
+    """What a folder's ``config.json`` says about each network; nothing where there is none.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     path = folder / CONFIG_NAME
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        parts = {key: dict(content.get(key, {})) for key in ("autoencoder_def", "diffusion_unet_def")}
+        parts = {key: dict(content.get(key, {})) for key in PARTS}
     except (ValueError, TypeError, AttributeError) as error:
         what = f"unreadable configuration ({reason(error)})"
         raise ModelError(what, where=str(path), fix="correct or remove it") from error

@@ -21,7 +21,7 @@ from latentseg.imaging.files import written_whole
 from latentseg.methods.sdfsmis.mask_decoding import mask_images, probabilities
 from latentseg.training.fewshot.frozen import FrozenParts
 from latentseg.training.fewshot.pairs import Pairs
-from latentseg.training.loop import Loop, LoopOptions
+from latentseg.training.loop import LoopOptions, trained
 
 PAIRS = 4  # of a batch
 NOISE = 0.3  # largest standard deviation, latents being of about 1
@@ -80,6 +80,5 @@ def distilled(parts: FrozenParts, pairs: Pairs, options: LoopOptions, folder: Pa
         ModelError: The folder holds a training of something else.
         KeyboardInterrupt: It was stopped, with a checkpoint.
     """
-    loop = Loop(MaskHeadTask(parts, pairs, seed=options.seed), options, folder)
-    loop.run(resume=True)
-    return dict(loop.average.state_dict())
+    task = MaskHeadTask(parts, pairs, seed=options.seed)
+    return dict(trained(task, options, folder, resume=True).state_dict())

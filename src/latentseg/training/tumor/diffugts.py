@@ -30,7 +30,7 @@ from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.queries import Queries
-from latentseg.training.loop import Loop, LoopOptions
+from latentseg.training.loop import LoopOptions, trained
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.training.tumor.losses import dice, image_loss, pixel_loss, text_loss
@@ -357,21 +357,19 @@ class TumorTraining:
         """
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
-        attention = Loop(task, self.options.loop, folder / "attention")
-        attention.run(resume=resume)
-        task.network.attention.load_state_dict(attention.average.state_dict())
+        attention = trained(task, self.options.loop, folder / "attention", resume=resume)
+        task.network.attention.load_state_dict(attention.state_dict())
         task.network.attention.eval()
         if self.options.organs.names:
             organ_task = self._organ_task(task)
-            organs = Loop(organ_task, self.options.organ_loop, folder / "organs")
-            organs.run(resume=resume)
-            task.network.organs.load_state_dict(organs.average.state_dict())
+            organs = trained(organ_task, self.options.organ_loop, folder / "organs", resume=resume)
+            task.network.organs.load_state_dict(organs.state_dict())
             task.network.organs.eval()
             organ_task.measure()
         task.learn_views()
         task.calibrate()
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
-        Loop(fusion, self.options.fusion_loop, folder / "fusion").run(resume=resume)
+        trained(fusion, self.options.fusion_loop, folder / "fusion", resume=resume)
         shutil.copyfile(folder / "fusion" / files.FILE, folder / files.FILE)
 
     def _organ_task(self, task: AttentionTask) -> OrganTask:

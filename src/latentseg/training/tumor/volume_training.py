@@ -25,7 +25,7 @@ from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import PAPER_NETWORK, FrozenStages, TumorConfig
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
-from latentseg.training.loop import Loop, LoopOptions
+from latentseg.training.loop import LoopOptions, trained
 from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks, backbone_for
 from latentseg.training.tumor.diffugts import AttentionBatch, attention_loss
 from latentseg.training.tumor.residual_learning import ResidualTask
@@ -196,16 +196,15 @@ class VolumeTraining:
         """
         torch.manual_seed(self.options.loop.seed)
         task = VolumeTask(self.options, self.stages, queries=self.queries, metadata=self.metadata)
-        attention = Loop(task, self.options.loop, folder / "attention")
-        attention.run(resume=resume)
-        task.network.attention.load_state_dict(attention.average.state_dict())
+        last = folder / "attention"
+        attention = trained(task, self.options.loop, last, resume=resume)
+        task.network.attention.load_state_dict(attention.state_dict())
         task.network.attention.eval()
         task.calibrate()
-        last = folder / "attention"
         files.save(last / files.FILE, task.network, self.metadata)
         if task.network.projector is not None:
             last = folder / "residuals"
-            Loop(self._residuals(task), self.options.residual_loop, last).run(resume=resume)
+            trained(self._residuals(task), self.options.residual_loop, last, resume=resume)
         shutil.copyfile(last / files.FILE, folder / files.FILE)
 
     def _residuals(self, task: VolumeTask) -> ResidualTask:

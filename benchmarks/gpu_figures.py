@@ -41,9 +41,10 @@ Figures = dict[str, Any]
 LIVER = 1  # label of the phantom
 
 
-def agreement(_asked: argparse.Namespace) -> Figures:
+def agreement(asked: argparse.Namespace) -> Figures:
     """The same scan on the CPU and on the device."""
-    shown, scan = abdomen(seed=0), abdomen(seed=1, lesions=2).image
+    shape = (256, 256, 32) if asked.thin == 1 else (96, 96, 6)
+    shown, scan = abdomen(seed=0, shape=shape), abdomen(seed=1, lesions=2, shape=shape).image
     liver = ls.Support.from_volumes(shown.image, shown.labels, name="liver", label=LIVER)
     figures: Figures = {}
     for method, target in (("fewshot", liver), ("tumor", "liver tumor")):

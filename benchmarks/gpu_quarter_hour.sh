@@ -52,7 +52,7 @@ if [ -n "$dry" ]; then thin=4 steps=2 short=1 seconds=(900 900 900); fi
 "$python" -m latentseg doctor || true
 
 step "few-shot and prompt, device against CPU"
-try "${seconds[0]}" "$python" benchmarks/gpu_figures.py agreement --output "$out/figures.json"
+try "${seconds[0]}" "$python" benchmarks/gpu_figures.py agreement --thin $thin --output "$out/figures.json"
 step "SD-size training"
 try "${seconds[1]}" "$python" benchmarks/gpu_figures.py training --thin $thin --steps $steps \
   --output "$out/figures.json"

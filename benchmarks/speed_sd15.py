@@ -324,7 +324,7 @@ def parent(args: argparse.Namespace) -> None:
 
 
 def summarize(figures: list[Figures], maps: list[np.ndarray]) -> Figures:
-    """Ratios of the runs: released, ours, our other precision, the light decoder, perhaps twice the slices."""
+    """Ratios of the runs: released, ours, our other precision, the light decoder, perhaps twice as much."""
     released, ours, other, light, *double = figures
     few = len(maps[2])
     memory = double[0]["peak_memory_gb"] / ours["peak_memory_gb"] if double else None

@@ -35,9 +35,10 @@ def save_control(folder: Path, *, variant: str = VARIANT, silent: bool = False) 
     shared = {key: unet[key] for key in UNET_SHAPE if key in unet}
     own = {"num_class_embeds": unet.get("num_class_embeds")}
     network = lively(lambda config: ControlNetMaisi(**config), shared | CONTROLNET | own | FEW)
-    state = {k: t for k, t in network.state_dict().items() if k.startswith(("controlnet", "class_emb"))}
+    state = {k: t for k, t in network.state_dict().items() if not k.startswith(("conv_in", "time_embed"))}
     if silent:
-        state = {k: torch.zeros_like(t) if "blocks" in k or "mid_block" in k else t for k, t in state.items()}
+        last = ("controlnet_down_blocks", "controlnet_mid_block")
+        state = {k: torch.zeros_like(t) if k.startswith(last) else t for k, t in state.items()}
     torch.save({"controlnet_state_dict": state}, folder / FILES[variant])
     return folder
 

@@ -62,7 +62,9 @@ def load_controlnet(
     own = {"num_class_embeds": None if classes is None else len(classes)}
     with torch.device("meta"):
         made = ControlNetMaisi(**shared | CONTROLNET | own | dict(changes))
-    fill(made, dict(unet.state_dict()) | tensors, where=file)
+    wanted = {key: tensor.shape for key, tensor in made.state_dict().items()}
+    same = {key: tensor for key, tensor in unet.state_dict().items() if wanted.get(key) == tensor.shape}
+    fill(made, same | tensors, where=file)
     return for_inference(fused_attention(made))
 
 

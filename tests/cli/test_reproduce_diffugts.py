@@ -82,9 +82,7 @@ def test_end_to_end_and_again(root: Path, capsys: Capture) -> None:
     assert all(0 <= one["dice"]["mean"] <= 1 for one in results["summaries"])
     page = (root / "run" / "page.html").read_text(encoding="utf-8")
     assert "Worst cases" in page
-    assert (
-        page.count("data:image/png;base64,") == 2 + 4
-    )  # a case of each data set, two curves of each training
+    assert page.count("data:image/png;base64,") == 2 + 2  # each held-out scan, each loss of two steps
     capsys.readouterr()
     assert main(words(root)) == 0
     said = capsys.readouterr().err

@@ -60,10 +60,10 @@ def test_segment(
     more = ["--save", "mask,prob,evidence,healthy", "--device", "cpu", "-o", str(tmp_path)]
     assert main([*words, *more]) == 0
     assert "GiB, most of it while" in capsys.readouterr().err
-    mask = nib.load(tmp_path / "s0" / "s0_liver-tumor.nii.gz")
+    mask = nib.load(tmp_path / "s0" / "s0_seg-liver_tumor.nii.gz")
     assert mask.shape == nib.load(scan).shape
     np.testing.assert_array_equal(mask.affine, nib.load(scan).affine)
-    assert (tmp_path / "s0" / "s0_healthy-liver-tumor.nii.gz").exists()
+    assert (tmp_path / "s0" / "s0_healthy-liver_tumor.nii.gz").exists()
 
 
 def test_too_little_memory_is_one_sentence(
@@ -84,7 +84,7 @@ def test_too_little_memory_is_one_sentence(
 def test_batch(model: Path, data: Path, tmp_path: Path) -> None:
     words = ["batch", str(data / "imagesTr"), "-p", "liver tumor", "--backbone", str(model)]
     assert main([*words, "--device", "cpu", "-o", str(tmp_path)]) == 0
-    assert len(list(tmp_path.rglob("*_liver-tumor.nii.gz"))) == 2
+    assert len(list(tmp_path.rglob("*_seg-liver_tumor.nii.gz"))) == 2
 
 
 def test_train_and_evaluate(model: Path, data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,10 @@ def test_the_paper_on_stable_diffusion_step_by_step(
     )
     assert "data:image/png;base64," in page
     assert "one support slice" in page
-    assert len(json.loads(Path("out/results.json").read_text(encoding="utf-8"))["cases"]) == 4
+    cases = json.loads(Path("out/results.json").read_text(encoding="utf-8"))["cases"]
+    methods = Counter(case["method"] for case in cases)
+    assert (methods["support mask copied"], methods["prototype matching"]) == (4, 4)
+    assert methods.total() == 12
 
 
 def test_the_release_on_compact(tiny_tumor_model: Path, capsys: Capture) -> None:

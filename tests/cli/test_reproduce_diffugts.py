@@ -16,10 +16,11 @@ from helpers.maisi_toys import TINY_AUTOENCODER, TINY_UNET, save_published
 from latentseg.cli import main
 from latentseg.cli.zero_shot import volume_folders
 from latentseg.errors import InputError, UsageError
-from latentseg.evaluation.tumor_methods import DiffuGTS
 from latentseg.evaluation.tumor_volumes import summarize_volumes, volume_row, volume_table
 from latentseg.evaluation.zero_shot import Found
 from latentseg.imaging import Volume, write_like
+from latentseg.methods.tumor.networks import PreparedScan
+from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import abdomen
 from latentseg.training.loop import Loop
 from latentseg.training.tumor.volumes import TumorFolder, VolumeCase, VolumeFiles
@@ -78,7 +79,9 @@ def test_end_to_end_and_again(root: Path, capsys: Capture) -> None:
         assert dice in table
     assert "MAISI's denoiser was trained on scans of MSD" in table
     results = json.loads((root / "run" / "results.json").read_text(encoding="utf-8"))
-    assert [one["volumes"] for one in results["summaries"]] == [1, 1]
+    names = ["DiffuGTS (maisi-ct-rflow, paper)", "its attention map alone", "intensity outlier"]
+    assert [one["method"] for one in results["summaries"]] == 2 * names
+    assert [one["volumes"] for one in results["summaries"]] == [1] * 6
     assert all(0 <= one["dice"]["mean"] <= 1 for one in results["summaries"])
     page = (root / "run" / "page.html").read_text(encoding="utf-8")
     assert "Worst cases" in page
@@ -112,19 +115,20 @@ def test_a_run_that_is_killed_goes_on(root: Path, monkeypatch: pytest.MonkeyPatc
     stamp = first.stat().st_mtime_ns
     assert not (root / "run" / "kidney-tumor" / "tumor.safetensors").exists()
     looked: list[str] = []
-    segment = DiffuGTS.__call__
+    prepare = TumorSegmenter.prepare
 
-    def look(method: DiffuGTS, scan: Volume, prompt: str) -> Found:
-        looked.append(prompt)
+    def look(segmenter: TumorSegmenter, scan: Volume) -> PreparedScan:
+        looked.append(str(scan.source))
         if len(looked) == 2:
             raise KeyboardInterrupt
-        return segment(method, scan, prompt)
+        return prepare(segmenter, scan)
 
-    monkeypatch.setattr(DiffuGTS, "__call__", look)
+    monkeypatch.setattr(TumorSegmenter, "prepare", look)
     assert main(words(root)) == 130
     assert first.stat().st_mtime_ns == stamp
     assert main(words(root)) == 0
-    assert looked == ["liver tumor", "kidney tumor", "kidney tumor"]  # the first was not looked at again
+    folders = [Path(one).parts[-3] for one in looked]
+    assert folders == ["Liver", "Kidney", "Kidney"]  # the first was not looked at again
 
 
 def test_data_sets_that_cannot_be_used(root: Path) -> None:
@@ -154,14 +158,9 @@ def test_volumes_are_summed_up_by_lesion_and_by_healthy_scan(tmp_path: Path) -> 
     mask = np.zeros(scan.shape, bool)
     mask[4:8, 4:8, 2:4] = True
 
-    class Perfect:
-        name = "perfect"
-
-        def __call__(self, image: Volume, prompt: str) -> Found:
-            return Found(mask, np.array([0.9]))
-
     cases = [VolumeCase("ill", scan, mask), VolumeCase("healthy", scan, np.zeros_like(mask))]
-    rows = [volume_row(case, Perfect(), data="toy", prompt="liver tumor")[0] for case in cases]
+    found = Found(mask, np.array([0.9]))
+    rows = [volume_row(case, found, method="perfect", data="toy", prompt="liver tumor") for case in cases]
     (summary,) = summarize_volumes(rows)
     assert (summary.dice.mean, summary.nsd.mean, summary.lesion_f1) == (1.0, 1.0, 1.0)
     assert (summary.false_positives, summary.auroc) == (1.0, 0.5)

@@ -93,5 +93,6 @@ def test_diffugts(tmp_path: Path) -> None:
     words = ["reproduce", "diffugts", str(tmp_path / "run.yaml"), "--backbone", str(model)]
     assert main([*words, "--device", "cpu", "-o", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert [(one["data"], one["volumes"]) for one in results["summaries"]] == [("Sarcoma", 1), ("Lung", 1)]
+    volumes = [(one["data"], one["volumes"]) for one in results["summaries"]]
+    assert volumes == 3 * [("Sarcoma", 1)] + 3 * [("Lung", 1)]
     assert all(case["tumor"] > 0 for case in results["cases"])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from latentseg.cli.evaluate import SettingOption, load, read_folds, run_facts, show_rows
+from latentseg.cli.evaluate import SettingOption, load, make_methods, read_folds, run_facts, show_rows
 from latentseg.cli.segment import DeviceOption
 from latentseg.cli.steps import check_recipe, read_steps
 from latentseg.errors import UsageError, caution
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from latentseg.training.fewshot.paper import PaperOptions, PaperTask
     from latentseg.training.fewshot.scan_pack import LabelledScan
 
+BASELINES = ("copy", "prototype")
 STEPS = ("prepare", "supervoxels", "train", "export", "evaluate", "page")
 
 
@@ -299,8 +300,7 @@ def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
 
 
 def evaluate(plan: Plan) -> None:
-    """Segment the queries of every model by the released rules."""
-    from latentseg.evaluation.methods import FewShotMethod
+    """Segment the queries of every model by the released rules, and by baselines without training."""
     from latentseg.evaluation.pictures import save_picture, wrong_slices
     from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
     from latentseg.training.fewshot.paper import exported
@@ -311,14 +311,17 @@ def evaluate(plan: Plan) -> None:
         segmenter = load(plan.backbone, weights, support_mode=mode, device=plan.device, compat="official")
         facts = run_facts(segmenter, mode) | {"model": unit.name}
         folder = RunFolder(plan.folder(unit) / "evaluation", facts=facts)
+        methods = make_methods(["fewshot", *BASELINES], segmenter)
 
-        def show(outcome: Outcome, unit: Unit = unit) -> None:
+        def show(outcome: Outcome, unit: Unit = unit, ours: str = methods[0].name) -> None:
+            if outcome.row.method != ours:
+                return
             case, organ = outcome.query.case, outcome.row.organ
             png = wrong_slices(case.image, outcome.mask, case.mask(organ), target=organ)
             save_picture(picture_of(plan, unit, outcome.row), png)
 
         options = RunOptions(plan.queries, say=lambda row: typer.echo(line_of(row), err=True), show=show)
-        run_all([protocol_of(plan, unit)], methods=[FewShotMethod(segmenter)], folder=folder, options=options)
+        run_all([protocol_of(plan, unit)], methods=methods, folder=folder, options=options)
 
 
 def picture_of(plan: Plan, unit: Unit, row: Row) -> Path:
@@ -330,7 +333,7 @@ def picture_of(plan: Plan, unit: Unit, row: Row) -> Path:
 
 def line_of(row: Row) -> str:
     """A result in one line."""
-    return f"{row.patient} {row.organ}: Dice {row.dice:.3f}"
+    return f"{row.patient} {row.organ}, {row.method}: Dice {row.dice:.3f}"
 
 
 def protocol_of(plan: Plan, unit: Unit) -> EP1:

@@ -150,8 +150,9 @@ def volumes(
         for done, one in enumerate(files):
             progress(done, len(files), one.data.title)
             for case in one.cases(one.training[:limit]):
-                row, _ = volume_row(case, method, data=one.data.title, prompt=one.data.prompt)
-                rows.append(row)
+                found = method(case.image, one.data.prompt)
+                names = {"method": method.name, "data": one.data.title, "prompt": one.data.prompt}
+                rows.append(row := volume_row(case, found, **names))
                 progress.say(f"{row.data} {row.case}: {row.said}")
     write_volume_tables(rows, folder=out, about=facts)
     table = volume_table(summarize_volumes(rows))

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from latentseg.errors import InputError
 from latentseg.evaluation.pictures import picture_file, save_picture, wrong_slices
-from latentseg.evaluation.tumor_methods import DiffuGTS
+from latentseg.evaluation.tumor_methods import IntensityOutlier
 from latentseg.evaluation.tumor_rows import write_tumor_tables
 from latentseg.evaluation.tumor_volumes import VolumeRow, summarize_volumes, volume_row, volume_table
+from latentseg.evaluation.zero_shot import Found
+from latentseg.imaging import Volume
 from latentseg.imaging.files import written_whole
 from latentseg.methods.tumor.network import FILE
 from latentseg.methods.tumor.segmenter import TumorSegmenter
@@ -114,7 +116,8 @@ def train_each(run: Run, say: Say) -> None:
 def evaluate_each(run: Run, say: Say) -> None:
     """Evaluate every data set with the weights that were trained without its category.
 
-    Every scan is on the disk when it is done, with a picture of where its mask is wrong.
+    Every scan is on the disk when it is done, with a picture of where its mask is wrong. Beside it stand two
+    baselines: the attention map without refinement, and outliers of intensity.
 
     Raises:
         ModelError: They were not trained yet.
@@ -127,17 +130,32 @@ def evaluate_each(run: Run, say: Say) -> None:
         todo = [number for number in held_out if files.scans.names[number] not in {row.case for row in rows}]
         if not todo:
             say(f"evaluated {data.title}: {target}")
-        method = DiffuGTS(segmenter, f"DiffuGTS ({segmenter.networks.backbone.name}, {run.preset})")
         for number in todo:
             case = files.case(number)
             say(f"{data.title} {case.name}: {segmenter.needs(case.image)}")
-            row, found = volume_row(case, method, data=data.title, prompt=data.prompt)
-            rows.append(row)
-            png = wrong_slices(case.image, found.mask, case.mask, target=data.prompt)
-            save_picture(run.picture_of(row), png)
+            for method, found in looked_for(case.image, data.prompt, segmenter, preset=run.preset):
+                row = volume_row(case, found, method=method, data=data.title, prompt=data.prompt)
+                rows.append(row)
+                say(f"{data.title} {row.case}, {row.method}: {row.said}")
+                if method.startswith("DiffuGTS"):
+                    png = wrong_slices(case.image, found.mask, case.mask, target=data.prompt)
+                    save_picture(run.picture_of(row), png)
             content = {"weights": segmenter.fingerprint, "rows": [asdict(one) for one in rows]}
             _write(target, json.dumps(content, indent=1) + "\n")
-            say(f"{data.title} {row.case}: {row.said}")
+
+
+def looked_for(
+    scan: Volume, prompt: str, segmenter: TumorSegmenter, *, preset: str
+) -> Iterator[tuple[str, Found]]:
+    """What a segmenter and the baselines find in a scan, by name; the scan is encoded once."""
+    networks, prepared = segmenter.networks, segmenter.prepare(scan)
+    alone = TumorSegmenter(networks, options=replace(segmenter.options, refinement=None))
+    names = (f"DiffuGTS ({networks.backbone.name}, {preset})", "its attention map alone")
+    for name, one in zip(names, (segmenter, alone), strict=True):
+        hit = one.predict(prepared, prompt)
+        yield name, Found(hit.mask, hit.evidence.scores)
+    outlier = IntensityOutlier()
+    yield outlier.name, outlier(scan, prompt)
 
 
 def rows_with(path: Path, weights: str) -> list[VolumeRow]:

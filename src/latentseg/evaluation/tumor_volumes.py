@@ -17,7 +17,7 @@ from typing import NamedTuple
 from latentseg.errors import InputError
 from latentseg.evaluation.page import Section
 from latentseg.evaluation.tumor_rows import TumorRow, in_percent, measured, three_decimals
-from latentseg.evaluation.zero_shot import Found, TumorMethod
+from latentseg.evaluation.zero_shot import Found
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.statistics import Interval, bootstrap_mean
 from latentseg.training.tumor.volumes import VolumeCase
@@ -106,25 +106,24 @@ class VolumeSummary:
     controls: int
 
 
-def volume_row(case: VolumeCase, method: TumorMethod, *, data: str, prompt: str) -> tuple[VolumeRow, Found]:
-    """Look for tumors in a scan, and measure what is found.
+def volume_row(case: VolumeCase, found: Found, *, method: str, data: str, prompt: str) -> VolumeRow:
+    """Measure what was found in a scan.
 
     Args:
         case: A scan with its mask.
-        method: What looks for tumors.
+        found: In it.
+        method: Name of what found it.
         data: Name of the data set.
-        prompt: What is looked for.
+        prompt: What was looked for.
     """
-    found = method(case.image, prompt)
-    row = VolumeRow(
+    return VolumeRow(
         data=data,
         prompt=prompt,
-        method=method.name,
+        method=method,
         case=case.name,
         score=float(found.scores.max()),
         **measured(found.mask, case.mask, spacing_mm=case.image.spacing_mm),
     )
-    return row, found
 
 
 def summarize_volumes(rows: Iterable[VolumeRow]) -> list[VolumeSummary]:

@@ -52,7 +52,7 @@ def write_reproduction(
     Args:
         path: Of the page.
         rows: Every evaluated case.
-        pictures: One for each row.
+        pictures: One for each row; the baselines have none.
         about: Facts for its head.
         curves: Pictures of the trainings' curves, by title; those that are not there are left out.
 
@@ -61,11 +61,12 @@ def write_reproduction(
     """
     header = ["scan", "organ", "method", "fold", "Dice %", "HD95 mm", "volume ml", "true ml"]
     cases = [
-        WorstCase(row.dice, _fewshot_cells(row), picture) for row, picture in zip(rows, pictures, strict=True)
+        WorstCase(row.dice, _fewshot_cells(row), picture)
+        for row, picture in zip(rows, pictures, strict=True)
+        if row.method.startswith("SD-FSMIS")
     ]
-    _write_page(
-        path, "SD-FSMIS", sections(summarize(rows)), worst=(header, cases), about=about, curves=curves
-    )
+    tables = sections(summarize(rows))
+    _write_page(path, "SD-FSMIS", tables, worst=(header, cases), about=about, curves=curves)
 
 
 def write_tumor_reproduction(
@@ -80,7 +81,9 @@ def write_tumor_reproduction(
     tables = [volume_table(summarize_volumes(rows))]
     header = ["data", "prompt", "scan", "Dice %", "lesions found", "lesions", "predicted", "anomaly score"]
     cases = [
-        WorstCase(row.dice, _tumor_cells(row), picture) for row, picture in zip(rows, pictures, strict=True)
+        WorstCase(row.dice, _tumor_cells(row), picture)
+        for row, picture in zip(rows, pictures, strict=True)
+        if row.method.startswith("DiffuGTS")
     ]
     _write_page(path, "DiffuGTS", tables, worst=(header, cases), about=about, curves=curves)
 

@@ -59,7 +59,8 @@ def agreement(asked: argparse.Namespace) -> Figures:
             both = 2 * int((one.mask & found[0].mask).sum())
             total = int(one.mask.sum() + found[0].mask.sum())
             off = float(np.abs(one.probability - found[0].probability).max())
-            figures[f"{method} {device} {dtype}"] = {"dice": both / max(total, 1), "largest difference": off}
+            dice = both / total if total else 1.0
+            figures[f"{method} {device} {dtype}"] = {"dice": dice, "largest difference": off}
     return figures
 
 

@@ -1,11 +1,19 @@
 """Whole volumes as a user gives them: no slice range is known, and absence counts.
 
-Usage: ``python benchmarks/accuracy_volumes.py [--settings "SABS 0;CHAOS 1"] [--output FILE]``; data through
-``LATENTSEG_DATA``.
+Usage: ``python benchmarks/accuracy_volumes.py [--settings "SABS 0;CHAOS 1, support -1"] [--output FILE]``;
+data through ``LATENTSEG_DATA``.
 
-SABS fold 0 with a SABS support, CHAOS fold 0 with a CHAOS and with a SABS support (scan 2 of the fold, with
-its mask on every slice): per-patient mean Dice over four organs on the original grid, and the
-share of the predicted volume that lies on slices without the organ.
+One setting is a data set and a fold, and after commas what departs from the usual:
+
+* ``CT support``: the examples are of SABS fold 0;
+* ``support -1``: the example is the scan at this position of its fold instead of position 2;
+* ``4 examples``: so many scans, the next ones of the fold in cyclic order after the first;
+* ``other organs``: the nine labels of SABS that the field does not use.
+
+All scans of the fold but the examples, or where these are of another data set the one at their position, are
+queries. Dice is the mean over organs of the means over scans on the original grid, missing organs left out.
+Each scan is asked once more after its slices with the organ were taken away: the share of these in which
+something is found is the rate of false alarms.
 """
 
 from __future__ import annotations
@@ -13,6 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,39 +30,112 @@ import numpy as np
 
 import latentseg as ls
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
-from latentseg.imaging import to_canonical
+from latentseg.evaluation.datasets.base import Case
+from latentseg.imaging import Volume, to_canonical
+from latentseg.imaging.affine import slice_axes
+from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.metrics.overlap import dice
 
+FEWEST_SLICES = 5  # of a scan without the organ, below which it is not asked again
 
-def measure(segmenter: FewShotSegmenter, queries: Dataset, supports: Dataset, fold: int) -> dict[str, float]:
-    """Means over patients of one setting."""
-    support_id = supports.fold(fold if supports.name == queries.name else 0)[2]
-    shown = supports.load(support_id)
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, read from its name."""
+
+    queries: Dataset
+    fold: int
+    supports: Dataset
+    position: int = 2
+    examples: int = 1
+    organs: Sequence[str] = ORGANS
+
+    @classmethod
+    def named(cls, name: str) -> Setting:
+        """Read the name, see the top of this file."""
+        first, *changes = (part.strip() for part in name.split(","))
+        queries = {"SABS": SABS, "CHAOS": CHAOS}[first.split()[0]]
+        setting = cls(queries, int(first.split()[1]), queries)
+        for change in changes:
+            if change == "CT support":
+                setting = replace(setting, supports=SABS)
+            elif change == "other organs":
+                setting = replace(setting, organs=[o for o in queries.label_of if o not in ORGANS])
+            elif change.startswith("support "):
+                setting = replace(setting, position=int(change.split()[1]))
+            elif change.endswith(" examples"):
+                setting = replace(setting, examples=int(change.split()[0]))
+            else:
+                raise SystemExit(f"{change!r} is nothing that a setting can say")
+        return setting
+
+    def example_ids(self) -> list[str]:
+        """The scans that show the organs."""
+        fold = self.supports.fold(self.fold if self.supports.name == self.queries.name else 0)
+        first = self.position % len(fold)
+        return [fold[(first + n) % len(fold)] for n in range(self.examples)]
+
+    def query_ids(self) -> list[str]:
+        """The scans in which they are looked for."""
+        fold = self.queries.fold(self.fold)
+        own = self.example_ids() if self.supports.name == self.queries.name else []
+        return [i for i in fold if i not in own and i != fold[self.position]]
+
+
+def contexts_of(segmenter: FewShotSegmenter, setting: Setting) -> list[SupportContext]:
+    """The organs as the examples show them; those that none shows are left out."""
+    cases = [setting.supports.load(i) for i in setting.example_ids()]
     contexts = []
-    for organ in ORGANS:
-        label = shown.label_of[organ]
-        support = ls.Support.from_volumes(shown.image, shown.labels, name=organ, label=label)
-        contexts.append(segmenter.encode(support))
-    left_out = queries.fold(fold)[2]
-    scores: dict[str, list[float]] = {organ: [] for organ in ORGANS}
-    outside = []
-    for case_id in queries.fold(fold):
-        if case_id == left_out:
-            continue
-        case = queries.load(case_id)
+    for organ in setting.organs:
+        label = cases[0].label_of[organ]
+        shown = [
+            ls.Support.from_volumes(case.image, case.labels, name=organ, label=label)
+            for case in cases
+            if case.mask(organ).any()
+        ]
+        contexts += [segmenter.encode(ls.Support.join(shown))] if shown else []
+    return contexts
+
+
+def without(case: Case, organ: str) -> Volume | None:
+    """The scan without its slices that hold the organ; None where too little is left."""
+    kept = ~to_canonical(case.image).apply(case.mask(organ)).any((1, 2))
+    if kept.sum() < FEWEST_SLICES:
+        return None
+    (axis, *_), (reversed_along, *_) = slice_axes(case.image.affine_ras_mm, case.image.orientation)
+    kept = kept[::-1] if reversed_along else kept
+    return replace(case.image, array=np.compress(kept, case.image.array, axis))
+
+
+def measure(segmenter: FewShotSegmenter, setting: Setting) -> dict[str, float]:
+    """Means over patients of one setting."""
+    contexts = contexts_of(segmenter, setting)
+    scores: dict[str, list[float]] = {context.name: [] for context in contexts}
+    outside, lost, alarms = [], [], []
+    for case_id in setting.query_ids():
+        case = setting.queries.load(case_id)
         results = segmenter(case.image, contexts)
-        for organ in ORGANS:
-            truth, found = case.mask(organ), results[organ].mask
-            scores[organ].append(dice(found, truth))
-            slices = to_canonical(case.image)
+        slices = to_canonical(case.image)
+        row = []
+        for context in contexts:
+            truth, found = case.mask(context.name), results[context.name].mask
+            if truth.any():
+                scores[context.name].append(dice(found, truth))
+                row.append(f"{context.name} {scores[context.name][-1]:.3f}")
+                lost.append(not found.any())
+                empty = without(case, context.name)
+                alarms += (
+                    [] if empty is None else [bool(segmenter(empty, [context])[context.name].mask.any())]
+                )
             held = slices.apply(truth).any((1, 2))
             outside.append(float(slices.apply(found)[~held].sum() / max(found.sum(), 1)))
-        row = ", ".join(f"{organ} {values[-1]:.3f}" for organ, values in scores.items())
-        sys.stderr.write(f"{queries.name} {case_id}: {row}\n")
-    figures = {organ: round(float(np.mean(values)), 3) for organ, values in scores.items()}
+        sys.stderr.write(f"{setting.queries.name} {case_id}: {', '.join(row)}\n")
+    figures = {organ: round(float(np.mean(values)), 3) for organ, values in scores.items() if values}
     figures["mean Dice"] = round(float(np.mean(list(figures.values()))), 3)
     figures["predicted volume on slices without the organ"] = round(float(np.mean(outside)), 3)
+    figures["organs called absent that are there"] = round(float(np.mean(lost)), 3)
+    figures["scans without the organ in which it is found"] = round(float(np.mean(alarms)), 3)
     return figures
 
 
@@ -65,16 +148,13 @@ def main() -> None:
     parser.add_argument("--settings", default="SABS 0;CHAOS 0;CHAOS 0, CT support")
     options = parser.parse_args()
     segmenter, results = ls.load(), {}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     for name in options.settings.split(";"):
-        queries = SABS if name.startswith("SABS") else CHAOS
-        supports = SABS if name.endswith("CT support") else queries
-        results[name] = measure(segmenter, queries, supports, int(name.split(",")[0].split()[1]))
-    for name, figures in results.items():
+        figures = results[name] = measure(segmenter, Setting.named(name))
         for what, value in figures.items():
             sys.stdout.write(f"| {name} | {what} | {value} |\n")
-    about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.fingerprint}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
+        about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.fingerprint}
+        options.output.write_text(json.dumps({**about, **results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

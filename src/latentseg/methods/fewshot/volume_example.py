@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentseg.methods.fewshot.body_place import heights_mm
 from latentseg.methods.fewshot.cells import ScanCells, body_cells, some
 from latentseg.methods.fewshot.support_scan import SupportScan
 
@@ -75,9 +74,7 @@ class VolumeExample:
         everywhere = torch.ones_like(inside)
         beside, far = drawn(outside & near, BESIDE), drawn(outside & ~near, BESIDE)
         rest, rest_mm = (torch.cat(pair) for pair in zip(beside, far, strict=True))
-        images, along_mm = torch.from_numpy(scan.images)[:, None], torch.from_numpy(scan.places_mm)
-        height_mm = heights_mm(images, along_mm=along_mm, side_mm=scan.side_mm)
-        held = height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
+        held = cells.height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
         return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), rest, rest_mm, held)
 
     def project(self, features: Tensor) -> Tensor:

@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.methods.fewshot.body_place import gap_mm, heights_mm
+from latentseg.methods.fewshot.body_place import gap_mm
 from latentseg.methods.fewshot.cell_margins import Placed, margin
 from latentseg.methods.fewshot.cells import ScanCells, described_slices
 from latentseg.methods.fewshot.local_placement import moved
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search, Tensors
-from latentseg.methods.fewshot.scan_cells import CellsOfScans
+from latentseg.methods.fewshot.scan_cells import CellsOfScans, LastUsed, digest
 from latentseg.methods.fewshot.target_evidence import evidence, surest_margin
 from latentseg.methods.fewshot.volume_example import VolumeExample
 
@@ -100,6 +100,7 @@ class VolumeMatching(Part):
     ) -> None:
         self.options = options or VolumeOptions()
         self.cells = CellsOfScans(features, slab=slab)
+        self._placed: LastUsed[tuple[ScanCells, Placed]] = LastUsed()
 
     def of_support(self, examples: Examples) -> Tensors:
         """The references of each scan of the support, under its number."""
@@ -121,17 +122,21 @@ class VolumeMatching(Part):
         side_mm = pixel_mm * scan.images.shape[-1]
         cells = self.cells(scan.images[at], along_mm=at * step_mm, side_mm=side_mm)
         examples = examples_of(support, cells.features.device)
-        pairs = [(example, Placed.of(cells, example)) for example in examples]
+        pairs = [(example, self.placed(cells, example)) for example in examples]
         fit = max(placed.alignment.fit for _, placed in pairs)
         margins, score = self.searched(cells, pairs)
         log_odds = self.options.vote * on_slices(margins.cpu(), at, search.log_odds.shape)
-        height_mm = heights_mm(scan.images[at], along_mm=at * step_mm, side_mm=side_mm)
-        gap = gap_mm(height_mm, *(example.height_mm.cpu() for example in examples))
+        gap = gap_mm(cells.height_mm, *(example.height_mm.cpu() for example in examples))
         shown = rises(fit - self.options.least_fit_at(gap), FIT_WIDTH)
         there = rises(score - self.options.least_evidence, EVIDENCE_WIDTH)
         in_view, reason = search.in_view * shown * there, UNLIKE if shown >= 0.5 > there else ""
         reason = reason if shown >= 0.5 else ELSEWHERE
         return replace(search, log_odds=search.log_odds + log_odds, in_view=in_view, reason=reason)
+
+    def placed(self, cells: ScanCells, example: VolumeExample) -> Placed:
+        """The scan laid on an example, once for all targets that are shown in the same one."""
+        key = (id(cells), digest(example.mean, example.sample, example.sample_mm))
+        return self._placed.of(key, lambda: (cells, Placed.of(cells, example)))[1]
 
     def searched(self, cells: ScanCells, pairs: Sequence[Pair]) -> tuple[Tensor, float]:
         """Margin ``(S, h, w)`` after both searches by the best fitting examples, and what speaks for it."""

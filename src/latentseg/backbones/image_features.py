@@ -53,7 +53,8 @@ class FeatureNetwork(nn.Module):
         self.blocks = nn.ModuleList(_block(state, index) for index in range(count))
         self.head = _filled(state, "_conv_head", "_bn1") if "_conv_head.weight" in state else None
         self.channels = [state[f"_blocks.{i}._project_conv.weight"].shape[0] for i in SHOWN if i < count]
-        self.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(requires_grad=False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # the stubs of torch lack it
 
     @torch.no_grad()
     def maps(self, images: Tensor) -> list[Tensor]:

@@ -51,10 +51,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("preset", ["paper", "recommended"])
+@pytest.mark.parametrize(
+    ("preset", "variant"), [("paper", "maisi-ct-rflow"), ("recommended", "maisi-ct-ddpm")]
+)
 def test_segment(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str, variant: str
 ) -> None:
+    model = save_tumor_model(tmp_path / variant, CONFIG, variant)
     scan = data / "imagesTr" / "s0_0000.nii.gz"
     words = ["segment", str(scan), "-p", "liver tumor", "--backbone", str(model), "--preset", preset]
     more = ["--save", "mask,prob,evidence,healthy", "--device", "cpu", "-o", str(tmp_path)]

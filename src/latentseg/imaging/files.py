@@ -320,8 +320,8 @@ def remove_leftovers(path: Path) -> None:
     """Remove what processes that were killed left of ``path``, which one process at a time may write."""
     for left in path.parent.glob(f".*-{glob.escape(path.name)}"):
         if re.fullmatch(r"\.\d+", left.name.removesuffix(f"-{path.name}")):
-            shutil.rmtree(left, ignore_errors=True)
-            left.unlink(missing_ok=True)
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _first_bytes(path: Path, count: int) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import time
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -76,6 +78,30 @@ def test_undo_and_forget(client, opened, paint, truth) -> None:
     assert client.post(f"/api/scans/{scan}/undo").json()["slices"] == [2]
     assert client.get(f"/api/scans/{scan}").json()["targets"][0]["drawn"] == []
     assert client.post(f"/api/scans/{scan}/undo").json() == {"target": None, "slices": []}
+
+
+def test_a_scan_that_somebody_looks_at_is_prepared_once(client, opened, paint, finish, monkeypatch) -> None:
+    from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+
+    prepared = []
+    prepare = FewShotSegmenter.prepare
+    monkeypatch.setattr(
+        FewShotSegmenter, "prepare", lambda self, scan: prepared.append(scan.name) or prepare(self, scan)
+    )
+    client.get(f"/api/scans/{opened['id']}/image").raise_for_status()
+    paint(3)
+    for _ in range(600):
+        if prepared:
+            break
+        time.sleep(0.1)
+    assert prepared == ["ct"]  # nobody has asked yet
+    (job,) = finish(client.post("/api/jobs", json={"scans": [opened["id"]], "targets": [1]}).json())
+    assert (job["state"], prepared) == ("done", ["ct"])
+
+
+def test_whose_drawing_it_is(client, opened) -> None:
+    client.post("/api/targets", json={"name": "spleen"}, headers={"X-User": quote("Dr. Żak")})
+    assert client.get("/api/journal", params={"last": 1}).json()[0]["who"] == "Dr. Żak"
 
 
 def test_drawing_opens_a_verdict_again(client, opened, paint) -> None:
@@ -227,8 +253,6 @@ def test_another_server_goes_on(options, opened, paint, client) -> None:
     assert again.queue.get("ba9876543210").state == "failed"
     assert "ended 3 times" in again.queue.get("ba9876543210").error["sentence"]
     with make_client(again) as other:
-        import time
-
         for _ in range(300):
             state = other.get("/api/jobs/0123456789ab").json()["state"]
             if state == "done":

@@ -91,6 +91,7 @@ export class Refused extends Error {
 }
 
 const KEPT = 'latentseg-token'
+const USER = 'latentseg-user'
 
 /** Take the token out of the address, where it would stay in the history, and keep it for this tab. */
 export function takeToken(): string {
@@ -107,7 +108,7 @@ export function keepToken(token: string): void {
 }
 
 function headers(more: Record<string, string> = {}): Record<string, string> {
-  const user = localStorage.getItem('latentseg-user') ?? ''
+  const user = encodeURIComponent(api.user()) // headers are ASCII
   return { Authorization: `Bearer ${takeToken()}`, ...(user ? { 'X-User': user } : {}), ...more }
 }
 
@@ -144,6 +145,8 @@ async function gzipped(bytes: Uint8Array): Promise<Blob> {
 }
 
 export const api = {
+  user: () => localStorage.getItem(USER) ?? '',
+  setUser: (name: string) => localStorage.setItem(USER, name.trim()),
   project: () => json<Project>('GET', '/api/project'),
   scans: () => json<Scan[]>('GET', '/api/scans'),
   jobs: () => json<Job[]>('GET', '/api/jobs'),

@@ -17,6 +17,7 @@ export class App {
   heat: Heat = 'none'
   comparing = false
   loading = false
+  window = 0 // which preset
   doubtBySlice: number[] = []
   heldBySlice: number[] = []
   changed: () => void = () => undefined
@@ -78,6 +79,7 @@ export class App {
     this.open = scan
     this.heat = 'none'
     this.comparing = false
+    this.window = 0
     this.saved = null
     this.changed()
     try {
@@ -119,6 +121,20 @@ export class App {
     this.changed()
   }
 
+  /** Take the open scan out of the project. */
+  async remove(): Promise<void> {
+    const scan = this.open
+    if (!scan) return
+    await this.saving
+    await api.removeScan(scan.id)
+    this.open = null
+    this.viewer.close()
+    await this.refresh()
+    const next = this.ranked()[0]
+    if (next) await this.openScan(next.id)
+    say(`Removed ${scan.name} from the project.`)
+  }
+
   choose(target: number): void {
     if (!this.project.targets.some((one) => one.id === target)) return
     this.active = target
@@ -148,7 +164,7 @@ export class App {
     const bitmap = this.viewer.bitmap
     if (!bitmap || !this.saved || !this.open) return
     const changed = this.changedSlices(bitmap, this.saved, plane)
-    if (changed.length) this.keep(changed)
+    if (changed.length) this.keep(changed, this.viewer.tool === 'erase')
   }
 
   /** Draw one slice from outside of a stroke. */
@@ -172,11 +188,10 @@ export class App {
     )
   }
 
-  private keep(slices: number[]): void {
+  private keep(slices: number[], erasing = false): void {
     const scan = this.open!
     const target = this.active
     const area = this.viewer.shape[0] * this.viewer.shape[1]
-    const erasing = this.viewer.tool === 'erase'
     const voxels = new Uint8Array(area * slices.length)
     slices.forEach((z, n) => {
       const now = this.viewer.bitmap!.subarray(z * area, (z + 1) * area)

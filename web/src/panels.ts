@@ -11,7 +11,8 @@ export function renderScans(app: App): void {
   const add = button('Add', () => void attempt(() => addScans(app)), { title: 'Open or upload scans' })
   const head = el('div', { class: 'panel-head' }, el('h2', {}, 'Scans'), el('span', { class: 'dim' }, count(app, judged)), add)
   const list = el('ul', { class: 'list' }, ...app.ranked().map((scan) => scanRow(app, scan)))
-  const foot = el('div', { class: 'panel-foot' }, background(app))
+  const remove = button('Remove', () => void attempt(() => removeScan(app)), { id: 'remove', class: 'link' })
+  const foot = el('div', { class: 'panel-foot row' }, el('span', {}, background(app)), app.open ? remove : null)
   update(panel, head, list, foot)
 }
 
@@ -77,6 +78,21 @@ export function renderTargets(app: App): void {
   update(panel, head, app.project.targets.length ? list : none, work(app), result(app), exports(app))
 }
 
+async function removeScan(app: App): Promise<void> {
+  const text = `Take ${app.open?.name} out of the project? Nothing is deleted: it goes to the folder “removed” of the project.`
+  if (await askFor('Remove this scan', el('p', {}, text), 'Remove')) await app.remove()
+}
+
+async function changeTarget(app: App, target: Target): Promise<void> {
+  const name = el('input', { name: 'name', value: target.name, required: true, maxlength: 100, autocomplete: 'off' })
+  const color = el('input', { name: 'color', type: 'color', value: target.color })
+  const body = el('div', { class: 'form' }, el('label', {}, 'Name', name), el('label', {}, 'Color', color))
+  const form = await askFor('Change the target', body, 'Keep')
+  if (!form) return
+  await api.changeTarget(target.id, { name: String(form.get('name')), color: String(form.get('color')) })
+  await app.refresh()
+}
+
 function targetRow(app: App, target: Target): HTMLElement {
   const row = app.row(target.id)
   const hidden = app.hidden.has(target.id)
@@ -94,7 +110,10 @@ function targetRow(app: App, target: Target): HTMLElement {
     el('span', { class: 'dim' }, said),
     el('span', { class: 'value' }, row?.found ? volume(row) : '')
   )
-  return el('li', { class: 'target-row' }, eye, name)
+  const change = button('⋯', () => void attempt(() => changeTarget(app, target)), {
+    class: 'change', title: 'Name and color', 'aria-label': `Change ${target.name}`
+  })
+  return el('li', { class: 'target-row' }, eye, name, change)
 }
 
 function snomed(target: Target): string {
@@ -263,7 +282,8 @@ export function showKeys(): void {
     ['Enter, Shift Enter', 'find in this scan, in all scans'],
     ['Arrows', 'move the crosshair in the slice'],
     ['Page up, Page down', 'next, previous slice'],
-    ['B, F, E, V', 'brush, filled outline, eraser, look'],
+    ['B, F, E, V, M', 'brush, filled outline, eraser, look, measure'],
+    ['Right button', 'drag to change the window'],
     ['P, Shift P', 'dab of the brush, of the eraser, at the crosshair'],
     ['[ and ]', 'smaller, larger brush'],
     ['G', 'grow what is painted over pixels that are alike'],

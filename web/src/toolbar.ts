@@ -1,7 +1,8 @@
 // The row of tools, and the keys that do the same.
 
+import { api } from './api'
 import type { App, Heat } from './app'
-import { attempt, button, byId, el, update } from './dom'
+import { askFor, attempt, button, byId, el, update } from './dom'
 import { showKeys } from './panels'
 import type { Layout, Tool } from './viewer'
 
@@ -9,7 +10,8 @@ const TOOLS: [Tool, string, string][] = [
   ['look', 'Look', 'V'],
   ['draw', 'Brush', 'B'],
   ['fill', 'Outline', 'F'],
-  ['erase', 'Erase', 'E']
+  ['erase', 'Erase', 'E'],
+  ['measure', 'Measure', 'M: drag a line, its length is in millimetres']
 ]
 const LAYOUTS: [Layout, string][] = [
   ['planes', 'Planes'],
@@ -32,7 +34,6 @@ const SIZES = [1, 3, 5, 9, 15, 25, 41]
 export class Toolbar {
   size = 9
   layout = 0
-  window = 0
 
   constructor(readonly app: App) {
     this.app.viewer.pen(this.size)
@@ -55,13 +56,13 @@ export class Toolbar {
         button('Grow', () => app.grow(), { id: 'grow', title: 'G: over pixels that are alike' }),
         button('Between', () => void attempt(() => app.interpolate()), { id: 'between', title: 'I: fill slices between drawn ones' }),
         button('Undo', () => void attempt(() => app.undo()), { id: 'undo', title: 'Z' })))
-    update(byId('view-tools'), this.windows(), this.layouts(), this.heats(), this.opacity(), this.theme(), button('?', showKeys, { title: 'Keys', 'aria-label': 'Keys' }))
+    update(byId('view-tools'), this.windows(), this.layouts(), this.heats(), this.opacity(), this.user(), this.theme(), button('?', showKeys, { title: 'Keys', 'aria-label': 'Keys' }))
   }
 
   private windows(): HTMLElement {
     const choices = WINDOWS.filter(([, range]) => range === null || this.app.open?.modality === 'CT')
     return el('select', { id: 'window', 'aria-label': 'Window', onchange: (event) => this.useWindow(Number((event.target as HTMLSelectElement).value)) },
-      ...choices.map(([name], at) => el('option', { value: at, selected: at === this.window }, name)))
+      ...choices.map(([name], at) => el('option', { value: at, selected: at === this.app.window }, name)))
   }
 
   private layouts(): HTMLElement {
@@ -91,6 +92,19 @@ export class Toolbar {
     }, { id: 'theme', title: dark ? 'Light' : 'Dark', 'aria-label': dark ? 'Light theme' : 'Dark theme' })
   }
 
+  private user(): HTMLElement {
+    const name = api.user() || this.app.project.user
+    return button(name, () => void attempt(() => this.askUser(name)), { id: 'user', title: 'Whose name the journal gets' })
+  }
+
+  private async askUser(name: string): Promise<void> {
+    const input = el('input', { name: 'user', value: name, required: true, maxlength: 64, autocomplete: 'name' })
+    const hint = el('p', { class: 'dim' }, 'The journal of the project says who drew, accepted and rejected.')
+    const form = await askFor('Your name', el('div', { class: 'form' }, el('label', {}, 'Name', input), hint), 'Keep')
+    if (form) api.setUser(String(form.get('user')))
+    this.render()
+  }
+
   use(tool: Tool): void {
     this.app.viewer.use(tool)
     this.render()
@@ -103,7 +117,7 @@ export class Toolbar {
   }
 
   useWindow(at: number): void {
-    this.window = at
+    this.app.window = at
     const [low, high] = WINDOWS[at][1] ?? this.app.open?.window ?? [0, 1]
     this.app.viewer.window(low, high)
     this.render()
@@ -148,6 +162,7 @@ export class Toolbar {
       f: () => this.use('fill'),
       e: () => this.use('erase'),
       v: () => this.use('look'),
+      m: () => this.use('measure'),
       p: () => app.dab(false),
       P: () => app.dab(true),
       '[': () => this.pen(step(-1)),
@@ -159,7 +174,7 @@ export class Toolbar {
       a: later(() => app.judge('accepted')),
       r: later(() => app.judge('rejected')),
       w: () => app.worst(),
-      W: () => this.useWindow((this.window + 1) % (app.open?.modality === 'CT' ? WINDOWS.length : 1)),
+      W: () => this.useWindow((app.window + 1) % (app.open?.modality === 'CT' ? WINDOWS.length : 1)),
       n: later(() => app.next()),
       o: () => app.toggle(app.active),
       d: heat('probability'),

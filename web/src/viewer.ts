@@ -1,10 +1,10 @@
 // NiiVue, wrapped: drawings are uploaded to the graphics card plane by plane, and strokes are told with their slices.
 
-import { cmapper, Niivue, NVImage, SHOW_RENDER } from '@niivue/niivue'
+import { cmapper, DRAG_MODE, Niivue, NVImage, SHOW_RENDER } from '@niivue/niivue'
 import type { Mask } from './api'
 
 export type Layout = 'planes' | 'axial' | 'coronal' | 'sagittal' | 'volume' | 'all'
-export type Tool = 'look' | 'draw' | 'fill' | 'erase'
+export type Tool = 'look' | 'draw' | 'fill' | 'erase' | 'measure'
 
 /** Where a stroke was: a plane of the view frame. */
 export interface Plane {
@@ -96,6 +96,7 @@ export class Viewer {
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
       dragAndDropEnabled: false,
+      dragMode: DRAG_MODE.windowing, // with the right button, as on reading stations
       multiplanarShowRender: SHOW_RENDER.NEVER,
       multiplanarPadPixels: 4,
       maxDrawUndoBitmaps: 1,
@@ -138,6 +139,7 @@ export class Viewer {
 
   close(): void {
     if (this.nv.drawBitmap) this.nv.closeDrawing()
+    this.nv.clearAllMeasurements()
     while (this.nv.volumes.length) this.nv.removeVolumeByIndex(0)
     this.shape = [0, 0, 0]
   }
@@ -179,7 +181,8 @@ export class Viewer {
   use(tool: Tool): void {
     this.tool = tool
     if (!this.nv.drawBitmap) return
-    this.nv.setDrawingEnabled(tool !== 'look')
+    this.nv.opts.dragModePrimary = tool === 'measure' ? DRAG_MODE.measurement : DRAG_MODE.crosshair
+    this.nv.setDrawingEnabled(tool !== 'look' && tool !== 'measure')
     this.pen(this.penSize)
     this.nv.setPenValue(tool === 'erase' ? 0 : this.label, tool === 'fill')
     this.canvas.style.cursor = tool === 'look' ? 'default' : 'crosshair'

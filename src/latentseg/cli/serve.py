@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -40,6 +40,10 @@ def serve(
     dicomweb: Annotated[
         str, typer.Option(help="Root of a DICOMweb server, to take series from and store results in.")
     ] = "",
+    engine: Annotated[
+        str, typer.Option(help="here, or ray: jobs go through workers, see --workers and RAY_ADDRESS.")
+    ] = "here",
+    workers: Annotated[int, typer.Option(help="Of --engine ray: each loads the model.", min=1)] = 2,
     max_upload_mb: Annotated[int, typer.Option(help="Of one uploaded file.", min=1)] = 4096,
     max_volume_mb: Annotated[int, typer.Option(help="Of the voxels of one scan.", min=1)] = 2048,
     demo: Annotated[bool, typer.Option("--demo", help="Add two phantoms to an empty project.")] = False,
@@ -64,6 +68,8 @@ def serve(
         backbone=backbone,
         weights=weights,
         dicomweb=dicomweb,
+        engine=cast("Literal['here', 'ray']", engine),
+        workers=workers,
         limits=limits,
     )
     run(options, listening, demo=demo, browser=browser)

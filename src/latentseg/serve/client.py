@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Client:
         import httpx
 
         base, _, given = address.partition("#token=")
-        headers = {"Authorization": f"Bearer {token or given}"} | ({"X-User": user} if user else {})
+        headers = {"Authorization": f"Bearer {token or given}"} | ({"X-User": quote(user)} if user else {})
         self.http = httpx.Client(base_url=base.rstrip("/"), headers=headers, timeout=timeout)
 
     def __enter__(self) -> Self:

@@ -50,7 +50,9 @@ class Archive:
         except ImportError as error:
             fix = "pip install 'latentseg[serve]'"
             raise UsageError("DICOMweb needs dicomweb-client", fix=fix) from error
-        return DICOMwebClient(url=self.address)
+        made = DICOMwebClient(url=self.address)
+        made.set_http_retry_params(retry=False)  # somebody waits, and would wait half a minute
+        return made
 
     def series(self, *, patient: str = "") -> list[dict[str, Any]]:
         """The series with images, of one patient or of all.

@@ -1,6 +1,6 @@
 """The model in memory: scans are prepared once, then every target is cheap.
 
-One thread computes. What it prepared is kept up to a number of bytes, the oldest is dropped first.
+One thread computes at a time. What was prepared is kept up to a number of bytes, the oldest is dropped first.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
-from threading import Event, RLock
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass, replace
+from threading import Event, Lock, RLock, Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentseg.errors import Interrupted, LatentsegError, UsageError
+from latentseg.errors import Interrupted, LatentsegError, UsageError, noted
 from latentseg.imaging import Volume
 from latentseg.methods.results import Segmentation
 from latentseg.serve.drawings import read_drawn
@@ -24,34 +24,27 @@ from latentseg.serve.emptied import beyond_emptied
 from latentseg.serve.found import save_evidence, save_found
 from latentseg.serve.journal import now
 from latentseg.serve.learning import Example, examples_of, support_of
-from latentseg.serve.project import Project, Target
+from latentseg.serve.project import Project, Shelf, Target
 from latentseg.serve.scan import Scan
 from latentseg.serve.settings import ServeOptions
 from latentseg.serve.view import View
 
 Told = Callable[[str, float, float], None]  # stage, fraction in [0, 1], seconds left
 KEPT_SUPPORTS = 16
+TICK_S = 0.25
 FIRST_GUESS = {"prepare": 0.14, "predict": 0.06}  # seconds per slice on two idle cores, until measured
 
 
-@dataclass(frozen=True, eq=False)
-class Models:
-    """The methods, loaded when they are first used."""
+def load_method(options: ServeOptions, *, named: bool) -> Any:
+    """The method that finds targets by words (``named``) or by examples.
 
-    options: ServeOptions
+    Raises:
+        ModelError: Weights that are missing or damaged.
+    """
+    import latentseg as ls
 
-    def load(self, target: Target) -> Any:
-        """The method that finds a target: by words or by examples.
-
-        Raises:
-            ModelError: Weights that are missing or damaged.
-        """
-        import latentseg as ls
-
-        about: dict[str, Any] = {"backbone": self.options.backbone, "offline": True}
-        if target.prompt:
-            return ls.load("tumor", **about)
-        return ls.load("fewshot", weights=self.options.weights, **about)
+    about: dict[str, Any] = {"backbone": options.backbone, "offline": True}
+    return ls.load("tumor", **about) if named else ls.load("fewshot", weights=options.weights, **about)
 
 
 class Engine:
@@ -60,26 +53,23 @@ class Engine:
     Args:
         project: The project.
         options: Which model, and how much memory.
-        load: Loads the method of a target; for tests.
     """
 
-    def __init__(
-        self, project: Project, options: ServeOptions, *, load: Callable[[Target], Any] | None = None
-    ) -> None:
+    def __init__(self, project: Shelf, options: ServeOptions) -> None:
         self.project, self.options = project, options
-        self._load = load or Models(options).load
         self._lock = RLock()
+        self._work = Lock()  # held by the one thread that computes
+        self._ahead: tuple[str, Event, Thread] | None = None
         self._methods: dict[bool, Any] = {}
         self._kept: OrderedDict[tuple[str, bool], tuple[Any, int]] = OrderedDict()
         self._supports: OrderedDict[tuple[str, ...], Any] = OrderedDict()
         self._pace = dict(FIRST_GUESS)
 
-    def method(self, target: Target) -> Any:
-        """The method that finds a target, loaded once."""
-        named = bool(target.prompt)
+    def method(self, *, named: bool) -> Any:
+        """The method that finds targets by words or by examples, loaded once."""
         with self._lock:
             if named not in self._methods:
-                self._methods[named] = self._load(target)
+                self._methods[named] = load_method(self.options, named=named)
             return self._methods[named]
 
     def find(
@@ -90,7 +80,7 @@ class Engine:
         stop: Event,
         tell: Told,
         kept: Callable[[], None] = lambda: None,
-    ) -> list[dict[str, Any]]:
+    ) -> None:
         """Find targets in a scan and keep what is found, each as soon as it is there.
 
         Args:
@@ -100,34 +90,27 @@ class Engine:
             tell: Called with what is done now, how much of all is done, and the seconds that are left.
             kept: Called when a result was kept.
 
-        Returns:
-            What is kept about each result.
-
         Raises:
             Interrupted: It was stopped; targets that were finished are kept.
             LatentsegError: A scan or an example that cannot be used.
         """
-        rows = []
         clock = Clock(tell, self._expected(scan, targets))
-        with stoppable(stop, clock.tick):
+        with self._at_work(scan, stop, clock), stoppable(stop, clock.tick):
             for target in targets:
-                clock.enter("loading the model" if not self._methods else "reading the scan", "")
-                method = self.method(target)
-                prepared, volume = self._prepared(scan, target, method, clock)
+                method, prepared = self._prepared(scan, clock, named=bool(target.prompt))
                 asked, examples = self._asked(scan, target, method, clock)
-                clock.enter(f"finding {target.name}", "predict")
+                clock.enter(f"finding {target.name}")
                 began = time.perf_counter()
                 result = method.predict(prepared, asked)
                 seconds = time.perf_counter() - began
                 self._learn_pace("predict", seconds / scan.slices)
-                clock.enter(f"keeping {target.name}", "")
-                result = with_drawn(result, volume, read_drawn(scan, target.id))
+                clock.enter(f"keeping {target.name}")
+                result = with_drawn(result, prepared.scan, read_drawn(scan, target.id))
                 about = summary(result) | {"at": now(), "seconds": round(seconds, 2)}
                 about["examples"] = [one.digest for one in examples]
-                rows.append(save_found(scan, target.id, result, about=about))
+                save_found(scan, target.id, result, about=about)
                 save_evidence(scan, target.id, result)
                 kept()
-        return rows
 
     def drop(self, scan: str) -> None:
         """Forget a scan that was removed."""
@@ -135,14 +118,55 @@ class Engine:
             for key in [key for key in self._kept if key[0] == scan]:
                 del self._kept[key]
 
-    def _prepared(self, scan: Scan, target: Target, method: Any, clock: Clock) -> tuple[Any, Volume]:
-        key = (scan.id, bool(target.prompt))
+    def ahead(self, scan: Scan) -> None:
+        """Begin to prepare a scan that somebody opened; whatever is asked for comes first."""
+        with self._lock:
+            self._stop_ahead()
+            stop = Event()
+            thread = Thread(target=self._prepare_ahead, args=(scan, stop), daemon=True)
+            self._ahead = scan.id, stop, thread
+            thread.start()
+
+    def close(self) -> None:
+        """Stop what nobody asked for; what was asked for is stopped by its event."""
+        with self._lock:
+            self._stop_ahead()
+        if self._ahead:
+            self._ahead[2].join(timeout=30)
+
+    def _prepare_ahead(self, scan: Scan, stop: Event) -> None:
+        clock = Clock(lambda *_: None, {})
+        with noted([]), suppress(Exception), self._work, stoppable(stop, clock.tick):
+            self._prepared(scan, clock, named=False)  # what is wrong is told when the scan is searched
+
+    def _stop_ahead(self, *, other_than: str = "") -> None:
+        if self._ahead and self._ahead[0] != other_than:
+            self._ahead[1].set()
+
+    @contextmanager
+    def _at_work(self, scan: Scan, stop: Event, clock: Clock) -> Iterator[None]:
+        """Compute alone; a scan that is being prepared already is waited for."""
+        with self._lock:
+            self._stop_ahead(other_than=scan.id)
+        clock.enter("preparing the scan")
+        while not self._work.acquire(timeout=TICK_S):
+            clock.tick()
+            if stop.is_set():
+                raise Interrupted("the job was stopped", fix="press find to start again")
+        try:
+            yield
+        finally:
+            self._work.release()
+
+    def _prepared(self, scan: Scan, clock: Clock, *, named: bool) -> tuple[Any, Any]:
+        """The method, and a scan that it has prepared."""
+        clock.enter("reading the scan" if named in self._methods else "loading the model")
+        method, key = self.method(named=named), (scan.id, named)
         if key in self._kept:
             self._kept.move_to_end(key)
-            prepared = self._kept[key][0]
-            return prepared, prepared.scan
+            return method, self._kept[key][0]
         volume = scan.read()
-        clock.enter("preparing the scan", "prepare")
+        clock.enter("preparing the scan")
         began = time.perf_counter()
         prepared = method.prepare(volume)
         self._learn_pace("prepare", (time.perf_counter() - began) / scan.slices)
@@ -152,7 +176,7 @@ class Engine:
                 if len(self._kept) == 1:
                     break
                 self._kept.popitem(last=False)
-        return prepared, volume
+        return method, prepared
 
     def _asked(self, scan: Scan, target: Target, method: Any, clock: Clock) -> tuple[Any, list[Example]]:
         """What the method is asked: words, or an encoded support."""
@@ -161,7 +185,7 @@ class Engine:
         examples = examples_of(self.project, target, for_scan=scan.id)
         key = (target.name, *(one.digest for one in examples))
         if key not in self._supports:
-            clock.enter(f"reading the examples of {target.name}", "")
+            clock.enter(f"reading the examples of {target.name}")
             support = support_of(self.project, target, examples, read=self._volume)
             self._supports[key] = method.encode(support)
             while len(self._supports) > KEPT_SUPPORTS:
@@ -194,15 +218,14 @@ class Clock:
         self.began = time.perf_counter()
         self.stage, self.last = "", 0.0
 
-    def enter(self, stage: str, kind: str) -> None:
+    def enter(self, stage: str) -> None:
         """Say what is done now."""
-        del kind
         self.stage = stage
         self._say()
 
     def tick(self) -> None:
-        """Called for every layer of a network; tells four times a second."""
-        if time.perf_counter() - self.last > 0.25:
+        """Called often; tells four times a second."""
+        if time.perf_counter() - self.last > TICK_S:
             self._say()
 
     def _say(self) -> None:

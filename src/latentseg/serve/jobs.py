@@ -1,8 +1,7 @@
-"""The queue: one job after the other, on disk, so that a server that was killed goes on where it was."""
+"""The queue: jobs in their order, on disk, so that a server that was killed goes on where it was."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import secrets
 from collections.abc import Callable, Mapping
@@ -64,23 +63,28 @@ Work = Callable[[Job, Event, Told], None]
 
 
 class Queue:
-    """Jobs of a project, done by one thread.
+    """Jobs of a project; those of one scan are done one after the other.
 
     Args:
         folder: Where they are kept.
         work: Does one job; raises what it fails with.
         listener: Told of every change.
+        at_once: How many are done at a time.
     """
 
-    def __init__(self, folder: Path, work: Work, listener: Callable[[Job], None]) -> None:
+    def __init__(
+        self, folder: Path, work: Work, listener: Callable[[Job], None], *, at_once: int = 1
+    ) -> None:
         self.folder, self.work, self.listener = folder, work, listener
         self._jobs: dict[str, Job] = {}
         self._waiting: list[tuple[bool, int, str]] = []
         self._order = itertools.count()
         self._changed = Condition()
-        self._running: tuple[str, Event] | None = None
+        self._running: dict[str, tuple[str, Event]] = {}  # the scan, and what stops the job
         self._closed = False
-        self._thread = Thread(target=self._loop, name="latentseg-jobs", daemon=True)
+        self._threads = [
+            Thread(target=self._loop, name="latentseg-jobs", daemon=True) for _ in range(at_once)
+        ]
         for job in self._on_disk():
             self._jobs[job.id] = job
             if job.state in OPEN:
@@ -88,17 +92,19 @@ class Queue:
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Stop; what is running stays on disk as running and goes on at the next start."""
         with self._changed:
             self._closed = True
-            if self._running:
-                self._running[1].set()
+            for _, stop in self._running.values():
+                stop.set()
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=30)
 
     def add(self, scan: str, targets: tuple[int, ...], *, who: str, background: bool = False) -> Job:
         """Ask for targets in a scan; what waits already for the same is not asked for twice."""
@@ -132,8 +138,8 @@ class Queue:
         with self._changed:
             job = self.get(name)
             if job.state in OPEN:
-                if self._running and self._running[0] == name:
-                    self._running[1].set()
+                if name in self._running:
+                    self._running[name][1].set()
                 job = self._keep(replace(job, state="stopped", stage="stopped", ended=now()))
             return job
 
@@ -147,21 +153,31 @@ class Queue:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._closed:
+                while (job := self._next()) is None and not self._closed:
                     self._changed.wait()
-                if self._closed:
+                if self._closed or job is None:
                     return
-                job = self._jobs.get(heapq.heappop(self._waiting)[2])  # a finished one may be forgotten
-                if job is None or job.state != "queued":
-                    continue
                 stop = Event()
-                self._running = (job.id, stop)
+                self._running[job.id] = (job.scan, stop)
                 begun = {"state": "running", "stage": "starting", "starts": job.starts + 1}
                 job = self._keep(replace(job, **begun))  # type: ignore[arg-type]  # three types
             try:
                 self._do(job, stop)
             finally:
-                self._running = None
+                with self._changed:
+                    del self._running[job.id]
+                    self._changed.notify_all()
+
+    def _next(self) -> Job | None:
+        """The job that comes next: the first one whose scan nobody works on."""
+        busy = {scan for scan, _ in self._running.values()}
+        for entry in sorted(self._waiting):
+            job = self._jobs.get(entry[2])  # one that was stopped may be forgotten
+            if job is None or job.state != "queued":
+                self._waiting.remove(entry)
+            elif job.scan not in busy:
+                return job
+        return None
 
     def _do(self, job: Job, stop: Event) -> None:
         def tell(stage: str, fraction: float, left: float) -> None:
@@ -192,7 +208,7 @@ class Queue:
         return job
 
     def _push(self, job: Job) -> None:
-        heapq.heappush(self._waiting, (job.background, next(self._order), job.id))
+        self._waiting.append((job.background, next(self._order), job.id))
 
     def _hurry(self, job: Job) -> Job:
         """Somebody waits now for what was done in the background."""

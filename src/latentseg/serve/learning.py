@@ -19,7 +19,7 @@ from latentseg.imaging import Volume
 from latentseg.methods.fewshot.support import Support
 from latentseg.serve.drawings import drawn_slices, read_drawn
 from latentseg.serve.found import about_found, final_mask
-from latentseg.serve.project import Project, Target
+from latentseg.serve.project import Shelf, Target
 from latentseg.serve.scan import Scan
 from latentseg.serve.verdicts import read_verdicts, verdict_of
 from latentseg.serve.view import View
@@ -49,7 +49,7 @@ class Example:
         return len(self.slices) or FROM_ACCEPTED
 
 
-def examples_of(project: Project, target: Target, *, for_scan: str = "") -> list[Example]:
+def examples_of(project: Shelf, target: Target, *, for_scan: str = "") -> list[Example]:
     """The examples of a target, the most useful first, at most twelve slices.
 
     Args:
@@ -75,7 +75,7 @@ def examples_of(project: Project, target: Target, *, for_scan: str = "") -> list
     return kept
 
 
-def has_example(project: Project, target: Target) -> bool:
+def has_example(project: Shelf, target: Target) -> bool:
     """Whether somebody drew a target anywhere; an accepted scan counts where its mask holds something."""
     return any(
         verdict_of(scan, target.id) == "accepted" or drawn_slices(scan, target.id) for scan in project.scans
@@ -102,7 +102,7 @@ def example(scan: Scan, target: int, slices: tuple[int, ...]) -> Example:
 
 
 def support_of(
-    project: Project, target: Target, examples: Iterable[Example], *, read: Callable[[Scan], Volume]
+    project: Shelf, target: Target, examples: Iterable[Example], *, read: Callable[[Scan], Volume]
 ) -> Support:
     """The examples as a support.
 
@@ -165,7 +165,7 @@ def doubt_of(rows: Iterable[dict[str, Any]], *, shown: Collection[int]) -> float
     return max((row["doubt"] if row["found"] else NOT_FOUND_DOUBT for row in unjudged), default=0.0)
 
 
-def stale(project: Project, scan: Scan, target: Target) -> bool:
+def stale(project: Shelf, scan: Scan, target: Target) -> bool:
     """Whether other examples are there now than those a result was made from."""
     found = about_found(scan, target.id)
     now = [one.digest for one in examples_of(project, target, for_scan=scan.id)]

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import RLock
+from typing import Protocol
 
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging import files
@@ -58,6 +60,19 @@ class Target:
         return {"scheme": code.kind.scheme, "value": code.kind.value, "meaning": side}
 
 
+class Shelf(Protocol):
+    """Scans of a project, as those need them who only read."""
+
+    @property
+    def scans(self) -> list[Scan]:
+        """All scans, in the order in which they were added."""
+        ...
+
+    def scan(self, name: str) -> Scan:
+        """A scan by its id."""
+        ...
+
+
 class Project:
     """One project, for one server at a time.
 
@@ -77,7 +92,7 @@ class Project:
         self.journal = Journal(folder / "journal.jsonl")
         self._about = read_about(folder / "project.json") or {"format": FORMAT, "name": folder.name}
         self._targets = [Target(**row) for row in self._about.get("targets", [])]
-        self._scans = {scan.id: scan for scan in map(Scan.open, sorted(folder.glob("scans/*"))) if scan}
+        self._scans = {scan.id: scan for scan in scans_on_disk(folder)}
 
     @property
     def name(self) -> str:
@@ -92,7 +107,7 @@ class Project:
     @property
     def scans(self) -> list[Scan]:
         """All scans, in the order in which they were added."""
-        return sorted(self._scans.values(), key=lambda scan: (scan.about["added"], scan.id))
+        return in_order(self._scans.values())
 
     def target(self, number: int) -> Target:
         """A target by its number.
@@ -201,3 +216,13 @@ class Project:
     def _save(self) -> None:
         self._about["targets"] = [asdict(target) for target in self._targets]
         write_json(self.folder / "project.json", self._about)
+
+
+def scans_on_disk(project: Path) -> list[Scan]:
+    """The scans in the folder of a project, in the order in which they were added."""
+    return in_order(scan for scan in map(Scan.open, project.glob("scans/*")) if scan)
+
+
+def in_order(scans: Iterable[Scan]) -> list[Scan]:
+    """Scans in the order in which they were added."""
+    return sorted(scans, key=lambda scan: (scan.about["added"], scan.id))

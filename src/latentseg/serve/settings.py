@@ -6,6 +6,7 @@ import getpass
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from latentseg.errors import UsageError
 
@@ -69,6 +70,8 @@ class ServeOptions:
         weights: Weights, see there.
         user: Who draws and accepts, where a request does not say.
         dicomweb: Root of a DICOMweb server to take series from and store results in; empty for none.
+        engine: Where targets are found: in this process, or by the workers of Ray.
+        workers: Of Ray; each loads the model.
         limits: What is refused.
     """
 
@@ -82,6 +85,8 @@ class ServeOptions:
     weights: Path | None = None
     user: str = field(default_factory=user_name)
     dicomweb: str = ""
+    engine: Literal["here", "ray"] = "here"
+    workers: int = 2
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -95,6 +100,8 @@ class ServeOptions:
         if self.dicomweb and not self.dicomweb.startswith(("http://", "https://")):
             fix = "give its root, such as http://127.0.0.1:8042/dicom-web"
             raise UsageError("not the address of a DICOMweb server", where=self.dicomweb, fix=fix)
+        if self.engine not in ("here", "ray"):
+            raise UsageError(f"unknown engine {self.engine!r}", where="--engine", fix="give here or ray")
         for folder in self.data:
             if not folder.is_dir():
                 raise UsageError("not a folder", where=str(folder), fix="give a folder of scans with --data")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentseg.errors import UsageError
 from latentseg.serve.drawings import Slices, draw, forget, undo
@@ -13,10 +13,13 @@ from latentseg.serve.engine import Engine, check_targets
 from latentseg.serve.events import Events
 from latentseg.serve.jobs import Job, Queue, Told
 from latentseg.serve.learning import doubt_of, has_example, row_of, stale
-from latentseg.serve.project import Project, Target
+from latentseg.serve.project import Project
 from latentseg.serve.scan import Scan
 from latentseg.serve.settings import ServeOptions
 from latentseg.serve.verdicts import Verdict, judge, verdict_of
+
+if TYPE_CHECKING:
+    from latentseg.serve.workers import RayWorkers
 
 
 class Workbench:
@@ -24,15 +27,18 @@ class Workbench:
 
     Args:
         options: What the server was started with.
-        load: Loads the method of a target; for tests.
+
+    Raises:
+        UsageError: The engine is Ray, and it is not installed.
     """
 
-    def __init__(self, options: ServeOptions, *, load: Callable[[Target], Any] | None = None) -> None:
+    def __init__(self, options: ServeOptions) -> None:
         self.options = options
         self.project = Project(options.project, limits=options.limits)
-        self.engine = Engine(self.project, options, load=load)
+        self.engine = engine_of(self.project, options)
         self.events = Events()
-        self.queue = Queue(options.project / "jobs", self._work, self._told)
+        at_once = options.workers if options.engine == "ray" else 1
+        self.queue = Queue(options.project / "jobs", self._work, self._told, at_once=at_once)
 
     def start(self) -> None:
         """Begin to work on what waits."""
@@ -41,7 +47,14 @@ class Workbench:
     def close(self) -> None:
         """Stop, losing nothing."""
         self.queue.close()
+        self.engine.close()
         self.events.close()
+
+    def opened(self, scan: Scan) -> None:
+        """Somebody looks at a scan: it is prepared while they paint."""
+        if all(target.prompt for target in self.project.targets) and self.project.targets:
+            return
+        self.engine.ahead(scan)
 
     def scan_row(self, scan: Scan) -> dict[str, Any]:
         """What the list of scans shows of one."""
@@ -142,3 +155,16 @@ class Workbench:
 
     def _told(self, job: Job) -> None:
         self.events.tell("job", asdict(job))
+
+
+def engine_of(project: Project, options: ServeOptions) -> Engine | RayWorkers:
+    """What finds targets: this process, or workers of Ray.
+
+    Raises:
+        UsageError: Ray is not installed.
+    """
+    if options.engine == "here":
+        return Engine(project, options)
+    from latentseg.serve.workers import RayWorkers
+
+    return RayWorkers(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import unquote
 
 from fastapi import Depends, Header, Path, Request
 
@@ -23,10 +24,10 @@ Bench = Annotated[Workbench, Depends(workbench)]
 
 def user(
     bench: Bench,
-    x_user: Annotated[str, Header(max_length=LONGEST_USER, description="Who asks, for the journal.")] = "",
+    x_user: Annotated[str, Header(max_length=9 * LONGEST_USER, description="Who asks, quoted.")] = "",
 ) -> str:
     """Who asks."""
-    return " ".join(x_user.split()) or bench.options.user
+    return " ".join(unquote(x_user).split())[:LONGEST_USER] or bench.options.user
 
 
 User = Annotated[str, Depends(user)]

@@ -85,8 +85,9 @@ def remove_scan(scan: TheScan, bench: Bench, who: User) -> Response:
 
 
 @router.get("/scans/{scan}/image", response_class=FileResponse, responses=BINARY)
-def image(scan: TheScan) -> FileResponse:
-    """The voxels as NIfTI, in RAS order."""
+def image(scan: TheScan, bench: Bench) -> FileResponse:
+    """The voxels as NIfTI, in RAS order; who fetches them looks at the scan, which is prepared meanwhile."""
+    bench.opened(scan)
     return FileResponse(scan.view_file, media_type="application/octet-stream", filename="scan.nii")
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentseg.imaging.components import box_around
+
 PERCENTILES = (5, 25, 50, 75, 95)
 DECIMALS = 3
 
@@ -40,10 +42,8 @@ def bounding_box(mask: NDArray[np.bool_]) -> list[list[int]] | None:
         >>> bounding_box(np.eye(3, dtype=bool)[..., None])
         [[0, 2], [0, 2], [0, 0]]
     """
-    if not mask.any():
-        return None
-    held = (np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3))
-    return [[int(at[0]), int(at[-1])] for at in held]
+    box = box_around(mask)
+    return [[edges.start, edges.stop - 1] for edges in box] if box[0].stop else None
 
 
 def largest_axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> float:
@@ -63,6 +63,7 @@ def largest_axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, 
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 
+    mask = mask[box_around(mask)]
     longest = 0.0
     for k in np.flatnonzero(mask.any(axis=(1, 2))):
         points_mm = _edges(mask[k]) * spacing_mm

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError, UsageError, caution
 from latentseg.imaging import Volume, default_suffix, to_canonical, write_like
+from latentseg.imaging.components import box_around
 from latentseg.imaging.dicom.series import DicomHeader
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.previews import Canvas, Layer, figure, fitted_height, key_slices, montage, overlay
@@ -87,7 +88,7 @@ class Segmentation:
         """Number of separate parts of the mask (26-connected)."""
         from scipy import ndimage
 
-        return int(ndimage.label(self.mask, structure=np.ones((3, 3, 3)))[1])
+        return int(ndimage.label(self.mask[box_around(self.mask)], structure=np.ones((3, 3, 3)))[1])
 
     @cached_property
     def largest_axial_diameter_mm(self) -> float:

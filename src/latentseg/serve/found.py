@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentseg.imaging.components import box_around
 from latentseg.methods.results import Segmentation, write_bytes
 from latentseg.serve.drawings import read_drawn
 from latentseg.serve.json_files import read_about, write_json
@@ -114,6 +115,8 @@ def doubt_by_slice(probability: NDArray[np.uint8]) -> list[int]:
     A tenth of the largest area is added to each, so that a little doubt on a slice with next to nothing is
     little.
     """
+    x, y, _ = box_around(probability > 0)
+    probability = probability[x, y]
     distance = np.abs(probability.astype(np.int16) * 2 - STEPS)  # 255 is certain, 0 is one half
     doubtful = (STEPS - distance).sum((0, 1), dtype=np.int64) / STEPS
     area = (probability > STEPS // 2).sum((0, 1))
@@ -123,8 +126,8 @@ def doubt_by_slice(probability: NDArray[np.uint8]) -> list[int]:
 
 def packed(mask: NDArray[np.bool_], probability: NDArray[np.uint8]) -> bytes:
     """Both arrays without the empty space around them, compressed."""
-    box = bounding_box(mask | (probability > 0))
-    inside = tuple(slice(low, high) for low, high in box)
+    inside = box_around(mask | (probability > 0))
+    box = [(edges.start, edges.stop) for edges in inside]
     stream = io.BytesIO()
     np.savez_compressed(
         stream,
@@ -134,12 +137,3 @@ def packed(mask: NDArray[np.bool_], probability: NDArray[np.uint8]) -> bytes:
         shape=np.asarray(mask.shape),
     )
     return stream.getvalue()
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and one past the last index along each axis; a box without size where the mask is empty."""
-    box = []
-    for axis in range(3):
-        held = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
-        box.append((int(held[0]), int(held[-1]) + 1) if held.size else (0, 0))
-    return box

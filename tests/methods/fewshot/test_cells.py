@@ -1,4 +1,4 @@
-"""A scan as cells: which are described, where they lie, and that the last scans are kept."""
+"""A scan as cells: which are described, where they lie, and that the last slices are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latentseg.methods.fewshot.cells import ScanCells, described_slices, places, some
-from latentseg.methods.fewshot.scan_cells import KEPT, CellsOfScans
+from latentseg.methods.fewshot.scan_cells import KEPT, KEPT_SLICES, CellsOfScans
 
 
 @pytest.mark.parametrize(
@@ -48,22 +48,24 @@ def test_some_are_drawn_evenly_and_always_the_same() -> None:
     assert some(indices, 2000).equal(indices)
 
 
-def test_a_scan_is_described_once() -> None:
+def test_a_slice_is_described_once() -> None:
     asked = []
 
     def features(images: torch.Tensor) -> torch.Tensor:
-        asked.append(len(images))
-        return torch.ones(len(images), 2, 4, 4)
+        asked.append(float(images.mean()))
+        return torch.ones(1, 2, 4, 4) * images.mean()
 
-    cells = CellsOfScans(features, slab=2)  # type: ignore[arg-type]
-    images, along_mm = torch.zeros(5, 1, 8, 8), torch.arange(5.0)
-    first = cells(images, along_mm=along_mm, side_mm=8.0)
-    assert asked == [2, 2, 1]
-    assert cells(images.clone(), along_mm=along_mm, side_mm=8.0) is first
-    assert cells(images, along_mm=along_mm, side_mm=9.0) is not first
-    assert cells(images, along_mm=2 * along_mm, side_mm=8.0) is not first
-    for number in range(KEPT):
-        cells(images + number + 1, along_mm=along_mm, side_mm=8.0)
+    cells = CellsOfScans(features)  # type: ignore[arg-type]
+    images = (torch.arange(5.0) / 8)[:, None, None, None].expand(5, 1, 8, 8).clone()
+    first = cells(images, along_mm=torch.arange(5.0), side_mm=8.0)
+    assert asked == [0, 0.125, 0.25, 0.375, 0.5]
+    fewer = cells(images[[1, 3]].half(), along_mm=torch.tensor([1.0, 3.0]), side_mm=16.0)  # of a support
+    assert len(asked) == 5
+    assert fewer.features.equal(first.features.view(5, 16, 2)[[1, 3]].flatten(0, 1))
+    assert fewer.places_mm[0].tolist() == [1, -6, -6]
+    assert cells(images.clone(), along_mm=torch.arange(5.0), side_mm=8.0) is first
+    for number in range(max(KEPT, KEPT_SLICES)):
+        cells(images[:1] - (number + 1) / 512, along_mm=torch.zeros(1), side_mm=8.0)
     before = len(asked)
-    cells(images, along_mm=along_mm, side_mm=8.0)
-    assert len(asked) == before + 3
+    cells(images[:2], along_mm=torch.arange(2.0), side_mm=8.0)
+    assert len(asked) == before + 2

@@ -140,6 +140,9 @@ class Part:
         """What it needs to know of slices ``(B, 1, H, W)``, each tensor with ``B`` rows."""
         return {}
 
+    def get_ready(self, scan: EncodedScan) -> None:
+        """Compute what every search of a whole scan needs, and keep it."""
+
     def __call__(self, search: Search, scan: EncodedScan, support: Tensors) -> Search:
         """Take the search further.
 

@@ -98,6 +98,6 @@ def parts_of(networks: FewShotNetworks, options: SegmentOptions) -> tuple[Part, 
             by_slices.append(CloserLook(matching, closer, refine=refinement))
         if volume := options.volume:
             by_slices = [SlicesOnly(part, edge=matching.grid, slab=slab) for part in by_slices]
-        whole = VolumeMatching(matching, volume, slab=slab) if volume else None
+        whole = VolumeMatching(matching, volume) if volume else None
         ours = [whole, *by_slices, refinement]
     return tuple(part for part in ours if part)

@@ -15,6 +15,7 @@ from latentseg.methods.fewshot.cells import ScanCells
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 
 KEPT = 6  # scans; each takes about 40 MB
+KEPT_SLICES = 120  # each takes about 1 MB
 Value = TypeVar("Value")
 
 
@@ -44,26 +45,33 @@ class LastUsed(Generic[Value]):
 
 
 class CellsOfScans:
-    """Describes scans and keeps the last ones.
+    """Describes scans and keeps the last ones, and the last slices.
+
+    A slice is described by itself and in half precision, as supports keep their scans: a scan that is an
+    example and is searched as well is described once, and the numbers do not depend on what came before.
 
     Args:
         features: Of the cells.
-        slab: Slices that go through the network at a time.
     """
 
-    def __init__(self, features: MatchingFeatures, *, slab: int = 8) -> None:
-        self.features, self.slab = features, slab
+    def __init__(self, features: MatchingFeatures) -> None:
+        self.features = features
         self._kept: LastUsed[ScanCells] = LastUsed()
+        self._slices: LastUsed[Tensor] = LastUsed(KEPT_SLICES)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, *, along_mm: Tensor, side_mm: float) -> ScanCells:
         """The cells of slices ``(S, 1, H, W)``, see :meth:`.cells.ScanCells.of`."""
 
         def described() -> ScanCells:
-            maps = torch.cat([self.features(part.float()).half() for part in images.split(self.slab)])
+            maps = torch.cat([self._slice(image[None]) for image in images.half()])
             return ScanCells.of(maps, images, along_mm=along_mm, side_mm=side_mm)
 
         return self._kept.of(digest(images, along_mm, torch.tensor(side_mm)), described)
+
+    def _slice(self, image: Tensor) -> Tensor:
+        """Features ``(1, D, h, w)`` of a slice ``(1, 1, H, W)``."""
+        return self._slices.of(digest(image), lambda: self.features(image.float()).half())
 
 
 def digest(*tensors: Tensor) -> bytes:

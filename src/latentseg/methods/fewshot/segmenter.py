@@ -84,7 +84,10 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
             GeometryError: Axial slices too narrow to be segmented.
         """
         seen = square_slices(scan, self.networks.backbone.image_size)
-        return PreparedScan(seen, self.encode_slices(seen.images, seen.spacing_mm))
+        encoded = self.encode_slices(seen.images, seen.spacing_mm)
+        for part in self.parts:
+            part.get_ready(encoded)
+        return PreparedScan(seen, encoded)
 
     @torch.no_grad()
     def encode_slices(

@@ -90,17 +90,19 @@ class VolumeMatching(Part):
     Args:
         features: Of the cells.
         options: See there.
-        slab: Slices that go through the network at a time.
     """
 
     name = "volume matching"
 
-    def __init__(
-        self, features: MatchingFeatures, options: VolumeOptions | None = None, *, slab: int = 8
-    ) -> None:
+    def __init__(self, features: MatchingFeatures, options: VolumeOptions | None = None) -> None:
         self.options = options or VolumeOptions()
-        self.cells = CellsOfScans(features, slab=slab)
+        self.cells = CellsOfScans(features)
         self._placed: LastUsed[tuple[ScanCells, Placed]] = LastUsed()
+
+    def get_ready(self, scan: EncodedScan) -> None:
+        """Describe the cells of a scan."""
+        at, along_mm, side_mm = described(scan)
+        self.cells(scan.images[at], along_mm=along_mm, side_mm=side_mm)
 
     def of_support(self, examples: Examples) -> Tensors:
         """The references of each scan of the support, under its number."""
@@ -117,10 +119,8 @@ class VolumeMatching(Part):
         """Set the log-odds of all slices, and how far the scan shows what the examples show."""
         if not support:
             return search
-        step_mm, pixel_mm, _ = scan.spacing_mm
-        at = described_slices(len(scan), step_mm)
-        side_mm = pixel_mm * scan.images.shape[-1]
-        cells = self.cells(scan.images[at], along_mm=at * step_mm, side_mm=side_mm)
+        at, along_mm, side_mm = described(scan)
+        cells = self.cells(scan.images[at], along_mm=along_mm, side_mm=side_mm)
         examples = examples_of(support, cells.features.device)
         pairs = [(example, self.placed(cells, example)) for example in examples]
         fit = max(placed.alignment.fit for _, placed in pairs)
@@ -155,6 +155,13 @@ class VolumeMatching(Part):
         return margins - level, float(np.dot(weights, scores))
 
 
+def described(scan: EncodedScan) -> tuple[Tensor, Tensor, float]:
+    """Which slices of a scan are described, where they lie along the body, and the edge of a slice."""
+    step_mm, pixel_mm, _ = scan.spacing_mm
+    at = described_slices(len(scan), step_mm)
+    return at, at * step_mm, pixel_mm * scan.images.shape[-1]
+
+
 def examples_of(support: Tensors, device: torch.device) -> list[VolumeExample]:
     """The references, as :meth:`VolumeMatching.of_support` named them."""
     numbers = sorted({name.split("/")[0] for name in support}, key=int)
@@ -181,11 +188,11 @@ def rises(above: float, width: float) -> float:
     return float(1 / (1 + np.exp(-above / width)))
 
 
-def on_slices(margins: Tensor, described: Tensor, size: Sequence[int]) -> Tensor:
+def on_slices(margins: Tensor, known: Tensor, size: Sequence[int]) -> Tensor:
     """Margins ``(S', h, w)`` of the described slices on all slices and pixels, ``(S, H, W)``, linearly."""
     fine = F.interpolate(margins[:, None], size=list(size[1:]), mode="bilinear", align_corners=False)[:, 0]
     at = torch.arange(size[0])
-    above = torch.searchsorted(described, at).clamp(max=len(described) - 1)
+    above = torch.searchsorted(known, at).clamp(max=len(known) - 1)
     below = (above - 1).clamp(min=0)
-    share = (at - described[below]) / (described[above] - described[below]).clamp(min=1)
+    share = (at - known[below]) / (known[above] - known[below]).clamp(min=1)
     return torch.lerp(fine[below], fine[above], share.clamp(0, 1)[:, None, None].to(fine))

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from latentseg.errors import InputError, UsageError
+from latentseg.imaging.components import box_around
 from latentseg.serve.between import fill_between
 from latentseg.serve.drawings import drawn_slices, read_drawn
-from latentseg.serve.found import STEPS, Found, bounding_box, change, doubt_by_slice, final_mask, read_found
+from latentseg.serve.found import STEPS, Found, change, doubt_by_slice, final_mask, read_found
 from latentseg.serve.missing import NotHere
 from latentseg.serve.routes.common import Bench, TargetId, TheScan, User
 from latentseg.serve.routes.scans import BINARY, UPLOAD
@@ -84,9 +85,9 @@ def mask(
     """What stands: what was found, and on drawn slices what was drawn."""
     bench.project.target(target)
     array = the_found(scan, target, before=True).mask if before else final_mask(scan, target)
-    box = bounding_box(array)
-    inside = array[tuple(slice(low, high) for low, high in box)].astype(np.uint8)
-    head = struct.pack("<6I", *(edge for pair in box for edge in pair))
+    box = box_around(array)
+    inside = array[box].astype(np.uint8)
+    head = struct.pack("<6I", *(edge for side in box for edge in (side.start, side.stop)))
     return Response(head + inside.tobytes(order="F"), media_type="application/octet-stream")
 
 

@@ -180,9 +180,19 @@ def test_a_scan_without_the_target_has_none() -> None:
     images = body()
     organ = torch.from_numpy(mask())[:, None]
     without = torch.where(organ, body(seed=2, organ=np.zeros_like(mask())), images)
+    without = without + 0.1 * (body(seed=3, organ=np.zeros_like(mask())))  # no two scans are the same
     search = found(matching(), (shown(images, mask()),), without)
     assert search.in_view.max() < 0.5
     assert search.reason == UNLIKE
+
+
+def test_in_a_scan_that_is_an_example_itself_the_target_is_there() -> None:
+    images, one_slice = body(), mask()
+    one_slice[[*range(6), *range(7, SLICES)]] = False
+    known = SupportScan.of(images[:, 0].numpy(), one_slice, step_mm=5.0, side_mm=SIDE_MM, complete=False)
+    search = found(matching(least_evidence=9.0), (known,), images)
+    assert (search.in_view.min(), search.reason) == (1, "")
+    assert found(matching(least_evidence=9.0), (known,), body(seed=1)).in_view.max() < 0.5
 
 
 def test_far_cells_are_not_compared() -> None:

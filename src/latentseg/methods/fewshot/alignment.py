@@ -27,6 +27,7 @@ START_NEAR_MM = 40.0
 STEPS = 25
 KEEP_SCALE_MM = 30.0  # the scale is drawn to 1 as if by pairs that spread this far
 FEWEST_PAIRS = 12
+SAME = 0.998  # cosine of a cell with itself in half precision, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Alignment:
         fit: Mean weight of the pairs, from 0 to 1.
         pairs: Their number.
         alike: Mean cosine of cells of the scan and the cells of the example most like them.
+        same: Share of the cells of the scan that are in the example just as they are: large where the scan is
+            the example's own.
     """
 
     scale: Tensor
@@ -46,6 +49,7 @@ class Alignment:
     fit: float
     pairs: int
     alike: float
+    same: float = 0.0
 
     def __call__(self, places_mm: Tensor) -> Tensor:
         """Where places ``(N, 3)`` of the scan lie in the example."""
@@ -62,10 +66,11 @@ def align(scan: tuple[Tensor, Tensor], example: tuple[Tensor, Tensor]) -> Alignm
     """
     alike = scan[0] @ example[0].T
     here, there = mutual_pairs(alike, scan[1], example[1])
-    mean = float(alike.max(1).values.mean()) if len(alike) else 0.0
+    most = alike.max(1).values if alike.numel() else torch.zeros(1)
+    mean, same = float(most.mean()), float((most > SAME).float().mean())
     if len(here) < FEWEST_PAIRS:
         shift = there.mean(0) - here.mean(0) if len(here) else torch.zeros(3)
-        return Alignment(torch.ones(3), shift, 0.0, len(here), mean)
+        return Alignment(torch.ones(3), shift, 0.0, len(here), mean, same)
     scale, shift = start(here, there)
     weights = torch.ones(len(here))
     for step in range(STEPS):
@@ -73,7 +78,7 @@ def align(scan: tuple[Tensor, Tensor], example: tuple[Tensor, Tensor]) -> Alignm
         apart = (there - here * scale - shift) / spread
         weights = 1 / (1 + apart.square().sum(1)).square()
         scale, shift = weighted_fit(here, there, weights)
-    return Alignment(scale, shift, float(weights.mean()), len(here), mean)
+    return Alignment(scale, shift, float(weights.mean()), len(here), mean, same)
 
 
 def mutual_pairs(alike: Tensor, here_mm: Tensor, there_mm: Tensor) -> tuple[Tensor, Tensor]:

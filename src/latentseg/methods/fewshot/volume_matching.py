@@ -10,7 +10,7 @@ Not in SD-FSMIS, whose protocols give slices that are known to hold the organ. W
 With several examples the margins are averaged, weighted by how well each example's scan fits this one: the
 fit is known without any label, and a poor example must not spoil a good one. A scan that fits none of them
 shows another part of the body, and the target is absent; so is one of which nothing in the scan resembles it
-enough (:mod:`.target_evidence`).
+enough (:mod:`.target_evidence`). In a scan that is an example itself the target is there: somebody marked it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ LEAST_FIT = 1e-3  # which examples that do not fit at all are weighted with
 FIT_WIDTH = 0.002  # of the fit, over which the presence falls
 EVIDENCE_WIDTH = 0.022  # of the evidence, likewise
 ALIKE = (0.64, 0.68)  # mean cosine of two scans: of a CT and an MR at most, of one modality at least
+OWN = 0.02  # share of cells that are the same, above which a scan is an example's own
 UNLIKE = "nothing in the scan resembles the target as it should if it were there"
 ELSEWHERE = "the scan shows another part of the body than the examples"
 
@@ -131,6 +132,8 @@ class VolumeMatching(Part):
         there = rises(score - self.options.least_evidence, EVIDENCE_WIDTH)
         in_view, reason = search.in_view * shown * there, UNLIKE if shown >= 0.5 > there else ""
         reason = reason if shown >= 0.5 else ELSEWHERE
+        if any(placed.alignment.same > OWN for _, placed in pairs):  # somebody marked the target in this scan
+            in_view, reason = search.in_view, ""
         return replace(search, log_odds=search.log_odds + log_odds, in_view=in_view, reason=reason)
 
     def placed(self, cells: ScanCells, example: VolumeExample) -> Placed:

@@ -12,7 +12,9 @@ export function renderScans(app: App): void {
   const head = el('div', { class: 'panel-head' }, el('h2', {}, 'Scans'), el('span', { class: 'dim' }, count(app, judged)), add)
   const list = el('ul', { class: 'list' }, ...app.ranked().map((scan) => scanRow(app, scan)))
   const remove = button('Remove', () => void attempt(() => removeScan(app)), { id: 'remove', class: 'link' })
-  const foot = el('div', { class: 'panel-foot row' }, el('span', {}, background(app)), app.open ? remove : null)
+  const name = api.user() || app.project.user
+  const user = button(name, () => void attempt(() => askUser(app, name)), { id: 'user', class: 'link', title: 'Your name, for the journal' })
+  const foot = el('div', { class: 'panel-foot' }, el('div', {}, background(app)), el('div', { class: 'row' }, user, app.open ? remove : null))
   update(panel, head, list, foot)
 }
 
@@ -56,7 +58,7 @@ function describe(scan: Scan, row: ScanTarget | undefined): string {
   if (row.verdict !== 'none') return row.verdict
   if (!row.found) return row.drawn.length ? `${row.drawn.length} drawn` : size
   const change = row.agreement === null || row.agreement > 0.995 ? '' : `changed ${Math.round((1 - row.agreement) * 100)} %, `
-  return change + (row.why || 'looks sure')
+  return change + (row.why || (row.volume_ml ? 'looks sure' : 'absent'))
 }
 
 function doubtBar(scan: Scan): HTMLElement {
@@ -76,6 +78,14 @@ export function renderTargets(app: App): void {
   const list = el('ul', { class: 'list' }, ...app.project.targets.map((target) => targetRow(app, target)))
   const none = el('p', { class: 'hint' }, 'Add a target, such as liver; then paint it on one slice and press Find.')
   update(panel, head, app.project.targets.length ? list : none, work(app), result(app), exports(app))
+}
+
+async function askUser(app: App, name: string): Promise<void> {
+  const input = el('input', { name: 'user', value: name, required: true, maxlength: 64, autocomplete: 'name' })
+  const hint = el('p', { class: 'dim' }, 'The journal of the project says who drew, accepted and rejected.')
+  const form = await askFor('Your name', el('div', { class: 'form' }, el('label', {}, 'Name', input), hint), 'Keep')
+  if (form) api.setUser(String(form.get('user')))
+  app.changed()
 }
 
 async function removeScan(app: App): Promise<void> {
@@ -282,7 +292,7 @@ export function showKeys(): void {
     ['Enter, Shift Enter', 'find in this scan, in all scans'],
     ['Arrows', 'move the crosshair in the slice'],
     ['Page up, Page down', 'next, previous slice'],
-    ['B, F, E, V, M', 'brush, filled outline, eraser, look, measure'],
+    ['B, F, E, V, M', 'brush, filled outline, eraser, look, ruler'],
     ['Right button', 'drag to change the window'],
     ['P, Shift P', 'dab of the brush, of the eraser, at the crosshair'],
     ['[ and ]', 'smaller, larger brush'],

@@ -1,8 +1,7 @@
 // The row of tools, and the keys that do the same.
 
-import { api } from './api'
 import type { App, Heat } from './app'
-import { askFor, attempt, button, byId, el, update } from './dom'
+import { attempt, button, byId, el, update } from './dom'
 import { showKeys } from './panels'
 import type { Layout, Tool } from './viewer'
 
@@ -11,7 +10,7 @@ const TOOLS: [Tool, string, string][] = [
   ['draw', 'Brush', 'B'],
   ['fill', 'Outline', 'F'],
   ['erase', 'Erase', 'E'],
-  ['measure', 'Measure', 'M: drag a line, its length is in millimetres']
+  ['measure', 'Ruler', 'M: drag a line']
 ]
 const LAYOUTS: [Layout, string][] = [
   ['planes', 'Planes'],
@@ -56,7 +55,7 @@ export class Toolbar {
         button('Grow', () => app.grow(), { id: 'grow', title: 'G: over pixels that are alike' }),
         button('Between', () => void attempt(() => app.interpolate()), { id: 'between', title: 'I: fill slices between drawn ones' }),
         button('Undo', () => void attempt(() => app.undo()), { id: 'undo', title: 'Z' })))
-    update(byId('view-tools'), this.windows(), this.layouts(), this.heats(), this.opacity(), this.user(), this.theme(), button('?', showKeys, { title: 'Keys', 'aria-label': 'Keys' }))
+    update(byId('view-tools'), this.windows(), this.layouts(), this.heats(), this.opacity(), this.theme(), button('?', showKeys, { title: 'Keys', 'aria-label': 'Keys' }))
   }
 
   private windows(): HTMLElement {
@@ -90,19 +89,6 @@ export class Toolbar {
       useTheme(dark ? 'light' : 'dark', this.app)
       this.render()
     }, { id: 'theme', title: dark ? 'Light' : 'Dark', 'aria-label': dark ? 'Light theme' : 'Dark theme' })
-  }
-
-  private user(): HTMLElement {
-    const name = api.user() || this.app.project.user
-    return button(name, () => void attempt(() => this.askUser(name)), { id: 'user', title: 'Whose name the journal gets' })
-  }
-
-  private async askUser(name: string): Promise<void> {
-    const input = el('input', { name: 'user', value: name, required: true, maxlength: 64, autocomplete: 'name' })
-    const hint = el('p', { class: 'dim' }, 'The journal of the project says who drew, accepted and rejected.')
-    const form = await askFor('Your name', el('div', { class: 'form' }, el('label', {}, 'Name', input), hint), 'Keep')
-    if (form) api.setUser(String(form.get('user')))
-    this.render()
   }
 
   use(tool: Tool): void {

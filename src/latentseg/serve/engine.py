@@ -271,6 +271,7 @@ def summary(result: Segmentation) -> dict[str, Any]:
     sure = confidence(result)
     worst = view_slice(result, sure.worst_slice) if sure.worst_slice >= 0 else -1
     reasons = {
+        result.reason: bool(result.reason),
         f"unclear outline, most on slice {worst + 1}": sure.uncertainty >= UNCERTAIN and worst >= 0,
         f"perhaps not in this scan ({sure.presence:.0%})": sure.doubt >= DOUBTFUL,
         "reaches the border of the scan": sure.touches_border,

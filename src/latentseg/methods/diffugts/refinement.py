@@ -151,7 +151,8 @@ class Refiner:
         found = [self._residuals(decoded, *one, attention) for one in zip(*versions, strict=True)]
         chances = torch.stack([self._combined(one, attention, holes) for one in found])
         probability = attention if drawn_by_map else chances.mean(0)
-        return Refined(probability, chances.std(0, unbiased=False), healthy, residual)
+        spread = chances.std(0, unbiased=False) if seeds > 1 else torch.zeros_like(attention)
+        return Refined(probability, spread, healthy, residual)
 
     def residuals(self, images: Tensor, attention: Tensor, *, keys: Sequence[str]) -> Residuals:
         """The residuals of one pseudo-healthy version of images ``(B, 1, ...)``."""

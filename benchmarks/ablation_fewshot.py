@@ -34,7 +34,8 @@ import torch
 import latentseg as ls
 from latentseg.backbones.compact import CompactBackbone
 from latentseg.backbones.registry import resolve
-from latentseg.cli.evaluate import read_folds, run_facts, say, scans_seen, show_rows, split_words
+from latentseg.cli.evaluate import read_folds, run_facts, say, scans_seen, show_rows
+from latentseg.cli.segment import split_names
 from latentseg.evaluation.datasets import get_dataset
 from latentseg.evaluation.methods import FewShotMethod
 from latentseg.evaluation.protocols import EP1, EP2, FewShotProtocol
@@ -147,7 +148,7 @@ def protocols(options: argparse.Namespace) -> list[FewShotProtocol]:
         at = tuple(dataset.ids.index(case) for case in options.cases.split(","))
         dataset = replace(dataset, folds=(at,))
     folds = read_folds(options.folds, count=len(dataset.folds))
-    organs = split_words(options.organs)
+    organs = tuple(split_names(options.organs) or ())
     return [kind(dataset, fold=fold, support_slices=options.support_slices, organs=organs) for fold in folds]
 
 

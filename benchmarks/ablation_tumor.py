@@ -28,7 +28,6 @@ import torch
 import latentseg
 from latentseg.backbones.compact import phrase_condition
 from latentseg.backbones.registry import resolve
-from latentseg.cli.zero_shot import write_tables
 from latentseg.evaluation.datasets.tumors import CATEGORIES, Category, TumorCase, get_category
 from latentseg.evaluation.tables import markdown_table
 from latentseg.evaluation.tumor_methods import DiffuGTS, IntensityOutlier, NoiseAndRestore
@@ -37,6 +36,7 @@ from latentseg.evaluation.zero_shot import (
     category_cells,
     evaluate_category,
     summarize_categories,
+    write_category_tables,
 )
 from latentseg.methods.diffugts.refinement import RefinementOptions
 from latentseg.methods.tumor.load import compact_stages, looked_at, on_compact
@@ -188,7 +188,7 @@ def main() -> None:
     ]
     about = {"date": datetime.now(UTC).date().isoformat(), "version": latentseg.__version__}
     summaries = summarize_categories(rows)
-    write_tables(rows, summaries, folder=options.output, about=about)
+    write_category_tables(rows, summaries, folder=options.output, about=about)
     sys.stdout.write(markdown_table(*category_cells(summaries), texts=2))
 
 

@@ -22,12 +22,12 @@ from latentseg.cli.evaluate import (
     METHODS,
     load,
     make_methods,
-    read_methods,
     run_facts,
     say,
     scans_seen,
     show_rows,
 )
+from latentseg.cli.segment import read_choices
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.protocols import EP1
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
@@ -64,7 +64,7 @@ def main() -> None:
     asked = [protocol for support in supports for protocol in protocols(support, folds)]
     seen = scans_seen(options.backbone, None, asked)
     run = RunOptions(1 if options.quick else None, seen, say)
-    methods = make_methods(read_methods(options.methods), segmenter)
+    methods = make_methods(read_choices(options.methods, METHODS, option="methods"), segmenter)
     if options.universeg:
         methods.append(UniverSegMethod(options.universeg))
     rows = run_all(asked, methods=methods, folder=folder, options=run)

@@ -1,11 +1,15 @@
 """Speed and memory of `latentseg segment` on the compact backbone, from the start to the written files.
 
-Usage: ``python benchmarks/speed_compact.py [--slices 100] [--threads 2] [--output FILE]``.
+Usage: ``python benchmarks/speed_compact.py [--slices 100] [--threads 2] [--beside SRC] [--output FILE]``.
 
 A phantom of that many slices is searched for 1, 2 and 4 targets, and a phantom of half as many slices for
 4: so the table says what a further target costs, and whether time is linear in slices. It is also asked for
 1 and 2 tumors by name; a phantom with lesions, so that there is something to refine. The matmul peak of
 the machine is measured before and after; compare ratios, not seconds, across machines.
+
+With ``--beside SRC``, the ``src`` folder of another version, three of these runs are made by both versions in
+turn, on the same phantoms, and written to ``speed_compact_paired.json``: the ratio of a pair means something
+where the machine is shared, and processor seconds more than wall seconds.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import latentseg
 from latentseg.imaging import write_like
 from latentseg.phantom.bodies import LABELS, abdomen
 
 TARGETS = ("liver", "spleen", "kidney_left", "kidney_right")
 PROMPTS = ("liver tumor", "kidney tumor")
 LESIONS = 3
+SOURCE = Path(latentseg.__file__).resolve().parents[1]
+PAIRS = ((1, False), (4, False), (1, True))  # targets, and whether they are prompts
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,14 @@ def prompt_words(targets: int) -> list[str]:
     return [word for prompt in PROMPTS[:targets] for word in ("--prompt", prompt)]
 
 
-def run(folder: Path, *, slices: int, targets: int, threads: int, prompts: bool = False) -> Run:
-    """Time one `latentseg segment` as a process of its own."""
+def run(
+    folder: Path, *, slices: int, targets: int, threads: int, prompts: bool = False, source: Path = SOURCE
+) -> Run:
+    """Time one `latentseg segment` as a process of its own, of the version in a ``src`` folder."""
     command = [sys.executable, "-m", "latentseg", "segment", str(folder / f"scan{slices}.nii.gz")]
     command += prompt_words(targets) if prompts else example_words(folder, targets)
     command += ["--out", str(folder / f"out{slices}-{targets}-{prompts}")]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(source)}
     start = time.perf_counter()
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)  # noqa: S603
@@ -84,6 +93,29 @@ def run(folder: Path, *, slices: int, targets: int, threads: int, prompts: bool 
     cpu = usage.ru_utime + usage.ru_stime
     by = "prompts" if prompts else "examples"
     return Run(by, slices, targets, round(wall, 2), round(cpu, 2), round(usage.ru_maxrss / 1e6, 2))
+
+
+def paired(folder: Path, *, slices: int, threads: int, beside: Path, repeats: int) -> list[dict[str, object]]:
+    """Runs of this version and of another in turn; of each pair the ratio, this one by the other."""
+    rows: list[dict[str, object]] = []
+    for targets, prompts in PAIRS:
+        for number in range(repeats):
+            order = (SOURCE, beside) if number % 2 else (beside, SOURCE)
+            made = {
+                source: run(
+                    folder, slices=slices, targets=targets, threads=threads, prompts=prompts, source=source
+                )
+                for source in order
+            }
+            ours, other = made[SOURCE], made[beside]
+            ratios = {
+                "wall_ratio": round(ours.wall_s / other.wall_s, 3),
+                "cpu_ratio": round(ours.cpu_s / other.cpu_s, 3),
+            }
+            rows.append(
+                asdict(ours) | {f"beside_{k}": v for k, v in list(asdict(other).items())[3:]} | ratios
+            )
+    return rows
 
 
 def matmul_gflops(threads: int) -> float:
@@ -118,14 +150,35 @@ def main() -> None:
     )
     parser.add_argument("--slices", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speed_compact.json"))
+    parser.add_argument("--beside", type=Path, help="src folder of another version, for paired runs")
+    parser.add_argument("--repeats", type=int, default=1, help="of each pair")
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    name = "speed_compact_paired.json" if options.beside else "speed_compact.json"
+    output = options.output or Path("benchmarks/results") / name
     before = matmul_gflops(options.threads)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    facts = {
+        "processor": processor(),
+        "threads": options.threads,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         make_inputs(folder, options.slices)
-        plan = [(options.slices, 1), (options.slices, 2), (options.slices, 4), (options.slices // 2, 4)]
         run(folder, slices=options.slices // 2, targets=1, threads=options.threads)  # warms the disk cache
+        if options.beside:
+            beside = options.beside.resolve()
+            run(folder, slices=options.slices // 2, targets=1, threads=options.threads, source=beside)
+            pairs = paired(
+                folder,
+                slices=options.slices,
+                threads=options.threads,
+                beside=beside,
+                repeats=options.repeats,
+            )
+            write(output, pairs, facts)
+            return
+        plan = [(options.slices, 1), (options.slices, 2), (options.slices, 4), (options.slices // 2, 4)]
         runs = [run(folder, slices=s, targets=t, threads=options.threads) for s, t in plan]
         asked = [
             run(folder, slices=options.slices, targets=t, threads=options.threads, prompts=True)
@@ -137,17 +190,19 @@ def main() -> None:
         "further_prompt_of_first": round(both.wall_s / first.wall_s - 1, 3),
         "half_the_slices_of_all": round(half.wall_s / four.wall_s, 3),
         "matmul_gflops_before_after": [before, matmul_gflops(options.threads)],
-        "processor": processor(),
-        "threads": options.threads,
-        "date": datetime.now(UTC).date().isoformat(),
+        **facts,
     }
-    rows = [asdict(row) for row in (*runs, *asked)]
-    sys.stdout.write("| by | slices | targets | wall s | cpu s | peak GB |\n|---|---:|---:|---:|---:|---:|\n")
+    write(output, [asdict(row) for row in (*runs, *asked)], figures)
+
+
+def write(path: Path, rows: list[dict[str, object]], figures: dict[str, object]) -> None:
+    """Print a table and write JSON."""
+    sys.stdout.write("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|\n")
     for row in rows:
         sys.stdout.write("| " + " | ".join(map(str, row.values())) + " |\n")
     sys.stdout.write(f"{json.dumps(figures, indent=1)}\n")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"runs": rows, **figures}, indent=1) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"runs": rows, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

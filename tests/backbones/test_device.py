@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 import latentseg as ls
 from helpers.placed import AWAY, Placed, WrongDeviceError, send_away, watched
+from latentseg.backbones import device
+from latentseg.backbones.compact import CompactBackbone
 from latentseg.backbones.device import describe, pick_device, pick_dtype, slices_at_a_time
 from latentseg.errors import UsageError
 from latentseg.phantom.bodies import Phantom
@@ -51,6 +55,20 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch,
         ls.load(backbone=tiny_model, dtype="fp8")  # type: ignore[arg-type]
 
 
+def test_free_memory_is_what_system_and_container_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 0 < device.free_bytes() <= psutil.virtual_memory().total
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    monkeypatch.setattr(device, "_CGROUP", tmp_path)
+    assert device.free_bytes() == 10_000
+    for name, text in {"max": "5000", "current": "2000", "stat": "anon 1\ninactive_file 500\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text, encoding="utf-8")
+    assert device.free_bytes() == 3500
+    (tmp_path / "memory.max").write_text("max", encoding="utf-8")
+    assert device.free_bytes() == 10_000
+
+
 def test_slabs_follow_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slices_at_a_time(CPU, bytes_each=1 << 40) == 8
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 << 30, 8 << 30))
@@ -58,6 +76,16 @@ def test_slabs_follow_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert slices_at_a_time(cuda, bytes_each=100 << 20) == 20
     assert slices_at_a_time(cuda, bytes_each=1) == 64
     assert slices_at_a_time(cuda, bytes_each=1 << 40) == 1
+
+
+def test_the_compact_model_takes_as_many_slices_as_a_gpu_has_memory_for(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 << 30, 8 << 30))
+    backbone = CompactBackbone.from_folder(tiny_model)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
+    assert backbone.to(CPU).slab == 8
+    assert backbone.to(torch.device("cuda")).slab == 32
 
 
 def test_devices_are_described() -> None:

@@ -266,5 +266,5 @@ def test_a_signal_ends_cleanly(
 
 def test_engines(cohort: Path, tiny_model: Path, capsys: Capture) -> None:
     assert main(line(tiny_model, "--engine", "dask")) == 2
-    assert "unknown engine 'dask': --engine. Give here or ray" in capsys.readouterr().err
+    assert "unknown engine 'dask': --engine. Choose from here, ray" in capsys.readouterr().err
     assert main(line(tiny_model, "--engine", "ray", "--workers", "0")) == 2

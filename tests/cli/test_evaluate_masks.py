@@ -119,7 +119,7 @@ def test_predictions_without_truth_are_told(capsys: Capture) -> None:
         (["guess", "truth", "--labels", "1=liver"], 3, "unknown label ids 2"),
         (["guess", "truth", "--labels", "liver"], 2, "unknown labels 'liver': --labels"),
         (["guess", "truth", "--labels", "x.json"], 3, "no such file"),
-        (["guess", "truth", "--tolerance-mm", "-1"], 2, "a tolerance below 0"),
+        (["guess", "truth", "--tolerance-mm", "-1"], 2, "Invalid value for '--tolerance-mm'"),
         (["guess", "truth", "-o", "truth/a.nii.gz/x"], 3, "a file is in the way"),
         (["guess"], 2, "Missing argument 'truth'"),
         (["fewshto"], 2, "no such command 'fewshto'. Did you mean 'fewshot'?"),

@@ -104,7 +104,7 @@ def test_the_release_on_compact(tiny_tumor_model: Path, capsys: Capture) -> None
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
-        (["--steps", "trian"], 2, "no step 'trian'"),
+        (["--steps", "trian"], 2, "unknown steps 'trian'"),
         (["--setting", "cross-domain"], 2, "go together"),
         (["--setting", "cross-domain", "--train-dataset", "SABS"], 2, "trained and tested on one data set"),
         (["--train-dataset", "CHAOS"], 2, "go together"),

@@ -280,7 +280,7 @@ BAD = [
         "unknown model 'compct': model registry. Did you mean",
     ),
     (unknown_option("--weights", "none.safetensors"), 4, "E400", "none.safetensors"),
-    (unknown_option("--modality", "US"), 2, "E200", "unknown modality 'US': --modality. Give CT or MR"),
+    (unknown_option("--modality", "US"), 2, "E200", "unknown modality 'US': --modality. Choose from ct, mr"),
     (unknown_option("--support-mode", "far"), 2, "E200", "unknown support mode 'far': --support-mode"),
     (unknown_option("--precision", "fp64"), 2, "E200", "unknown precision 'fp64'"),
     (unknown_option("--save", "mask,nrrd"), 2, "E200", "unknown output 'nrrd'. Choose from mask, prob"),

@@ -10,7 +10,7 @@ import pytest
 
 from latentseg.errors import UsageError
 from latentseg.evaluation.datasets import CHAOS, Dataset
-from latentseg.evaluation.settings import read_setting, training_slices, training_split
+from latentseg.evaluation.settings import training_slices, training_split
 
 
 @pytest.fixture
@@ -52,5 +52,3 @@ def test_groups_are_asked_for_where_they_belong(chaos: Dataset) -> None:
         training_split(chaos, fold=0, setting="2-corrected")
     with pytest.raises(UsageError, match="has no groups of organs"):
         training_split(chaos, fold=0, setting="2", group="upper")
-    with pytest.raises(UsageError, match="no setting '3'"):
-        read_setting("3")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from latentseg.errors import InputError
-from latentseg.evaluation.output import csv_text, write_tables
+from latentseg.evaluation.output import write_tables
 from latentseg.evaluation.tables import Row, markdown, summarize
 
 
@@ -57,8 +57,10 @@ def test_methods_stand_in_their_own_lines() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_csv_has_one_line_per_case() -> None:
-    records = list(csv.DictReader(csv_text(ROWS).splitlines()))
+def test_csv_has_one_line_per_case(tmp_path: Path) -> None:
+    write_tables(ROWS, folder=tmp_path)
+    with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file))
     assert [float(record["dice"]) for record in records] == pytest.approx([2 / 3, 1, 0, 0.5], abs=1e-5)
     assert float(records[0]["volume_ml"]) == pytest.approx(0.75)
     assert float(records[0]["truth_volume_ml"]) == pytest.approx(0.75)

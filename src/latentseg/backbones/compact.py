@@ -18,12 +18,14 @@ from diffusers.models.autoencoders.vae import Decoder
 from torch import Tensor, nn
 
 from latentseg.backbones.base import hole_context
+from latentseg.backbones.device import slices_at_a_time
 from latentseg.backbones.schedules import RectifiedFlow, Schedule
 from latentseg.backbones.stable_diffusion import captured
 from latentseg.backbones.weights import read_weights, reason, write_weights
 from latentseg.errors import ModelError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_json
 
+BYTES_OF_A_SLICE = 64 << 20  # at the largest moment of the autoencoder
 AUTOENCODER_CONFIG: dict[str, Any] = {
     "in_channels": 1,
     "out_channels": 1,
@@ -158,6 +160,8 @@ class CompactBackbone:
     def to(self, device: torch.device) -> CompactBackbone:
         """Move all networks; inputs follow them."""
         self._device = device
+        if device.type == "cuda":
+            self.slab = slices_at_a_time(device, bytes_each=BYTES_OF_A_SLICE)
         for module in (self.vae, self.mask_head, *([self.unet] if "unet" in vars(self) else [])):
             nn.Module.to(module, device)
         return self
@@ -270,8 +274,7 @@ def save_autoencoder(model: CompactAutoencoder, folder: Path) -> None:
     tensors |= {f"mask_head.{name}": t for name, t in model.mask_head.state_dict().items()}
     config = {**model.config, "scaling_factor": round(float(model.scaling), 6)}
     write_weights(folder / "autoencoder.safetensors", tensors)
-    with written_whole(folder / "autoencoder.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "autoencoder.json", config)
 
 
 def load_autoencoder(folder: Path) -> tuple[AutoencoderKL, MaskHead]:
@@ -330,8 +333,7 @@ def save_denoiser(unet: UNet2DConditionModel, folder: Path) -> None:
     """Write ``denoiser.safetensors`` (fp16) and ``denoiser.json``."""
     config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     write_weights(folder / "denoiser.safetensors", unet.state_dict())
-    with written_whole(folder / "denoiser.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "denoiser.json", config)
 
 
 def load_denoiser(folder: Path) -> UNet2DConditionModel:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
 from latentseg.errors import UsageError
@@ -15,6 +18,7 @@ Device = str
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS = ("auto", "fp32", "bf16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_CGROUP = Path("/sys/fs/cgroup")
 SHARE = 0.5  # of the free memory of a device that one slab may take
 
 
@@ -93,6 +97,24 @@ def slices_at_a_time(device: torch.device, *, bytes_each: int, least: int = 8, m
         return least
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, min(most, int(SHARE * free / bytes_each)))
+
+
+def free_bytes(device: str = "cpu") -> int:
+    """Memory that can still be had: of a GPU, or of this machine and the container that it runs in."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(int(psutil.virtual_memory().available), _free_in_container())
+
+
+def _free_in_container() -> int:
+    """What the container may still take; its file cache can be given back."""
+    try:
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text("ascii")) for name in ("max", "current"))
+        lines = (_CGROUP / "memory.stat").read_text("ascii").splitlines()
+        cache = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):
+        return sys.maxsize
+    return max(limit - used + cache, 0)
 
 
 def describe(device: torch.device) -> str:

@@ -24,6 +24,7 @@ from filelock import FileLock
 from latentseg.backbones import registry
 from latentseg.backbones.registry import LOCK_NAME, ModelFile, ModelInfo
 from latentseg.errors import LatentsegError, ModelError
+from latentseg.imaging.files import write_json
 
 OnFile = Callable[[str, int, int], None]
 _CHUNK = 1024 * 1024
@@ -176,7 +177,7 @@ def _write_lock(partial: Path, model: ModelInfo, source: Source, rows: dict[str,
         "pulled": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "files": rows,
     }
-    registry.write_json(partial / LOCK_NAME, content)
+    write_json(partial / LOCK_NAME, content)
 
 
 def _swap(partial: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latentseg.errors import ModelError
+from latentseg.imaging.files import write_json
 
 Trust = Literal["registry", "hub", "mirror", "first use"]
 
@@ -210,14 +211,6 @@ def write_manifest(folder: Path, **extra: object) -> Path:
         if not file.name.startswith(".")
     }
     return write_json(folder / MANIFEST_NAME, {**extra, "files": rows})
-
-
-def write_json(target: Path, content: object) -> Path:
-    """Write JSON under a temporary name and rename it, so that no half file is ever seen."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(target)
-    return target
 
 
 def read_record(file: Path) -> dict[str, dict[str, Any]]:

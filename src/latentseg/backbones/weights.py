@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latentseg.errors import ModelError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 
 REASON_LENGTH = 160  # characters of a library's message that are worth repeating
 
@@ -17,8 +17,7 @@ REASON_LENGTH = 160  # characters of a library's message that are worth repeatin
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as fp16 safetensors, whole or not at all."""
     half = {name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}
-    with written_whole(path) as temporary:
-        temporary.write_bytes(save(half))
+    write_file(path, save(half))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 from latentseg.batch.cases import Case
 from latentseg.batch.store import OutputFolder
@@ -142,7 +143,7 @@ def measure(tasks: Sequence[Task], *, save: Sequence[str]) -> Cost:
     per_voxel_s = max(0.0, large[0] - small[0]) / further
     per_slice_s = max(0.0, small[0] - per_voxel_s * voxels[0]) / PROBED[0][2]
     per_voxel_bytes = max(0.0, large[1] - small[1]) / further
-    return Cost(per_slice_s, per_voxel_s, resident_bytes(), per_voxel_bytes)
+    return Cost(per_slice_s, per_voxel_s, psutil.Process().memory_info().rss, per_voxel_bytes)
 
 
 def _probe(work: Work, folder: OutputFolder, shape: tuple[int, int, int]) -> tuple[float, float]:
@@ -157,22 +158,3 @@ def _probe(work: Work, folder: OutputFolder, shape: tuple[int, int, int]) -> tup
     if record.error:
         raise LatentsegError(record.error["what"], where="a phantom", fix=record.error["fix"])
     return seconds, peak
-
-
-def resident_bytes() -> float:
-    """The most memory that this process has used so far; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
-
-
-def available_bytes() -> float:
-    """Memory that programs may still take; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return float(found[0]) * 1024 if found else 0.0

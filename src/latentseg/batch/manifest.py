@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import platform
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentseg.batch.confidence import Confidence
 from latentseg.batch.store import Record
+from latentseg.imaging.files import csv_text
 from latentseg.methods.measures import PERCENTILES
 from latentseg.version import __version__
 
@@ -121,7 +120,7 @@ def review_list(records: Iterable[Record]) -> list[dict[str, Any]]:
 def cases_csv(records: Iterable[Record]) -> str:
     """The table of all results."""
     rows = review_list(record for record in records if not record.failed)
-    return as_csv(CASE_COLUMNS, [row | {"bounding_box_ijk": box_text(row)} for row in rows])
+    return csv_text([row | {"bounding_box_ijk": box_text(row)} for row in rows], CASE_COLUMNS)
 
 
 def box_text(row: Mapping[str, Any]) -> str:
@@ -133,16 +132,7 @@ def box_text(row: Mapping[str, Any]) -> str:
 def failures_csv(records: Iterable[Record]) -> str:
     """The table of all failures."""
     rows = [{"case": r.case, "image": r.image, **(r.error or {})} for r in records if r.failed]
-    return as_csv(FAILURE_COLUMNS, rows)
-
-
-def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """A CSV text of the given columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, FAILURE_COLUMNS)
 
 
 def _hashes(place: Path) -> dict[str, str]:

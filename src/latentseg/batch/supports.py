@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentseg.errors import InputError, caution
+from latentseg.imaging.files import write_file
 from latentseg.imaging.previews import SUPPORT, Canvas, Layer, key_slices, montage, overlay
-from latentseg.methods.results import file_name, write_bytes
+from latentseg.methods.results import file_name
 
 if TYPE_CHECKING:
     from latentseg.batch.work import Task
@@ -32,7 +33,7 @@ def save_supports(tasks: Sequence[Task], folder: Path) -> None:
         for target in task.targets:
             if not isinstance(target, str) and hasattr(target, "masks"):
                 try:
-                    write_bytes(support_path(folder, target.name), support_picture(target))
+                    write_file(support_path(folder, target.name), support_picture(target))
                 except InputError as error:
                     caution(f"no picture of the examples was written: {error}")
 

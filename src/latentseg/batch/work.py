@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +15,10 @@ from latentseg.batch.confidence import confidence
 from latentseg.batch.store import OutputFolder, Record
 from latentseg.errors import LatentsegError, explained, noted
 from latentseg.imaging import Volume, default_suffix, read
+from latentseg.imaging.files import write_json
 from latentseg.imaging.orientation import warn_of_orientation
 from latentseg.methods.base import Segmenter
-from latentseg.methods.results import Segmentations, write_bytes
+from latentseg.methods.results import Segmentations
 
 if TYPE_CHECKING:
     from latentseg.methods.fewshot.context import SupportContext
@@ -174,7 +174,7 @@ def _segment(case: Case, loaded: Loaded, *, work: Work, folder: OutputFolder) ->
                     kept[result.target] = result
         if work.combined:
             kept.save_combined(staged.parent, work.combined, what=work.save)
-    write_bytes(staged / f"{case.name}_stats.json", (json.dumps(rows, indent=2) + "\n").encode())
+    write_json(staged / f"{case.name}_stats.json", rows)
     computing = time.perf_counter() - start - writing
     seconds = {"read": loaded.seconds, "segment": computing, "write": writing}
     record = Record(

@@ -8,43 +8,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from latentseg.cli import shared
 from latentseg.cli.output import human_bytes, in_options, show_table
 from latentseg.cli.progress import BatchProgress, Progress, human_time
-from latentseg.cli.segment import (
-    AllowGaps,
-    Anywhere,
-    BackboneOption,
-    Combined,
-    CompatOption,
-    DeviceOption,
-    Label,
-    ModalityOption,
-    Mode,
-    Orientation,
-    Preset,
-    Prompts,
-    ResampleTilt,
-    Save,
-    Supports,
-    Targets,
-    VolumeOption,
-    Weights,
-    read_combined,
-    read_modality,
-    read_mode,
-    read_outputs,
-    read_preset,
-    read_targets,
-    search_options,
-)
-from latentseg.errors import SomeCasesFailed, UsageError
+from latentseg.cli.segment import preset_options, read_combined, read_outputs, read_targets, search_options
+from latentseg.errors import SomeCasesFailed
 
 if TYPE_CHECKING:
-    from latentseg.backbones.device import Precision
     from latentseg.batch.cases import Case
     from latentseg.batch.runner import BatchOptions, Engine, Outcome
     from latentseg.batch.work import Task
@@ -55,46 +29,47 @@ app = typer.Typer()
 Cohort = Annotated[
     Path, typer.Argument(help="A folder of scans and DICOM studies, or a CSV file with a column 'image'.")
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run: what is finished is kept.")]
+Shard = Annotated[str | None, typer.Option(help="Only a part of the cases: 0/4 is the first of four parts.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what there is, how long it takes and in what memory.")
+]
+EngineOption = Annotated[
+    Literal["here", "ray"], typer.Option("--engine", help="ray: the same cases through --workers.")
+]
+Workers = Annotated[int, typer.Option(help="Of --engine ray: each loads the model.", min=1)]
 SHOWN_PROBLEMS = 20  # of a dry run; the rest is counted
 
 
 @app.command()
 def batch(
     cases: Cohort,
-    support: Supports = None,
-    prompt: Prompts = None,
-    target: Targets = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Save = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run: what is finished is kept.")
-    ] = False,
-    shard: Annotated[
-        str | None, typer.Option(help="Only a part of the cases: 0/4 is the first of four parts.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is, how long it takes and in what memory.")
-    ] = False,
-    engine: Annotated[
-        str, typer.Option(help="here, or ray: the same cases through workers, see --workers.")
-    ] = "here",
-    workers: Annotated[int, typer.Option(help="Of --engine ray: each loads the model.", min=1)] = 2,
-    label: Label = None,
-    combined: Combined = None,
-    modality: ModalityOption = None,
-    orientation: Orientation = None,
-    volume: VolumeOption = None,
-    allow_gaps: AllowGaps = False,
-    resample_tilt: ResampleTilt = False,
-    support_mode: Mode = "nearest",
-    anywhere: Anywhere = False,
-    preset: Preset = "recommended",
+    support: shared.Supports = None,
+    prompt: shared.Prompts = None,
+    target: shared.Targets = None,
+    out: shared.Out = Path("out"),
+    save: shared.Save = None,
+    resume: Resume = False,
+    shard: Shard = None,
+    dry_run: DryRun = False,
+    engine: EngineOption = "here",
+    workers: Workers = 2,
+    label: shared.Label = None,
+    combined: shared.Combined = None,
+    modality: shared.ModalityOption = None,
+    orientation: shared.Orientation = None,
+    volume: shared.VolumeOption = None,
+    allow_gaps: shared.AllowGaps = False,
+    resample_tilt: shared.ResampleTilt = False,
+    support_mode: shared.Mode = "nearest",
+    anywhere: shared.Anywhere = False,
+    preset: shared.Preset = "recommended",
     seed: Annotated[int, typer.Option(help="Of all draws, with prompts.")] = 0,
-    backbone: BackboneOption = "compact",
-    weights: Weights = None,
-    device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    compat: CompatOption = "fixed",
+    backbone: shared.BackboneOption = "compact",
+    weights: shared.Weights = None,
+    device: shared.DeviceOption = "auto",
+    precision: shared.PrecisionOption = "auto",
+    compat: shared.CompatOption = "fixed",
 ) -> None:
     """Segment many scans; one that fails is listed with its reason and stops no other."""
     import latentseg as ls
@@ -103,47 +78,33 @@ def batch(
     from latentseg.batch.runner import BatchOptions
     from latentseg.batch.work import Task
     from latentseg.imaging.dicom.series import DicomOptions
-    from latentseg.methods.results import check_writable
 
-    if bool(support) == bool(prompt):
-        what = "examples and prompts in one call" if support else "neither examples nor a prompt"
-        raise UsageError(what, fix="give --support or --prompt")
-    kind, mode = read_modality(modality), read_mode(support_mode)
-    outputs = read_outputs(save, prompts=bool(prompt))
-    through = read_engine(engine, workers=workers)
-    check_writable(out)
+    outputs = read_outputs(support, prompt, save, out=out)
     dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
-    defaults = partial(with_defaults, modality=kind, orientation=orientation, dicom=dicom)
-    cohort = [defaults(case) for case in find_cases(cases, out=out)]
-    load: Any = partial(
-        ls.load, backbone=backbone, weights=weights, device=device, dtype=cast("Precision", precision)
-    )
-    targets: Sequence[Any]
+    read: dict[str, Any] = {"modality": modality, "orientation": orientation, "dicom": dicom}
+    cohort = [with_defaults(case, **read) for case in find_cases(cases, out=out)]
+    load: Any = partial(ls.load, backbone=backbone, weights=weights, device=device, dtype=precision)
+    targets: Sequence[Any] = prompt or ()
     if prompt:
-        targets, load = prompt, partial(load, "tumor", options=with_seed(read_preset(preset), seed))
+        load = partial(load, "tumor", options=with_seed(preset_options(preset), seed))
     else:
-        targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
-        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
+        targets = read_targets(support or [], target, label=label, modality=modality, orientation=orientation)
+        load = partial(
+            load, "fewshot", options=search_options(support_mode, anywhere=anywhere, compat=compat)
+        )
     segmenter = load()
-    names = [segmenter.name_of(one) for one in targets]
-    outputs, priority = read_combined(outputs, combined, names=names)
+    outputs, priority = read_combined(outputs, combined, names=[segmenter.name_of(one) for one in targets])
     options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(priority or ()))
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
     task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)
     if dry_run:
         show_estimate(task, cohort, out=out, options=options)
     else:
-        run(task, cohort, out=out, options=options, engine=through)
+        run(task, cohort, out=out, options=options, engine=engine_of(engine, workers=workers))
 
 
-def read_engine(name: str, *, workers: int) -> Engine | None:
-    """What goes through the cases; None is this process.
-
-    Raises:
-        UsageError: There is no such engine.
-    """
-    if name not in ("here", "ray"):
-        raise UsageError(f"unknown engine {name!r}", where="--engine", fix="give here or ray")
+def engine_of(name: str, *, workers: int) -> Engine | None:
+    """What goes through the cases; None is this process."""
     from latentseg.batch.ray_engine import RayEngine
 
     return RayEngine(workers=workers) if name == "ray" else None
@@ -187,6 +148,7 @@ def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: Bat
     Raises:
         SomeCasesFailed: Some scans cannot be read.
     """
+    from latentseg.backbones.device import free_bytes
     from latentseg.batch import estimate
     from latentseg.batch.runner import plan
 
@@ -205,7 +167,7 @@ def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: Bat
     bad = [e for e in estimates if e.problem]
     for one in bad[:SHOWN_PROBLEMS]:
         typer.echo(f"{one.case.name}: {in_options(one.problem)}", err=True)
-    free, most = estimate.available_bytes(), max((e.memory_bytes for e in estimates), default=0.0)
+    free, most = free_bytes(), max((e.memory_bytes for e in estimates), default=0.0)
     typer.echo(f"cases   {len(rows)} to do, {len(kept)} finished, {len(bad)} cannot be read")
     typer.echo(f"time    about {human_time(sum(e.seconds for e in estimates))} on this machine")
     typer.echo(f"memory  about {human_bytes(most)}, of {human_bytes(free)} that are free")

@@ -36,13 +36,12 @@ def compare(
         pairs_csv,
         read_run,
     )
-    from latentseg.imaging.files import written_whole
+    from latentseg.imaging.files import write_file
 
     paired = pair_records(read_run(run_a, only=read_filter(a)), read_run(run_b, only=read_filter(b)))
     found = differences(paired)
     if out is not None:
-        with written_whole(out) as temporary:
-            temporary.write_text(pairs_csv(paired), encoding="utf-8")
+        write_file(out, pairs_csv(paired))
     if as_json:
         show_json([asdict(one) for one in found])
         return

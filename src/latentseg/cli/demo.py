@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from latentseg.cli import shared
 from latentseg.cli.output import show_table
-from latentseg.cli.segment import DeviceOption
 
 app = typer.Typer()
 
@@ -20,7 +20,7 @@ def demo(
         int, typer.Option(min=1, help="Real scans to segment per setting, where data are there.")
     ] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
-    device: DeviceOption = "auto",
+    device: shared.DeviceOption = "auto",
 ) -> None:
     """Segment phantoms, and real scans where they are; print Dice and write one HTML page."""
     import latentseg as ls

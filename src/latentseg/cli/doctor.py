@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import typer
 
 from latentseg.backbones import registry
@@ -105,9 +106,7 @@ def _why_no_gpu(kind: str) -> str:
 
 
 def _memory() -> Check:
-    if not hasattr(os, "sysconf"):
-        return Check("memory", True, "not known on this system", required=False)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = psutil.virtual_memory().total
     found = f"{human_bytes(total)}, {human_bytes(_MEMORY_WANTED)} advised"
     fix = "close other programs, and give few targets at a time"
     return Check("memory", total >= _MEMORY_WANTED, found, required=False, fix=fix)

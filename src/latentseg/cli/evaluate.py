@@ -8,22 +8,15 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from latentseg.cli import shared
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
-from latentseg.cli.segment import (
-    BackboneOption,
-    CompatOption,
-    DeviceOption,
-    Mode,
-    Weights,
-    read_mode,
-    search_options,
-)
+from latentseg.cli.segment import read_choices, search_options, split_names
 from latentseg.cli.zero_shot import tumor
 from latentseg.errors import UsageError
 
@@ -31,9 +24,12 @@ if TYPE_CHECKING:
     from latentseg.evaluation.protocols import FewShotProtocol
     from latentseg.evaluation.rows import Row
     from latentseg.evaluation.slices import SliceMethod
+    from latentseg.methods.fewshot.context import SupportMode
     from latentseg.methods.fewshot.segmenter import FewShotSegmenter
+    from latentseg.methods.sdfsmis.compat import Compat
 
 METHODS = ("fewshot", "unrefined", "prior", "prior-refined", "prototype", "copy", "registration")
+EVERY = ",".join(METHODS)
 OF_A_MODEL = {"fewshot", "unrefined", "prior", "prior-refined", "prototype"}
 DEFAULT_COMMAND = "masks"
 
@@ -59,17 +55,30 @@ class MasksByDefault(TyperGroup):
 app = typer.Typer(cls=MasksByDefault, no_args_is_help=True)
 app.command()(tumor)
 
-Out = Annotated[
-    Path,
-    typer.Option("--out", "-o", help="Folder of table.md, cases.csv, results.json; a run goes on."),
-]
 DatasetOption = Annotated[
     str, typer.Option(help="SABS, CHAOS, ACDC, MS-CMRSeg, or a folder in the layout of nnU-Net.")
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="SABS, CHAOS, ACDC or MS-CMRSeg.")]
-SettingOption = Annotated[
-    str, typer.Option(help="What the training saw: 1, 2 (as published), 2-corrected, cross-domain.")
+Folds = Annotated[str, typer.Option(help="Folds of the queries, comma-separated, or 'all'.")]
+Protocol = Annotated[
+    Literal["EP1", "EP2"],
+    typer.Option("--protocol", case_sensitive=False, help="EP1: slices with the organ; EP2: whole volumes."),
 ]
+Shots = Annotated[int, typer.Option(help="Support scans of each query, 1 to 5.", min=1, max=5)]
+SupportDataset = Annotated[
+    str | None, typer.Option(help="Data set of the support; default: that of the queries.")
+]
+SupportIndex = Annotated[int, typer.Option(help="Position of the support scan in its fold.")]
+SupportSlices = Annotated[
+    int | None, typer.Option(help="Slices of each support scan; default: 3 in EP1, 1 in EP2.", min=1)
+]
+Organs = Annotated[
+    str | None, typer.Option(help="Comma-separated; default: those the data set is known for.")
+]
+Methods = Annotated[
+    str, typer.Option(help=f"What to run, of {','.join(METHODS)}: the network, and baselines.")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget what the folder holds.")]
 
 
 @app.callback()
@@ -83,14 +92,11 @@ def masks(
         Path, typer.Argument(help="Masks to judge: a folder or one file; label maps, DICOM SEG or RTSTRUCT.")
     ],
     truth: Annotated[Path, typer.Argument(help="True masks, named alike, in any of these formats.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Names, such as 1=liver,2=tumor, or a dataset.json; default: all.")
-    ] = None,
+    labels: shared.LabelsOption = None,
     like: Annotated[
-        Path | None,
-        typer.Option(help="The scan, or folder of scans, whose grid DICOM masks are read on."),
+        Path | None, typer.Option(help="The scan, or folder of scans, whose grid DICOM masks are read on.")
     ] = None,
-    tolerance_mm: Annotated[float, typer.Option(help="Surface error that NSD forgives.")] = 2.0,
+    tolerance_mm: shared.Tolerance = 2.0,
     lesion_iou: Annotated[float, typer.Option(help="IoU from which a lesion counts as found.")] = 0.1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for table.md, cases.csv, results.json.")
@@ -101,8 +107,8 @@ def masks(
     from latentseg.evaluation import label_maps, mask_files
     from latentseg.methods.results import check_writable
 
-    if not (tolerance_mm >= 0 and 0 < lesion_iou <= 1):
-        raise UsageError("a tolerance below 0 or an IoU outside 0 to 1", fix="give --tolerance-mm 2 or so")
+    if not 0 < lesion_iou <= 1:
+        raise UsageError("an IoU outside of 0 to 1", where="--lesion-iou", fix="give 0.1 or so")
     if out is not None:
         check_writable(out)
     pairs, extra = mask_files.pair_files(prediction, truth, like=like)
@@ -129,33 +135,23 @@ def masks(
 @app.command()
 def fewshot(
     dataset: DatasetOption = "SABS",
-    folds: Annotated[str, typer.Option(help="Folds of the queries, comma-separated, or 'all'.")] = "0",
-    protocol: Annotated[str, typer.Option(help="EP1: slices with the organ; EP2: whole volumes.")] = "EP1",
-    setting: SettingOption = "1",
-    shots: Annotated[int, typer.Option(help="Support scans of each query, 1 to 5.", min=1, max=5)] = 1,
-    support_dataset: Annotated[
-        str | None, typer.Option(help="Data set of the support; default: that of the queries.")
-    ] = None,
-    support_index: Annotated[int, typer.Option(help="Position of the support scan in its fold.")] = 2,
-    support_slices: Annotated[
-        int | None, typer.Option(help="Slices of each support scan; default: 3 in EP1, 1 in EP2.", min=1)
-    ] = None,
-    organs: Annotated[
-        str | None, typer.Option(help="Comma-separated; default: those the data set is known for.")
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(help=f"What to run, of {','.join(METHODS)}: the network, and baselines.")
-    ] = ",".join(METHODS),
-    queries: Annotated[
-        int | None, typer.Option(help="Only the first query scans of each fold, for a trial.", min=1)
-    ] = None,
-    backbone: BackboneOption = "compact",
-    weights: Weights = None,
-    support_mode: Mode = "nearest",
-    device: DeviceOption = "auto",
-    compat: CompatOption = "fixed",
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what the folder holds.")] = False,
-    out: Out = Path("evaluation"),
+    folds: Folds = "0",
+    protocol: Protocol = "EP1",
+    setting: shared.SettingOption = "1",
+    shots: Shots = 1,
+    support_dataset: SupportDataset = None,
+    support_index: SupportIndex = 2,
+    support_slices: SupportSlices = None,
+    organs: Organs = None,
+    methods: Methods = EVERY,
+    queries: shared.Queries = None,
+    backbone: shared.BackboneOption = "compact",
+    weights: shared.Weights = None,
+    support_mode: shared.Mode = "nearest",
+    device: shared.DeviceOption = "auto",
+    compat: shared.CompatOption = "fixed",
+    restart: Restart = False,
+    out: shared.EvaluationOut = Path("evaluation"),
 ) -> None:
     """Few-shot segmentation by the field's protocols, per patient, beside baselines and published rows.
 
@@ -164,31 +160,23 @@ def fewshot(
     from latentseg.evaluation.datasets import get_dataset
     from latentseg.evaluation.protocols import EP1, EP2
     from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
-    from latentseg.evaluation.settings import read_setting
     from latentseg.methods.results import check_writable
 
     check_writable(out)
     queried = get_dataset(dataset)
-    kind = {"EP1": EP1, "EP2": EP2}.get(protocol.upper())
-    if kind is None:
-        raise UsageError(f"no protocol {protocol!r}", where="--protocol", fix="choose EP1 or EP2")
-    fixed: dict[str, Any] = {"support_slices": support_slices} if support_slices else {}
-    runs = [
-        kind(
-            queried,
-            fold=fold,
-            support_index=support_index,
-            support_dataset=get_dataset(support_dataset) if support_dataset else None,
-            organs=split_words(organs),
-            shots=shots,
-            setting=read_setting(setting),
-            **fixed,
-        )
-        for fold in read_folds(folds, count=len(queried.folds))
-    ]
+    kind = {"EP1": EP1, "EP2": EP2}[protocol]
+    given: dict[str, Any] = {
+        "support_index": support_index,
+        "support_dataset": get_dataset(support_dataset) if support_dataset else None,
+        "organs": split_names(organs) or (),
+        "shots": shots,
+        "setting": setting,
+        **({"support_slices": support_slices} if support_slices else {}),
+    }
+    runs = [kind(queried, fold=fold, **given) for fold in read_folds(folds, count=len(queried.folds))]
     for run in runs:
         run.check()  # what is missing is said before the work
-    chosen = read_methods(methods)
+    chosen = read_choices(methods, METHODS, option="methods")
     segmenter = None
     if OF_A_MODEL & set(chosen):
         segmenter = load(backbone, weights, support_mode=support_mode, device=device, compat=compat)
@@ -197,9 +185,8 @@ def fewshot(
     seen = scans_seen(backbone, weights, runs) if segmenter else {}
     made = make_methods(chosen, segmenter)
     with Progress("evaluate") as progress:
-        progress(
-            0, results_left(runs, len(made), queries=queries, finished=len(folder.rows)), "reading scans"
-        )
+        left = results_left(runs, len(made), queries=queries, finished=len(folder.rows))
+        progress(0, left, "reading scans")
         options = RunOptions(queries, seen, partial(say, progress))
         rows = run_all(runs, methods=made, folder=folder, options=options)
     limit = {"queries": f"the first {queries} of each fold: a trial"} if queries else {}
@@ -209,7 +196,7 @@ def fewshot(
 @app.command()
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `latentseg evaluate fewshot` wrote.")],
-    out: Out = Path("evaluation"),
+    out: shared.EvaluationOut = Path("evaluation"),
 ) -> None:
     """Put runs together, such as folds or organs that were evaluated apart, into one table."""
     from latentseg.evaluation.runs import merge_runs
@@ -225,8 +212,7 @@ def prepare(
     dataset: DatasetArgument,
     original: Annotated[Path, typer.Argument(help="Folder of the download, unpacked.")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder of the pairs; default: where they are sought."),
+        Path | None, typer.Option("--out", "-o", help="Folder of the pairs; default: where they are sought.")
     ] = None,
 ) -> None:
     """Make the few-shot field's files from a data set as it is downloaded; what is there is kept."""
@@ -248,14 +234,14 @@ def prepare(
 def split(
     dataset: DatasetArgument,
     fold: Annotated[int, typer.Option(help="Test fold.")] = 0,
-    setting: SettingOption = "1",
+    setting: shared.SettingOption = "1",
     group: Annotated[str, typer.Option(help="Organs that are tested, in 2-corrected: upper or lower.")] = "",
 ) -> None:
     """Print, as JSON, which slices a model that is tested on a fold may be trained on."""
     from latentseg.evaluation.datasets import get_dataset
-    from latentseg.evaluation.settings import read_setting, training_split
+    from latentseg.evaluation.settings import training_split
 
-    found = training_split(get_dataset(dataset), fold=fold, setting=read_setting(setting), group=group)
+    found = training_split(get_dataset(dataset), fold=fold, setting=setting, group=group)
     show_json(asdict(found))
 
 
@@ -263,14 +249,14 @@ def load(
     backbone: str,
     weights: Path | None,
     *,
-    support_mode: str = "nearest",
+    support_mode: SupportMode = "nearest",
     device: str = "auto",
-    compat: str = "fixed",
+    compat: Compat = "fixed",
 ) -> FewShotSegmenter:
     """The segmenter to be evaluated."""
     import latentseg as ls
 
-    options = search_options(read_mode(support_mode), compat=compat)
+    options = search_options(support_mode, compat=compat)
     return ls.load(backbone=backbone, weights=weights, options=options, device=device)
 
 
@@ -357,22 +343,3 @@ def read_folds(text: str, *, count: int) -> list[int]:
     if not all(part.isdecimal() for part in parts):
         raise UsageError(f"unknown folds {text!r}", where="--folds", fix="give numbers such as 0,1, or all")
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-def read_methods(text: str) -> list[str]:
-    """Names of methods.
-
-    Raises:
-        UsageError: One that does not exist.
-    """
-    names = split_words(text)
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-        what = f"no method {', '.join(map(repr, unknown)) or 'was given'}"
-        raise UsageError(what, where="--methods", fix=f"choose from {', '.join(METHODS)}")
-    return list(names)
-
-
-def split_words(text: str | None) -> tuple[str, ...]:
-    """Comma-separated words."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())

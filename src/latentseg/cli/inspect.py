@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from latentseg.cli import shared
 from latentseg.cli.output import AsJson, show_facts, show_json, show_table
-from latentseg.cli.segment import AllowGaps, ResampleTilt, SeriesOption, VolumeOption
-from latentseg.errors import LatentsegWarning, UsageError, caution
+from latentseg.errors import LatentsegWarning, caution
 
 if TYPE_CHECKING:
     from latentseg.imaging import Volume
@@ -21,14 +21,12 @@ app = typer.Typer()
 
 @app.command()
 def inspect(
-    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MHA, PNG, TIFF, a folder of slices, or DICOM.")],
-    modality: Annotated[
-        str | None, typer.Option(help="CT or MR: what the image is, where the file does not say.")
-    ] = None,
-    series: SeriesOption = None,
-    volume: VolumeOption = None,
-    allow_gaps: AllowGaps = False,
-    resample_tilt: ResampleTilt = False,
+    image: shared.Image,
+    modality: shared.ModalityOption = None,
+    series: shared.SeriesOption = None,
+    volume: shared.VolumeOption = None,
+    allow_gaps: shared.AllowGaps = False,
+    resample_tilt: shared.ResampleTilt = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the grid, the modality and the intensities of an image, and what looks odd about it.
@@ -38,7 +36,7 @@ def inspect(
     from latentseg.imaging import read
     from latentseg.imaging.dicom.series import DicomOptions
 
-    known, options = _modality(modality), DicomOptions(series, allow_gaps, resample_tilt, volume)
+    options = DicomOptions(series, allow_gaps, resample_tilt, volume)
     found = series_of(image)
     if found and not as_json:
         show_series(found["series"], found["damaged"])
@@ -49,7 +47,7 @@ def inspect(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", LatentsegWarning)
-        facts = found | describe(read(image, modality=known, dicom=options))
+        facts = found | describe(read(image, modality=modality, dicom=options))
     facts["warnings"] = [" ".join(str(warning.message).split()) for warning in caught]
     if as_json:
         show_json(facts)
@@ -133,16 +131,6 @@ def describe(volume: Volume) -> dict[str, Any]:
         "intensity_0.5_99.5_percent": [float(low), float(high)],
         "affine_ras_mm": [[float(value) for value in row] for row in volume.affine_ras_mm],
     }
-
-
-def _modality(text: str | None) -> Literal["CT", "MR"] | None:
-    if text is None:
-        return None
-    if text.upper() == "CT":
-        return "CT"
-    if text.upper() == "MR":
-        return "MR"
-    raise UsageError(f"unknown modality '{text}'", where="--modality", fix="give CT or MR")
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:

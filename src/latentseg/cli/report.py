@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latentseg.cli import shared
 from latentseg.cli.progress import Progress
 from latentseg.errors import SomeCasesFailed, UsageError, caution
 
@@ -25,10 +26,8 @@ def report(
     truth: Annotated[
         Path | None, typer.Option(help="True masks: CASE.nii.gz, CASE_seg-TARGET.nii.gz, TARGET/CASE.nii.gz.")
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Of true label maps, such as 1=liver,2=tumor, or a dataset.json.")
-    ] = None,
-    tolerance_mm: Annotated[float, typer.Option(min=0, help="Surface error that NSD forgives.")] = 2.0,
+    labels: shared.LabelsOption = None,
+    tolerance_mm: shared.Tolerance = 2.0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page; default: report.html in the run's folder.")
     ] = None,

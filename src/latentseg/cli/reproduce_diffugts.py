@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentseg.cli.segment import DeviceOption, Preset, read_preset
-from latentseg.cli.steps import check_recipe, read_steps
+from latentseg.cli import shared
+from latentseg.cli.segment import read_choices
+from latentseg.cli.steps import check_recipe
 
 if TYPE_CHECKING:
     from latentseg.evaluation.reproduce_diffugts import Run
 
 STEPS = ("check", "train", "evaluate", "page")
+EVERY = ",".join(STEPS)
 
 
 def diffugts(
     config: Annotated[Path, typer.Argument(help="YAML with the data sets, see configs/diffugts-maisi.yaml.")],
-    backbone: Annotated[str, typer.Option(help="`maisi-ct`, or a folder of a MAISI model.")] = "maisi-ct",
+    backbone: shared.BackboneOption = "maisi-ct",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")] = Path("diffugts"),
-    steps: Annotated[str, typer.Option(help=f"Of {','.join(STEPS)}; what is done is kept.")] = ",".join(
-        STEPS
-    ),
-    preset: Preset = "paper",
-    device: DeviceOption = "auto",
+    steps: Annotated[str, typer.Option(help=f"Of {EVERY}; what is done is kept.")] = EVERY,
+    preset: shared.Preset = "paper",
+    device: shared.DeviceOption = "auto",
     limit: Annotated[
         int | None, typer.Option(help="Only the first held-out scans of each data set, for a trial.", min=1)
     ] = None,
@@ -45,8 +45,7 @@ def diffugts(
     from latentseg.training.config import read_config
     from latentseg.training.tumor.volume_training import VolumeTrainingOptions
 
-    chosen = read_steps(steps, STEPS)
-    read_preset(preset)
+    chosen = read_choices(steps, STEPS, option="steps")
     check_writable(out)
     options = read_config(config, VolumeTrainingOptions)
     run = Run(options, resolve(backbone), out, preset, device, limit)

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from latentseg.cli.evaluate import SettingOption, load, make_methods, read_folds, run_facts, show_rows
-from latentseg.cli.segment import DeviceOption
-from latentseg.cli.steps import check_recipe, read_steps
+from latentseg.cli import shared
+from latentseg.cli.evaluate import load, make_methods, read_folds, run_facts, show_rows
+from latentseg.cli.segment import read_choices
+from latentseg.cli.steps import check_recipe
 from latentseg.errors import UsageError, caution
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from latentseg.evaluation.protocols import EP1, Outcome
     from latentseg.evaluation.rows import Row
     from latentseg.evaluation.settings import Setting
+    from latentseg.methods.fewshot.context import SupportMode
     from latentseg.training.fewshot.paper import PaperOptions, PaperTask
     from latentseg.training.fewshot.scan_pack import LabelledScan
 
 BASELINES = ("copy", "prototype")
 STEPS = ("prepare", "supervoxels", "train", "export", "evaluate", "page")
+EVERY = ",".join(STEPS)
 
 
 class Unit(NamedTuple):
@@ -106,39 +109,33 @@ def sdfsmis(
         Path | None, typer.Option(help="The download, where the data set has to be made of it.")
     ] = None,
     folds: Annotated[str, typer.Option(help="Test folds, comma-separated, or 'all'.")] = "all",
-    setting: SettingOption = "1",
-    steps: Annotated[str, typer.Option(help=f"Of {','.join(STEPS)}; what is done is kept.")] = ",".join(
-        STEPS
-    ),
+    setting: shared.SettingOption = "1",
+    steps: Annotated[str, typer.Option(help=f"Of {EVERY}; what is done is kept.")] = EVERY,
     train_steps: Annotated[int | None, typer.Option(help="Shorten the training, for a trial.", min=1)] = None,
-    queries: Annotated[
-        int | None, typer.Option(help="Only the first query scans of each fold, for a trial.", min=1)
-    ] = None,
-    device: DeviceOption = "auto",
+    queries: shared.Queries = None,
+    device: shared.DeviceOption = "auto",
 ) -> None:
     """SD-FSMIS: prepare, supervoxels, train, export, evaluate, page. A call that was stopped goes on."""
     from latentseg.evaluation.datasets import get_dataset
-    from latentseg.evaluation.settings import read_setting
     from latentseg.methods.results import check_writable
     from latentseg.training.config import read_config
     from latentseg.training.fewshot.paper import PaperOptions
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    chosen = read_steps(steps, STEPS)
+    chosen = read_choices(steps, STEPS, option="steps")
     check_writable(out)
     options = read_config(config, PaperOptions)
     if train_steps:
         options = options.model_copy(update={"loop": options.loop.model_copy(update={"steps": train_steps})})
-    asked, queried = read_setting(setting), get_dataset(dataset)
-    queried = queried.across_domains() if asked == "cross-domain" else queried
-    trained_on = training_set(queried, train_dataset, asked)
+    queried = get_dataset(dataset)
+    queried = queried.across_domains() if setting == "cross-domain" else queried
     plan = Plan(
         backbone=backbone,
         options=options,
         dataset=queried,
-        trained_on=trained_on,
-        setting=asked,
-        units=units_of(asked, read_folds(folds, count=len(queried.folds))),
+        trained_on=training_set(queried, train_dataset, setting),
+        setting=setting,
+        units=units_of(setting, read_folds(folds, count=len(queried.folds))),
         out=out,
         dinov2=dinov2,
         original=original,
@@ -281,7 +278,7 @@ def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
         InputError: A scan cannot be read.
     """
     from latentseg.evaluation.settings import training_split
-    from latentseg.imaging.files import written_whole
+    from latentseg.imaging.files import write_json
     from latentseg.training.pack import Pack
 
     if plan.setting == "cross-domain":
@@ -294,8 +291,7 @@ def usable_slices(plan: Plan, unit: Unit) -> Mapping[str, list[int]]:
     if split.missing:
         names = ", ".join(split.missing)
         caution(f"{plan.dataset.name}: {len(split.missing)} training scans are missing: {names}")
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(asdict(split), indent=1) + "\n", encoding="utf-8")
+    write_json(path, asdict(split))
     return split.slices
 
 
@@ -305,7 +301,7 @@ def evaluate(plan: Plan) -> None:
     from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
     from latentseg.training.fewshot.paper import exported
 
-    mode = "joint" if plan.options.supports == "all" else "nearest"
+    mode: SupportMode = "joint" if plan.options.supports == "all" else "nearest"
     for unit in plan.units:
         weights = exported(plan.folder(unit))
         segmenter = load(plan.backbone, weights, support_mode=mode, device=plan.device, compat="official")

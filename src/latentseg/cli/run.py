@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -13,6 +14,11 @@ from typing import Any
 
 from latentseg.cli.output import in_options
 from latentseg.errors import Interrupted, LatentsegError, LatentsegWarning, UsageError, explained
+
+_CHOICE = re.compile(
+    r"Invalid value for '?(?P<option>--[\w-]+).*?: (?:Value error, )?"
+    r"(?P<value>'.*') is not one of (?P<known>.+)"
+)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -106,5 +112,9 @@ def _usage_error(error: Any) -> UsageError:
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "latentseg")
     message = " ".join(error.format_message().split()) or "no command given"
+    if choice := _CHOICE.match(message):
+        known = ", ".join(re.findall(r"'([^']+)'", choice["known"]))
+        what = f"unknown {choice['option'].strip('-').replace('-', ' ')} {choice['value']}"
+        return UsageError(what, where=choice["option"], fix=f"choose from {known}")
     what, _, guess = message.partition(" Did you mean")
     return UsageError(what, fix=f"did you mean{guess}" if guess else f"see '{command} --help'")

@@ -6,17 +6,17 @@ import difflib
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from latentseg.cli import shared
 from latentseg.cli.output import show_table
 from latentseg.cli.progress import Progress
 from latentseg.errors import UsageError
 from latentseg.imaging.files import case_name
 
 if TYPE_CHECKING:
-    from latentseg.backbones.device import Precision
     from latentseg.imaging.intensity import Modality
     from latentseg.methods.fewshot.context import SupportContext, SupportMode
     from latentseg.methods.fewshot.parts import SegmentOptions
@@ -29,139 +29,54 @@ EVIDENCE = ("evidence", "attention", "healthy", "residual", "uncertainty")
 
 app = typer.Typer()
 
-Image = Annotated[
-    Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, a folder of slices, or DICOM.")
-]
-Supports = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--support", "-s", help="A folder of examples, one IMAGE,MASK pair, or a .safetensors context."
-    ),
-]
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option("--prompt", "-p", help='What to look for, such as "liver tumor"; may be repeated.'),
-]
-Preset = Annotated[
-    str, typer.Option(help="Of prompts: recommended, paper_like or, with a trained projector, paper.")
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option("--target", "-t", help="What to segment; default: all the support names."),
-]
-Save = Annotated[
-    str | None,
-    typer.Option(
-        help="What to write, of mask,prob,preview,radiomics; all targets in one label map: multilabel (with "
-        "labels.json), dseg (BIDS); with prompts evidence,attention,healthy,residual,uncertainty; of DICOM "
-        "dicom-labelmap,dicom-prob,dicom-sr."
-    ),
-]
-Label = Annotated[
-    int | None, typer.Option(help="Label id of the target, where masks hold several without names.")
-]
-Combined = Annotated[
-    str | None,
-    typer.Option(help="Also write one label map; targets in order of priority, comma-separated."),
-]
-ModalityOption = Annotated[
-    str | None, typer.Option("--modality", help="CT or MR, where the files do not tell.")
-]
-Orientation = Annotated[
-    str | None,
-    typer.Option(
-        help="Axis codes such as LAS that overrule wrong affines of scan and support; auto reads them from"
-        " each picture."
-    ),
-]
-SeriesOption = Annotated[
-    str | None, typer.Option("--series", help="DICOM: UID or number of the series, where there are several.")
-]
-VolumeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--volume", help="DICOM: which volume of a series, from 1: echoes, phases, b-values.", min=1
-    ),
-]
-AllowGaps = Annotated[
-    bool, typer.Option("--allow-gaps", help="DICOM: resample uneven or missing slices; marks the outputs.")
-]
-ResampleTilt = Annotated[
-    bool, typer.Option("--resample-tilt", help="DICOM: resample a gantry tilt; marks the outputs.")
-]
-Mode = Annotated[str, typer.Option(help="nearest or joint: how several support slices are used.")]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto (cuda, mps, cpu: the first that is there), or one of them.")
-]
-CompatOption = Annotated[
-    str,
-    typer.Option("--compat", help="fixed, or official: SD-FSMIS as released and nothing beside it."),
-]
-Anywhere = Annotated[
-    bool,
-    typer.Option("--anywhere", help="Search every slice: for lesions, and what lies elsewhere in each body."),
-]
-BackboneOption = Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")]
-Weights = Annotated[
-    Path | None, typer.Option(help="Few-shot weights other than the backbone's own, or where it brings none.")
-]
-
 
 @app.command()
 def segment(
-    image: Image,
-    support: Supports = None,
-    prompt: Prompts = None,
-    target: Targets = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("out"),
-    save: Save = None,
-    label: Label = None,
-    combined: Combined = None,
-    modality: ModalityOption = None,
-    orientation: Orientation = None,
-    series: SeriesOption = None,
-    volume: VolumeOption = None,
-    allow_gaps: AllowGaps = False,
-    resample_tilt: ResampleTilt = False,
-    support_mode: Mode = "nearest",
-    anywhere: Anywhere = False,
-    preset: Preset = "recommended",
-    backbone: BackboneOption = "compact",
-    weights: Weights = None,
-    device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    compat: CompatOption = "fixed",
+    image: shared.Image,
+    support: shared.Supports = None,
+    prompt: shared.Prompts = None,
+    target: shared.Targets = None,
+    out: shared.Out = Path("out"),
+    save: shared.Save = None,
+    label: shared.Label = None,
+    combined: shared.Combined = None,
+    modality: shared.ModalityOption = None,
+    orientation: shared.Orientation = None,
+    series: shared.SeriesOption = None,
+    volume: shared.VolumeOption = None,
+    allow_gaps: shared.AllowGaps = False,
+    resample_tilt: shared.ResampleTilt = False,
+    support_mode: shared.Mode = "nearest",
+    anywhere: shared.Anywhere = False,
+    preset: shared.Preset = "recommended",
+    backbone: shared.BackboneOption = "compact",
+    weights: shared.Weights = None,
+    device: shared.DeviceOption = "auto",
+    precision: shared.PrecisionOption = "auto",
+    compat: shared.CompatOption = "fixed",
 ) -> None:
     """Segment a scan by examples or by prompts; masks are written on exactly the scan's grid."""
     import latentseg as ls
     from latentseg.imaging.dicom.series import DicomOptions
     from latentseg.imaging.orientation import warn_of_orientation
-    from latentseg.methods.results import ONE_FILE, check_priority, check_writable
+    from latentseg.methods.results import ONE_FILE
 
-    if bool(support) == bool(prompt):
-        what = "examples and prompts in one call" if support else "neither examples nor a prompt"
-        raise UsageError(what, fix="give --support or --prompt")
-    kind, mode = read_modality(modality), read_mode(support_mode)
-    outputs = read_outputs(save, prompts=bool(prompt))
-    check_writable(out)
-    load: Any = partial(
-        ls.load, backbone=backbone, weights=weights, device=device, dtype=cast("Precision", precision)
-    )
-    targets: list[Any]
+    outputs = read_outputs(support, prompt, save, out=out)
+    load: Any = partial(ls.load, backbone=backbone, weights=weights, device=device, dtype=precision)
+    targets: list[Any] = prompt or []
     if prompt:
-        targets, names = prompt, prompt
-        load = partial(load, "tumor", options=read_preset(preset))
+        names = prompt
+        load = partial(load, "tumor", options=preset_options(preset))
     else:
-        targets = read_targets(support or [], target, label=label, modality=kind, orientation=orientation)
+        targets = read_targets(support or [], target, label=label, modality=modality, orientation=orientation)
         names = [shown.name for shown in targets]
-        load = partial(load, "fewshot", options=search_options(mode, anywhere=anywhere, compat=compat))
+        wanted = search_options(support_mode, anywhere=anywhere, compat=compat)
+        load = partial(load, "fewshot", options=wanted)
     outputs, priority = read_combined(outputs, combined, names=names)
-    if priority is not None:
-        check_priority(priority, names)
     dicom = DicomOptions(series, allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
     with Progress("segment") as progress:
         progress.stage("reading the scan")
-        scan = ls.read(image, modality=kind, orientation=orientation, dicom=dicom)
+        scan = ls.read(image, modality=modality, orientation=orientation, dicom=dicom)
         if orientation is None:
             warn_of_orientation(scan)
         progress.stage("loading the model")
@@ -172,14 +87,14 @@ def segment(
         progress.stage("writing")
         results.save(out, what=[one for one in outputs if one not in ONE_FILE])
         overlap = None if priority is None else results.save_combined(out, priority, what=outputs)
-    if overlap is not None:
-        typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
-    show_results(results)
+    show_results(results, overlap)
     typer.echo(f"written to {out / scan.name}")
 
 
-def show_results(results: Segmentations) -> None:
-    """One line per target."""
+def show_results(results: Segmentations, overlap: int | None) -> None:
+    """One line per target, and how many voxels several of them claim in one label map."""
+    if overlap is not None:
+        typer.echo(f"combined: {overlap} voxels were claimed by more than one target")
     rows = [
         (
             s["target"],
@@ -285,82 +200,68 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def read_modality(text: str | None) -> Modality | None:
-    """`CT` or `MR`, in any case.
+def read_choices(text: str, known: Sequence[str], *, option: str) -> list[str]:
+    """The chosen ones of a comma-separated option, in the order of the known ones.
 
     Raises:
-        UsageError: Anything else.
+        UsageError: None, or one that does not exist.
     """
-    if text is None:
-        return None
-    if text.upper() not in ("CT", "MR"):
-        raise UsageError(f"unknown modality {text!r}", where="--modality", fix="give CT or MR")
-    return "CT" if text.upper() == "CT" else "MR"
+    names = split_names(text) or []
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = f"unknown {option} {', '.join(map(repr, unknown))}" if unknown else f"no {option}"
+        raise UsageError(what, where=f"--{option}", fix=f"choose from {', '.join(known)}")
+    return [name for name in known if name in names]
 
 
-def read_preset(text: str) -> TumorOptions:
-    """Options of prompts by name.
-
-    Raises:
-        UsageError: There is no such preset.
-    """
-    from latentseg.methods.tumor.options import PRESETS
-
-    if text not in PRESETS:
-        raise UsageError(f"unknown preset {text!r}", where="--preset", fix=f"give {' or '.join(PRESETS)}")
-    return PRESETS[text]
-
-
-def read_outputs(text: str | None, *, prompts: bool) -> tuple[str, ...]:
+def read_outputs(
+    support: list[Path] | None, prompt: list[str] | None, save: str | None, *, out: Path
+) -> tuple[str, ...]:
     """What is written; prompts also have evidence.
 
     Raises:
-        UsageError: Something that is not known, or not made from examples.
+        UsageError: Examples and prompts, or neither; something that is not known, or not made from examples.
+        InputError: A folder that cannot be written.
     """
-    from latentseg.methods.results import SAVED, check_outputs
+    from latentseg.methods.results import SAVED, check_outputs, check_writable
 
-    known = (*SAVED, *EVIDENCE) if prompts else SAVED
-    asked = split_names(text)
+    if bool(support) == bool(prompt):
+        what = "examples and prompts in one call" if support else "neither examples nor a prompt"
+        raise UsageError(what, fix="give --support or --prompt")
+    check_writable(out)
+    asked = split_names(save)
     if asked is None:
-        return (*SAVED, "evidence") if prompts else SAVED
-    return check_outputs(asked, known=known)
+        return (*SAVED, "evidence") if prompt else SAVED
+    return check_outputs(asked, known=(*SAVED, *EVIDENCE) if prompt else SAVED)
 
 
 def read_combined(
     outputs: tuple[str, ...], combined: str | None, *, names: Sequence[str]
 ) -> tuple[tuple[str, ...], list[str] | None]:
-    """Outputs with `--combined` among them, and the order of targets in one label map; None without one."""
-    from latentseg.methods.results import ONE_FILE
-
-    order = split_names(combined)
-    if order is not None:
-        return tuple(dict.fromkeys([*outputs, "multilabel"])), order
-    return outputs, list(names) if set(ONE_FILE) & set(outputs) else None
-
-
-def search_options(mode: SupportMode, *, anywhere: bool = False, compat: str = "fixed") -> SegmentOptions:
-    """Options of the few-shot segmenter.
+    """Outputs with `--combined` among them, and the order of targets in one label map; None without one.
 
     Raises:
-        UsageError: An unknown ``compat``.
+        UsageError: The order does not name each target once.
     """
+    from latentseg.methods.results import ONE_FILE, check_priority
+
+    order = split_names(combined)
+    if order is None:
+        return outputs, list(names) if set(ONE_FILE) & set(outputs) else None
+    check_priority(order, names)
+    return tuple(dict.fromkeys([*outputs, "multilabel"])), order
+
+
+def preset_options(preset: str) -> TumorOptions:
+    """Options of prompts by the name of a preset."""
+    from latentseg.methods.tumor.options import PRESETS
+
+    return PRESETS[preset]
+
+
+def search_options(mode: SupportMode, *, anywhere: bool = False, compat: Compat = "fixed") -> SegmentOptions:
+    """Options of the few-shot segmenter."""
     from latentseg.methods.fewshot.parts import SegmentOptions
     from latentseg.methods.fewshot.volume_matching import VolumeOptions
 
-    if compat not in ("fixed", "official"):
-        raise UsageError(f"unknown rules {compat!r}", where="--compat", fix="give fixed or official")
-    rules: Compat = "official" if compat == "official" else "fixed"
-    return SegmentOptions(compat=rules, support_mode=mode, volume=None if anywhere else VolumeOptions())
-
-
-def read_mode(text: str) -> SupportMode:
-    """`nearest` or `joint`.
-
-    Raises:
-        UsageError: Anything else.
-    """
-    if text not in ("nearest", "joint"):
-        raise UsageError(
-            f"unknown support mode {text!r}", where="--support-mode", fix="give nearest or joint"
-        )
-    return "nearest" if text == "nearest" else "joint"
+    return SegmentOptions(compat=compat, support_mode=mode, volume=None if anywhere else VolumeOptions())

@@ -1,27 +1,12 @@
-"""What the reproductions of both papers share: named steps, and a folder that belongs to one recipe."""
+"""The folder of a reproduction, which belongs to one recipe."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from latentseg.cli.evaluate import split_words
 from latentseg.errors import UsageError
-
-
-def read_steps(text: str, known: Sequence[str]) -> list[str]:
-    """Steps in their order.
-
-    Raises:
-        UsageError: One that does not exist.
-    """
-    names = split_words(text)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        what = f"no step {', '.join(map(repr, unknown)) or 'was given'}"
-        raise UsageError(what, where="--steps", fix=f"choose from {', '.join(known)}")
-    return [step for step in known if step in names]
 
 
 def check_recipe(folder: Path, content: Mapping[str, object]) -> None:
@@ -30,12 +15,11 @@ def check_recipe(folder: Path, content: Mapping[str, object]) -> None:
     Raises:
         UsageError: The folder holds another one.
     """
-    from latentseg.imaging.files import written_whole
+    from latentseg.imaging.files import write_json
 
     path = folder / "recipe.json"
     if not path.exists():
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

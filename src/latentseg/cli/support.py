@@ -7,20 +7,10 @@ from typing import Annotated
 
 import typer
 
+from latentseg.cli import shared
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
-from latentseg.cli.segment import (
-    BackboneOption,
-    CompatOption,
-    DeviceOption,
-    Label,
-    ModalityOption,
-    Mode,
-    Orientation,
-    read_modality,
-    read_mode,
-    search_options,
-)
+from latentseg.cli.segment import search_options
 from latentseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)
@@ -30,10 +20,10 @@ Folder = Annotated[Path, typer.Argument(help="A folder of examples: images with 
 @app.command()
 def check(
     folder: Folder,
-    modality: ModalityOption = None,
-    orientation: Orientation = None,
-    backbone: BackboneOption = "compact",
-    device: DeviceOption = "auto",
+    modality: shared.ModalityOption = None,
+    orientation: shared.Orientation = None,
+    backbone: shared.BackboneOption = "compact",
+    device: shared.DeviceOption = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Audit grids and labels, and segment each example from the others (leave-one-out Dice)."""
@@ -44,8 +34,7 @@ def check(
         progress.stage("loading the model")
         segmenter = ls.load(backbone=backbone, device=device)
         progress.stage("reading the examples")
-        kind = read_modality(modality)
-        rows = audit(folder, segmenter, modality=kind, orientation=orientation, on_progress=progress)
+        rows = audit(folder, segmenter, modality=modality, orientation=orientation, on_progress=progress)
     if as_json:
         show_json([row._asdict() for row in rows])
         return
@@ -69,7 +58,7 @@ def add(
     image: Annotated[Path, typer.Argument(help="The scan.")],
     mask: Annotated[Path, typer.Argument(help="Its corrected mask, of the whole target or a few slices.")],
     target: Annotated[str, typer.Option("--target", "-t", help="What the folder calls the target.")],
-    label: Label = None,
+    label: shared.Label = None,
 ) -> None:
     """Add a corrected result to the examples, so that the next scans get better."""
     from latentseg.methods.fewshot.corrections import add_example
@@ -82,13 +71,13 @@ def encode(
     folder: Folder,
     target: Annotated[str, typer.Option("--target", "-t", help="Which target of the folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
-    label: Label = None,
-    modality: ModalityOption = None,
-    orientation: Orientation = None,
-    support_mode: Mode = "nearest",
-    backbone: BackboneOption = "compact",
-    device: DeviceOption = "auto",
-    compat: CompatOption = "fixed",
+    label: shared.Label = None,
+    modality: shared.ModalityOption = None,
+    orientation: shared.Orientation = None,
+    support_mode: shared.Mode = "nearest",
+    backbone: shared.BackboneOption = "compact",
+    device: shared.DeviceOption = "auto",
+    compat: shared.CompatOption = "fixed",
 ) -> None:
     """Encode a target once; `latentseg segment --support FILE` then uses it without the examples."""
     import latentseg as ls
@@ -98,10 +87,10 @@ def encode(
         raise UsageError(
             f"a support is not written as '{out.name}'", where="--out", fix="end it in .safetensors"
         )
-    options = search_options(read_mode(support_mode), compat=compat)
+    options = search_options(support_mode, compat=compat)
     check_writable(out.parent)
     support = ls.Support.from_folder(
-        folder, target=target, label=label, modality=read_modality(modality), orientation=orientation
+        folder, target=target, label=label, modality=modality, orientation=orientation
     )
     segmenter = ls.load(backbone=backbone, options=options, device=device)
     typer.echo(str(segmenter.encode(support).save(out)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latentseg.errors import UsageError
+from latentseg.training.config import read_config
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -18,51 +18,49 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the run: checkpoint, log, loss plot, weights.")
 ]
 Packed = Annotated[Path, typer.Option("--pack", help="Folder made by `latentseg train pack`.")]
+NewPack = Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
+]
+Backbone = Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the checkpoint in the folder, if there is one.")
 ]
 
 
+@app.callback(help="Train the compact model, from packed scans to each network.")
+def _log_to_terminal() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
 @app.command("pack")
 def pack_scans(
     config: Config,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
-    ] = None,
+    out: NewPack,
+    data: Data = None,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Pack what the split keeps for evaluation instead.")
     ] = False,
 ) -> None:
     """Pack scans into memory-mapped slices, once."""
-    from latentseg.training.config import read_config
+    from latentseg.evaluation.datasets import data_root
     from latentseg.training.pack import Chosen, PackOptions, pack
     from latentseg.training.splits import Split
 
-    _log_to_terminal()
-    root = data or Path(os.environ.get("LATENTSEG_DATA", "../shared/data"))
     options = read_config(config, PackOptions)
     split = read_config(config.parent / options.split, Split) if options.split else Split()
     chosen = Chosen(split, "held out" if held_out else "training")
-    packed = pack(options, data=root, folder=out, chosen=chosen)
+    packed = pack(options, data=data or data_root(), folder=out, chosen=chosen)
     typer.echo(f"{len(packed.images)} slices of {len(packed.scans)} scans in {out}")
 
 
 @app.command("pack-body")
-def pack_body_scans(
-    config: Config,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pack.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the scans; default $LATENTSEG_DATA, else ../shared/data.")
-    ] = None,
-) -> None:
+def pack_body_scans(config: Config, out: NewPack, data: Data = None) -> None:
     """Pack scans for the training of the body network."""
+    from latentseg.evaluation.datasets import data_root
     from latentseg.training.body.pack import BodyPackOptions, pack_body
-    from latentseg.training.config import read_config
 
-    _log_to_terminal()
-    root = data or Path(os.environ.get("LATENTSEG_DATA", "../shared/data"))
-    packed = pack_body(read_config(config, BodyPackOptions), data=root, folder=out)
+    packed = pack_body(read_config(config, BodyPackOptions), data=data or data_root(), folder=out)
     typer.echo(f"{len(packed.scans)} scans in {out}")
 
 
@@ -76,10 +74,8 @@ def body(
     """Train the network that tells a scan's orientation and where in the body it lies."""
     from latentseg.training.body.pack import BodyPack
     from latentseg.training.body.task import BodyOptions, BodyTask
-    from latentseg.training.config import read_config
     from latentseg.training.loop import Loop
 
-    _log_to_terminal()
     options = read_config(config, BodyOptions)
     Loop(BodyTask(options, BodyPack(pack)), options.loop, out).run(resume=resume)
 
@@ -92,7 +88,6 @@ def supervoxels(
     from latentseg.training.fewshot.supervoxels import add_supervoxels
     from latentseg.training.pack import Pack
 
-    _log_to_terminal()
     add_supervoxels(Pack(folder))
 
 
@@ -109,11 +104,9 @@ def autoencoder(
 ) -> None:
     """Train the compact autoencoder and its mask head."""
     from latentseg.training.autoencoder import AutoencoderOptions, build
-    from latentseg.training.config import read_config
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
-    _log_to_terminal()
     options = read_config(config, AutoencoderOptions)
     Loop(build(options, Pack(pack), weights=weights), options.loop, out).run(resume=resume)
 
@@ -122,7 +115,7 @@ def autoencoder(
 def denoiser(
     config: Config,
     pack: Packed,
-    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")],
+    backbone: Backbone,
     out: Out,
     weights: Annotated[
         Path | None, typer.Option(help="A denoiser.safetensors to start from instead of random weights.")
@@ -133,12 +126,10 @@ def denoiser(
     from latentseg.backbones.compact import CompactBackbone
     from latentseg.backbones.registry import resolve
     from latentseg.text import embed
-    from latentseg.training.config import read_config
     from latentseg.training.denoiser import DenoiserOptions, build
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
-    _log_to_terminal()
     options = read_config(config, DenoiserOptions)
     frozen = CompactBackbone.from_folder(resolve(backbone))
     task = build(options, Pack(pack), frozen, embed=embed, weights=weights)
@@ -148,12 +139,10 @@ def denoiser(
 @app.command()
 def matching(config: Config, pack: Packed, out: Out, resume: Resume = False) -> None:
     """Train the adapter of the features that the few-shot network's matching prior compares."""
-    from latentseg.training.config import read_config
     from latentseg.training.fewshot.matching import MatchingOptions, MatchingTask
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
-    _log_to_terminal()
     options = read_config(config, MatchingOptions)
     Loop(MatchingTask(options, Pack(pack)), options.loop, out).run(resume=resume)
 
@@ -162,11 +151,10 @@ def matching(config: Config, pack: Packed, out: Out, resume: Resume = False) -> 
 def fewshot(
     config: Config,
     pack: Packed,
-    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained autoencoder.")],
+    backbone: Backbone,
     out: Out,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Few-shot weights to start from, whatever the configuration says."),
+        Path | None, typer.Option(help="Few-shot weights to start from, whatever the configuration says.")
     ] = None,
     matching: Annotated[
         Path | None, typer.Option(help="The matching.safetensors of `latentseg train matching`.")
@@ -176,12 +164,10 @@ def fewshot(
     """Train the few-shot network on a frozen compact backbone."""
     from latentseg.backbones.compact import CompactBackbone
     from latentseg.backbones.registry import resolve
-    from latentseg.training.config import read_config
     from latentseg.training.fewshot.sdfsmis import FewShotOptions, build
     from latentseg.training.loop import Loop
     from latentseg.training.pack import Pack
 
-    _log_to_terminal()
     options = read_config(config, FewShotOptions)
     frozen = CompactBackbone.from_folder(resolve(backbone))
     task = build(options, Pack(pack), frozen, weights=weights, matching=matching)
@@ -207,7 +193,6 @@ def tumor(
     from latentseg.backbones.layouts import layout_of
     from latentseg.backbones.registry import resolve
 
-    _log_to_terminal()
     folder, left_out = resolve(backbone), tuple(without or ())
     if layout_of(folder, "tumor").dims == 3:
         train_on_volumes(config, folder, out, left_out=left_out, device=device, resume=resume)
@@ -226,7 +211,6 @@ def train_on_slices(
     from latentseg.methods.tumor.load import compact_stages, looked_at
     from latentseg.methods.tumor.queries import Queries
     from latentseg.text import embed
-    from latentseg.training.config import read_config
     from latentseg.training.pack import Pack
     from latentseg.training.tumor.diffugts import TumorTraining, TumorTrainingOptions
 
@@ -245,7 +229,6 @@ def train_on_volumes(
     config: Path, folder: Path, out: Path, *, left_out: tuple[str, ...], device: str, resume: bool
 ) -> None:
     """Train the tumor networks on a frozen MAISI."""
-    from latentseg.training.config import read_config
     from latentseg.training.tumor.on_maisi import maisi_training
     from latentseg.training.tumor.volume_training import VolumeTrainingOptions
 
@@ -260,7 +243,7 @@ def train_on_volumes(
 def healthy_bank(
     config: Config,
     pack: Packed,
-    backbone: Annotated[str, typer.Option(help="`compact`, or the folder of a trained backbone.")],
+    backbone: Backbone,
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank, a .safetensors file.")],
 ) -> None:
     """Collect cells of healthy people, with which scans are compared."""
@@ -268,16 +251,10 @@ def healthy_bank(
     from latentseg.backbones.image_features import read_feature_network
     from latentseg.backbones.registry import resolve
     from latentseg.methods.tumor.healthy_bank import save_bank
-    from latentseg.training.config import read_config
     from latentseg.training.pack import Pack
     from latentseg.training.tumor.healthy_bank import BankMaker, BankOptions
 
-    _log_to_terminal()
     folder = resolve(backbone)
     network = read_feature_network(folder / "matching.safetensors")
     make = BankMaker(CompactBackbone.from_folder(folder), network, read_config(config, BankOptions))
     save_bank(make(Pack(pack)), out)
-
-
-def _log_to_terminal() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -8,12 +8,12 @@ values in either run. What is fixed within each run may differ between the two: 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from latentseg.errors import InputError, UsageError
+from latentseg.imaging.files import csv_text
 from latentseg.metrics.statistics import Interval, bootstrap_mean
 
 CASE = ("dataset", "fold", "case", "organ", "label")
@@ -163,16 +163,15 @@ def pairs_csv(comparison: Comparison) -> str:
     first = next(iter(comparison.pairs.values()))
     names = [name for name in (*CASE, *comparison.conditions) if name in first[0]]
     metrics = [m for m in METRICS if m in first[0] and m in first[1]]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*names, *(f"{m}_{side}" for m in metrics for side in ("a", "b", "difference"))])
+    rows = []
     for a, b in comparison.pairs.values():
-        values: list[str] = []
+        row: dict[str, object] = {name: a[name] for name in names}
         for metric in metrics:
             both = _numbers(a, b, metric)
-            values += [a[metric], b[metric], "" if both is None else f"{both[0] - both[1]:.6g}"]
-        writer.writerow([*(a[name] for name in names), *values])
-    return stream.getvalue()
+            row |= {f"{metric}_a": a[metric], f"{metric}_b": b[metric]}
+            row[f"{metric}_difference"] = "" if both is None else both[0] - both[1]
+        rows.append(row)
+    return csv_text(rows)
 
 
 def _by_key(run: Sequence[Record], columns: Sequence[str]) -> dict[Key, Record]:

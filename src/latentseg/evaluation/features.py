@@ -17,13 +17,7 @@ from torch import Tensor
 
 from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
 
-__all__ = [
-    "FeatureNetwork",
-    "Subspace",
-    "frechet_distance",
-    "load_feature_network",
-    "perceptual_distance",
-]
+__all__ = ["FeatureNetwork", "Subspace", "frechet_distance", "load_feature_network", "perceptual_distance"]
 
 KEPT = 64  # principal components that a Frechet distance is taken in
 

@@ -6,20 +6,17 @@ are its absent cases; any predicted voxel there is a false positive.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.evaluation.mask_files import Pair, read_pair
+from latentseg.evaluation.output import write_results
 from latentseg.evaluation.tables import markdown_table, percent
 from latentseg.imaging import Volume, same_grid
-from latentseg.imaging.files import written_whole
 from latentseg.imaging.geometry import describe_grid
 from latentseg.metrics.lesions import FOUND_IOU, match_lesions
 from latentseg.metrics.overlap import overlap
@@ -108,10 +105,7 @@ class LabelSummary:
     absent_fpr: float | None
 
 
-MEANS = (
-    *("dice", "iou", "nsd", "hd95_mm", "assd_mm"),
-    *("volume_error_ml", "lesion_f1", "panoptic_quality"),
-)
+MEANS = (*("dice", "iou", "nsd", "hd95_mm", "assd_mm"), *("volume_error_ml", "lesion_f1", "panoptic_quality"))
 
 
 def evaluate_pair(pair: Pair, options: MetricOptions) -> list[LabelRow]:
@@ -130,11 +124,7 @@ def evaluate_pair(pair: Pair, options: MetricOptions) -> list[LabelRow]:
         raise InputError(what, where=f"{pair.prediction} or {pair.truth}", fix=fix)
     return [
         compare_masks(
-            prediction.mask(name, label),
-            truth.mask(name, label),
-            case=pair.case,
-            label=name,
-            options=options,
+            prediction.mask(name, label), truth.mask(name, label), case=pair.case, label=name, options=options
         )
         for name, label in options.label_of.items()
     ]
@@ -199,17 +189,6 @@ def label_cells(summaries: Sequence[LabelSummary]) -> tuple[list[str], list[list
     return header, [_cells(summary) for summary in summaries]
 
 
-def label_csv(rows: Sequence[LabelRow]) -> str:
-    """One line per case and label."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(LabelRow)])
-    for row in rows:
-        values = asdict(row).values()
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
-    return stream.getvalue()
-
-
 def write_label_tables(rows: Sequence[LabelRow], *, folder: Path, options: MetricOptions) -> None:
     """Write `cases.csv`, `table.md` and `results.json` into a folder, which is made if it does not exist.
 
@@ -217,20 +196,9 @@ def write_label_tables(rows: Sequence[LabelRow], *, folder: Path, options: Metri
         InputError: The folder cannot be written.
     """
     summaries = summarize_labels(rows)
+    table = markdown_table(*label_cells(summaries), texts=1)
     about = {"tolerance_mm": options.tolerance_mm, "lesion_iou": options.lesion_iou}
-    results = {
-        "about": about,
-        "summaries": [asdict(summary) for summary in summaries],
-        "cases": [asdict(row) for row in rows],
-    }
-    contents = {
-        "cases.csv": label_csv(rows),
-        "table.md": markdown_table(*label_cells(summaries), texts=1),
-        "results.json": json.dumps(results, indent=1) + "\n",
-    }
-    for name, content in contents.items():
-        with written_whole(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    write_results([asdict(row) for row in rows], summaries, folder=folder, about=about, text=table)
 
 
 def parse_labels(text: str) -> dict[str, int]:

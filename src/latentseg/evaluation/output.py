@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from latentseg.evaluation.page import page
 from latentseg.evaluation.rows import Row
 from latentseg.evaluation.tables import DERIVED, summarize
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import csv_text, write_file, write_json
 
 
 def write_tables(
@@ -28,29 +26,37 @@ def write_tables(
     Raises:
         InputError: There is no row, or the folder cannot be written.
     """
-    summaries = summarize(rows)
-    results = {
-        "about": dict(about or {}),
-        "summaries": [asdict(summary) for summary in summaries],
-        "cases": [asdict(row) | {name: getattr(row, name) for name in DERIVED} for row in rows],
-    }
-    _write(page(summaries, about=about or {}), Path(folder) / "table.md")
-    _write(csv_text(rows), Path(folder) / "cases.csv")
-    _write(json.dumps(results, indent=1) + "\n", Path(folder) / "results.json")
+    summaries, about = summarize(rows), about or {}
+    write_results(
+        [asdict(row) | {name: getattr(row, name) for name in DERIVED} for row in rows],
+        summaries,
+        folder=Path(folder),
+        about=about,
+        text=page(summaries, about=about),
+    )
 
 
-def csv_text(rows: Iterable[Row]) -> str:
-    """One line per row, with Dice, IoU and both volumes in milliliters."""
-    names = [field.name for field in fields(Row)]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*names, *DERIVED])
-    for row in rows:
-        values = [getattr(row, name) for name in (*names, *DERIVED)]
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
-    return stream.getvalue()
+def write_results(
+    rows: Sequence[Mapping[str, Any]],
+    summaries: Sequence[Any],
+    *,
+    folder: Path,
+    about: Mapping[str, object],
+    text: str,
+) -> None:
+    """Write the three files of any evaluation.
 
+    Args:
+        rows: At least one.
+        summaries: Dataclasses.
+        folder: Destination, made if it does not exist.
+        about: Facts to store beside the numbers.
+        text: Of `table.md`.
 
-def _write(text: str, path: Path) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    results = {"about": dict(about), "summaries": [asdict(one) for one in summaries], "cases": rows}
+    write_file(folder / "table.md", text)
+    write_file(folder / "cases.csv", csv_text(rows))
+    write_json(folder / "results.json", results)

@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from latentseg.evaluation.published import MARK, Published, published_rows, source_of
-from latentseg.evaluation.tables import (
-    Summary,
-    line_of,
-    markdown_table,
-    organs_of,
-    percent,
-    table_cells,
-)
+from latentseg.evaluation.tables import Summary, line_of, markdown_table, organs_of, percent, table_cells
 
 Cells = tuple[list[str], list[list[str]]]
 

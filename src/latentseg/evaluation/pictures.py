@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.imaging import Volume, to_canonical
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 from latentseg.imaging.previews import PREDICTION, TRUTH, Canvas, Layer, montage, overlay
 from latentseg.imaging.windows import display_windows
 
@@ -59,5 +59,4 @@ def save_picture(path: Path, png: bytes) -> None:
     Raises:
         InputError: The folder cannot be written.
     """
-    with written_whole(path) as temporary:
-        temporary.write_bytes(png)
+    write_file(path, png)

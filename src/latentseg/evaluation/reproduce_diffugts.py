@@ -21,7 +21,7 @@ from latentseg.evaluation.tumor_rows import write_tumor_tables
 from latentseg.evaluation.tumor_volumes import VolumeRow, summarize_volumes, volume_row, volume_table
 from latentseg.evaluation.zero_shot import Found
 from latentseg.imaging import Volume
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_json
 from latentseg.methods.tumor.network import FILE
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.training.tumor.volume_training import VolumeTrainingOptions
@@ -141,7 +141,7 @@ def evaluate_each(run: Run, say: Say) -> None:
                     png = wrong_slices(case.image, found.mask, case.mask, target=data.prompt)
                     save_picture(run.picture_of(row), png)
             content = {"weights": segmenter.fingerprint, "rows": [asdict(one) for one in rows]}
-            _write(target, json.dumps(content, indent=1) + "\n")
+            write_json(target, content)
 
 
 def looked_for(
@@ -231,8 +231,3 @@ def _damaged(path: Path) -> InputError:
     return InputError(
         "these results cannot be read", where=str(path), fix="remove the file: it is made again"
     )
-
-
-def _write(path: Path, content: str) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")

@@ -12,7 +12,7 @@ from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.protocols import FewShotProtocol, Outcome, run_protocol
 from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.slices import SliceMethod
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file, write_json
 
 FACTS_FILE = "run.json"
 ROWS_FILE = "cases.jsonl"
@@ -68,11 +68,12 @@ class RunFolder:
         if (folder / FACTS_FILE).exists():
             _check_facts(folder / FACTS_FILE, facts)
         else:
-            with written_whole(folder / FACTS_FILE) as temporary:
-                temporary.write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
+            write_json(folder / FACTS_FILE, dict(facts))
         if (folder / ROWS_FILE).exists():
             self.rows = {row.key: row for row in read_rows(folder / ROWS_FILE)}
-            self._rewrite()
+            # without a last line that a crash may have cut off
+            lines = (json.dumps(asdict(row)) + "\n" for row in self.rows.values())
+            write_file(folder / ROWS_FILE, "".join(lines))
 
     def add(self, row: Row) -> None:
         """Put a finished row on the disk."""
@@ -81,12 +82,6 @@ class RunFolder:
             stream.write(json.dumps(asdict(row)) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-    def _rewrite(self) -> None:
-        """Write the rows without the line that a crash may have cut off."""
-        with written_whole(self.folder / ROWS_FILE) as temporary:
-            lines = (json.dumps(asdict(row)) + "\n" for row in self.rows.values())
-            temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -24,20 +24,8 @@ from latentseg.evaluation.datasets.base import ORGANS, Case, Dataset
 from latentseg.imaging import to_canonical
 
 Setting = Literal["1", "2", "2-corrected", "cross-domain"]
-SETTINGS: tuple[Setting, ...] = ("1", "2", "2-corrected", "cross-domain")
 GROUPS = {"upper": ("liver", "spleen"), "lower": ("right_kidney", "left_kidney")}
 """Organs that are tested by one model in the corrected Setting 2."""
-
-
-def read_setting(text: str) -> Setting:
-    """A setting from its name.
-
-    Raises:
-        UsageError: There is no such setting.
-    """
-    if text not in SETTINGS:
-        raise UsageError(f"no setting {text!r}", fix=f"choose from {', '.join(SETTINGS)}")
-    return text
 
 
 @dataclass(frozen=True)

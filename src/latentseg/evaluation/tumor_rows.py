@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentseg.evaluation.output import write_results
 from latentseg.evaluation.page import Section
 from latentseg.evaluation.tables import markdown_table
-from latentseg.imaging.files import written_whole
 from latentseg.metrics.lesions import match_lesions
 from latentseg.metrics.overlap import overlap
 from latentseg.metrics.statistics import Interval
@@ -102,19 +99,7 @@ def write_tumor_tables(
     Raises:
         InputError: The folder cannot be written.
     """
-    records, stream = [asdict(row) for row in rows], io.StringIO()
-    writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
     facts = "".join(f"* {name}: {value}\n" for name, value in about.items())
-    results = {"about": dict(about), "summaries": [asdict(one) for one in summaries], "cases": records}
-    text = markdown_table(table.header, table.body, texts=3)
     notes = "".join(f"{note}\n" for note in table.notes)
-    contents = {
-        "cases.csv": stream.getvalue(),
-        "results.json": json.dumps(results, indent=1) + "\n",
-        "table.md": f"# {table.title}\n\n{facts}\n{text}\n{notes}",
-    }
-    for name, content in contents.items():
-        with written_whole(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    text = f"# {table.title}\n\n{facts}\n{markdown_table(table.header, table.body, texts=3)}\n{notes}"
+    write_results([asdict(row) for row in rows], summaries, folder=folder, about=about, text=text)

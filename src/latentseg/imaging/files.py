@@ -6,12 +6,15 @@ A format is named by the suffix of the file and confirmed by its first bytes, so
 
 from __future__ import annotations
 
+import csv
 import glob
+import io
+import json
 import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -322,6 +325,30 @@ def remove_leftovers(path: Path) -> None:
         if re.fullmatch(r"\.\d+", left.name.removesuffix(f"-{path.name}")):
             with suppress(OSError):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def write_file(path: Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all, text as UTF-8; its folder is made where it is missing."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_json(path: Path, content: object) -> Path:
+    """Write a JSON file whole or not at all; what JSON does not know is written as its text."""
+    return write_file(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV: the columns, or those of the first row; numbers with a point have six digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = columns or list(rows[0])
+    writer.writerow(columns)
+    for row in rows:
+        values = (row.get(column, "") for column in columns)
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
+    return text.getvalue()
 
 
 def _first_bytes(path: Path, count: int) -> bytes:

@@ -18,7 +18,7 @@ from latentseg.errors import InputError, UsageError, caution
 from latentseg.imaging import Volume, default_suffix, to_canonical, write_like
 from latentseg.imaging.components import box_around
 from latentseg.imaging.dicom.series import DicomHeader
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file, write_json, written_whole
 from latentseg.imaging.previews import Canvas, Layer, figure, fitted_height, key_slices, montage, overlay
 from latentseg.imaging.windows import display_windows
 from latentseg.methods.bids import dseg_name, dseg_table
@@ -172,10 +172,10 @@ class Segmentation:
             probability = self.probability.round(SAVED_DECIMALS)
             written.append(write_like(probability, like=self.scan, path=path, kind="probability"))
         if "preview" in what:
-            written.append(write_bytes(base / f"{case}_preview-{target}.png", self.preview()))
+            written.append(write_file(base / f"{case}_preview-{target}.png", self.preview()))
         if "radiomics" in what:
             features = json.dumps(radiomic_features(self.scan, self.mask), indent=2) + "\n"
-            written.append(write_bytes(base / f"{case}_radiomics-{target}.json", features.encode()))
+            written.append(write_file(base / f"{case}_radiomics-{target}.json", features))
         return written + self._save_dicom(base, what)
 
     def _save_dicom(self, base: Path, what: Sequence[str]) -> list[Path]:
@@ -225,7 +225,7 @@ class Segmentations(dict[str, Segmentation]):
         if self:
             case = next(iter(self.values())).scan.name
             stats = json.dumps([result.stats() for result in self.values()], indent=2) + "\n"
-            written.append(write_bytes(Path(folder) / case / f"{case}_stats.json", stats.encode()))
+            written.append(write_file(Path(folder) / case / f"{case}_stats.json", stats))
         if self and set(ONE_FILE) & set(what):
             self.save_combined(folder, list(self), what=what)
         return written
@@ -266,12 +266,12 @@ class Segmentations(dict[str, Segmentation]):
         if "dseg" in what:
             name = dseg_name(scan.name)
             write_like(labels, like=scan, path=base / f"{name}.nii.gz")
-            write_bytes(base / f"{name}.tsv", dseg_table(priority).encode())
+            write_file(base / f"{name}.tsv", dseg_table(priority))
         if "dseg" not in what or "multilabel" in what:
             write_like(labels, like=scan, path=base / f"{scan.name}_combined{default_suffix(scan)}")
             self._save_combined_dicom(base, priority, what)
             names = {name: number for number, name in enumerate(priority, start=1)}
-            write_bytes(base / "labels.json", (json.dumps(names, indent=2) + "\n").encode())
+            write_json(base / "labels.json", names)
         return overlap
 
     def _save_combined_dicom(self, base: Path, priority: Sequence[str], what: Sequence[str]) -> None:
@@ -388,10 +388,3 @@ def _center(mask: NDArray[np.bool_]) -> list[float]:
     """Mean voxel index, from the counts along each axis: a list of all voxels would be large."""
     counts = [mask.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     return [float(np.average(np.arange(len(c)), weights=c)) for c in counts]
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all; its folder is made where it is missing."""
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content)
-    return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 from latentseg.imaging.previews import Color
 from latentseg.report.stack import Stack, Viewer
 
@@ -166,8 +166,7 @@ def write_page(page: Page, *, path: str | Path) -> Path:
     Raises:
         InputError: The file cannot be written.
     """
-    with written_whole(Path(path)) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+    write_file(Path(path), render(page))
     return Path(path)
 
 

@@ -13,7 +13,7 @@ from latentseg.evaluation.pictures import LEGEND
 from latentseg.evaluation.rows import Row
 from latentseg.evaluation.tables import summarize
 from latentseg.evaluation.tumor_volumes import VolumeRow, summarize_volumes, volume_table
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 
 WORST = 10
 STYLE = (
@@ -108,8 +108,7 @@ def _write_page(
     parts += ["<h2>Trainings</h2>", *(_picture(title, file) for title, file in curves.items())]
     head = f'<meta charset="utf-8"><title>Reproduction of {name}</title><style>{STYLE}</style>'
     text = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_file(path, text)
 
 
 def _fewshot_cells(row: Row) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.errors import InputError
-from latentseg.methods.results import write_bytes
+from latentseg.imaging.files import write_file
 from latentseg.serve.journal import Journal
 from latentseg.serve.scan import Scan
 
@@ -56,7 +56,7 @@ def draw(scan: Scan, target: int, slices: Slices, *, journal: Journal, who: str)
     with scan.lock:
         keep_before(scan, target, list(slices), number=journal.next_number())
         for z, mask in slices.items():
-            write_bytes(scan.folder / "drawn" / str(target) / f"{z}.png", png_bytes(mask))
+            write_file(scan.folder / "drawn" / str(target) / f"{z}.png", png_bytes(mask))
         return journal.append("drew", who=who, scan=scan.id, target=target, slices=sorted(slices))
 
 
@@ -105,7 +105,7 @@ def keep_before(scan: Scan, target: int, slices: Sequence[int], *, number: int) 
 def put_back(before: Path, file: Path) -> None:
     """Restore a file, or its absence."""
     if before.exists():
-        write_bytes(file, before.read_bytes())
+        write_file(file, before.read_bytes())
     else:
         file.unlink(missing_ok=True)
 

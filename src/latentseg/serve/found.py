@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.imaging.components import box_around
-from latentseg.methods.results import Segmentation, write_bytes
+from latentseg.imaging.files import write_file
+from latentseg.methods.results import Segmentation
 from latentseg.serve.drawings import read_drawn
 from latentseg.serve.json_files import read_about, write_json
 from latentseg.serve.scan import Scan
@@ -53,8 +54,8 @@ def save_found(scan: Scan, target: int, result: Segmentation, *, about: Mapping[
         for suffix in (".npz", ".json"):
             file = scan.folder / "found" / f"{target}{suffix}"
             if file.exists():
-                write_bytes(file.with_stem(f"{target}{BEFORE}"), file.read_bytes())
-        write_bytes(scan.folder / "found" / f"{target}.npz", packed(mask, probability))
+                write_file(file.with_stem(f"{target}{BEFORE}"), file.read_bytes())
+        write_file(scan.folder / "found" / f"{target}.npz", packed(mask, probability))
         write_json(scan.folder / "found" / f"{target}.json", row)
     return row
 
@@ -66,7 +67,7 @@ def save_evidence(scan: Scan, target: int, result: Segmentation) -> None:
         array = getattr(result, name, None)
         if isinstance(array, np.ndarray) and array.shape == result.scan.shape:
             content = nifti_bytes(view.apply(array).astype(np.float32), view.affine_ras_mm)
-            write_bytes(scan.folder / "found" / f"{target}-{name}.nii", content)
+            write_file(scan.folder / "found" / f"{target}-{name}.nii", content)
 
 
 def about_found(scan: Scan, target: int, *, before: bool = False) -> dict[str, Any] | None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from latentseg.errors import InputError
-from latentseg.methods.results import write_bytes
+from latentseg.imaging.files import write_file
 
 FORMAT = 1  # of a project on disk
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_about(path: Path) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from latentseg.errors import InputError
 from latentseg.imaging import Volume, read
-from latentseg.methods.results import write_bytes
+from latentseg.imaging.files import write_file
 from latentseg.serve.json_files import read_about, write_json
 from latentseg.serve.view import View, nifti_bytes, shown_values
 
@@ -103,7 +103,7 @@ def write_view(path: Path, folder: Path, about: dict[str, Any]) -> None:
     volume = read(path)
     view = View.of(volume)
     voxels = shown_values(view.apply(volume.array))
-    write_bytes(folder / "view.nii", nifti_bytes(voxels, view.affine_ras_mm))
+    write_file(folder / "view.nii", nifti_bytes(voxels, view.affine_ras_mm))
     grid = {
         "source": None if about["uploaded"] else str(path.absolute()),
         "modality": volume.modality,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from latentseg.backbones.compact import CompactAutoencoder, load_autoencoder, save_autoencoder
@@ -33,7 +33,7 @@ from latentseg.training.shares import slice_chances
 QUIET = 0.01
 
 
-class AutoencoderOptions(BaseModel):
+class AutoencoderOptions(BaseModel, extra="forbid", frozen=True):
     """A training of the autoencoder, as read from YAML.
 
     Attributes:
@@ -52,8 +52,6 @@ class AutoencoderOptions(BaseModel):
             reconstruction's, for texture in place of blur.
         adversarial_from: Share of the steps after which the discriminator takes part.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     network: dict[str, Any] = {}

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from latentseg.backbones.base import hole_context
@@ -39,7 +39,7 @@ HEALTHY, ILL = "healthy", "with tumor"  # as the vocabulary says it
 PRESENT = 20  # pixels from which on a labelled structure is mentioned
 
 
-class DenoiserOptions(BaseModel):
+class DenoiserOptions(BaseModel, extra="forbid", frozen=True):
     """A training of the denoiser, as read from YAML.
 
     Attributes:
@@ -54,8 +54,6 @@ class DenoiserOptions(BaseModel):
         drop_all: Chance that all tokens of a slice say nothing.
         holes: How holes are drawn; without, the denoiser is told of none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     batch: int = Field(32, gt=0)

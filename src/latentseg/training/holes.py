@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from scipy import ndimage
 
 Mask = NDArray[np.bool_]
@@ -22,7 +22,7 @@ TRIES = 6
 SMALLEST = 30  # pixels of a hole
 
 
-class HoleOptions(BaseModel):
+class HoleOptions(BaseModel, extra="forbid", frozen=True):
     """How holes are drawn.
 
     Attributes:
@@ -34,8 +34,6 @@ class HoleOptions(BaseModel):
         clearance: Pixels that a hole stays away from labelled findings.
         kept: Holes of an augmented copy of a slice; each is encoded once.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     share: float = Field(0.5, ge=0, le=1)
     healthy: tuple[str, ...] = ()

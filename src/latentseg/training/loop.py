@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from latentseg.backbones.device import fastest_dtype
@@ -36,7 +36,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STUCK = 20  # steps in a row whose gradients are no numbers, after which a run is given up
 
 
-class LoopOptions(BaseModel):
+class LoopOptions(BaseModel, extra="forbid", frozen=True):
     """How long and how fast to train.
 
     Attributes:
@@ -58,8 +58,6 @@ class LoopOptions(BaseModel):
         workers: Threads that draw batches ahead.
         threads: CPU threads, 0 for torch's choice.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(gt=0)
     learning_rate: float = Field(gt=0)

@@ -11,15 +11,15 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, to_canonical
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_json, written_whole
 from latentseg.imaging.intensity import Modality
 from latentseg.phantom import bodies as phantom
 from latentseg.training.splits import Part, Split
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MINIMUM_BODY = 0.03  # a slice with less foreground than this share teaches nothing
 
 
-class Source(BaseModel):
+class Source(BaseModel, extra="forbid", frozen=True):
     """Scans of one kind under the data folder.
 
     Attributes:
@@ -42,8 +42,6 @@ class Source(BaseModel):
         window: HU window for CT.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str
     images: str
     labels: tuple[str, str] | None = None
@@ -54,7 +52,7 @@ class Source(BaseModel):
     window: tuple[float, float] = (-125.0, 275.0)
 
 
-class PhantomSource(BaseModel):
+class PhantomSource(BaseModel, extra="forbid", frozen=True):
     """Procedural patients, for anatomy that no scan shows.
 
     Attributes:
@@ -67,8 +65,6 @@ class PhantomSource(BaseModel):
         window: HU window for CT.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str
     phantom: Literal["abdomen", "chest", "limb"]
     modality: Literal["CT", "MR"] = "CT"
@@ -78,7 +74,7 @@ class PhantomSource(BaseModel):
     window: tuple[float, float] = (-125.0, 275.0)
 
 
-class PackOptions(BaseModel):
+class PackOptions(BaseModel, extra="forbid", frozen=True):
     """What to pack, as read from a YAML file.
 
     Attributes:
@@ -86,8 +82,6 @@ class PackOptions(BaseModel):
         split: YAML file of a :class:`~latentseg.training.splits.Split`, beside this one.
         sources: Scans and procedural patients.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = 256
     split: str | None = None
@@ -172,33 +166,54 @@ def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = EVE
     Raises:
         InputError: A source matches no file, or none is left of all sources.
     """
-    images, labels, scans = [], [], []
-    first = 0
+    writer = PackWriter(folder)
     for source in options.sources:
-        for patient in _patients(source, options.size, data, chosen):
-            image, label, spacing = _slices(
-                patient.scan, patient.labels, window=source.window, size=options.size
+        for one in _patients(source, options.size, data, chosen):
+            stacks = _slices(one.scan, one.labels, window=source.window, size=options.size)
+            procedural = isinstance(source, PhantomSource)
+            writer.add(
+                *stacks,
+                source=source.name,
+                case=one.case,
+                modality=one.scan.modality,
+                labels=one.names,
+                procedural=procedural,
             )
-            scans.append(
-                PackedScan(
-                    source=source.name,
-                    case=patient.case,
-                    modality=patient.scan.modality,
-                    first=first,
-                    count=len(image),
-                    spacing_mm=spacing,
-                    labels=patient.names,
-                    procedural=isinstance(source, PhantomSource),
-                )
-            )
-            images.append(image)
-            labels.append(label)
-            first += len(image)
-            log.info("%s %s: %d slices", source.name, patient.case, len(image))
-    if not images:
+    if not writer.scans:
         raise InputError(f"no scan is {chosen.part}", where=str(data), fix="name a split that keeps some")
-    _write(folder, np.concatenate(images), np.concatenate(labels), scans)
-    return Pack(folder)
+    return writer.finish()
+
+
+class PackWriter:
+    """Slices of scans, one behind the other, and what is written of them at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images: list[NDArray[np.uint8]] = []
+        self.label_maps: list[NDArray[np.uint8]] = []
+        self.scans: list[PackedScan] = []
+
+    def add(
+        self,
+        images: NDArray[np.uint8],
+        label_maps: NDArray[np.uint8],
+        spacing_mm: tuple[float, float, float],
+        /,
+        **facts: Any,
+    ) -> None:
+        """Add the slices ``(S, H, W)`` of a scan, of which ``facts`` are the other fields."""
+        first = sum(map(len, self.images))
+        self.scans.append(PackedScan(first=first, count=len(images), spacing_mm=spacing_mm, **facts))
+        self.images.append(images)
+        self.label_maps.append(label_maps)
+        log.info("%s %s: %d slices", facts["source"], facts["case"], len(images))
+
+    def finish(self) -> Pack:
+        """Write the pack; its table comes last, as the mark of a finished one."""
+        save_array(self.folder / "images.npy", np.concatenate(self.images))
+        save_array(self.folder / "labels.npy", np.concatenate(self.label_maps))
+        write_json(self.folder / "pack.json", [scan.model_dump(mode="json") for scan in self.scans])
+        return Pack(self.folder)
 
 
 def _patients(source: Source | PhantomSource, size: int, data: Path, chosen: Chosen) -> Iterator[Patient]:
@@ -257,17 +272,6 @@ def _slices(
     inside = slice(int(body.argmax()), len(body) - int(body[::-1].argmax()))
     packed = np.clip((image + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
     return packed[inside], label[inside].astype(np.uint8), canonical.spacing_mm
-
-
-def _write(
-    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8], scans: list[PackedScan]
-) -> None:
-    save_array(folder / "images.npy", images)
-    save_array(folder / "labels.npy", labels)
-    with written_whole(folder / "pack.json") as temporary:
-        temporary.write_text(
-            json.dumps([scan.model_dump(mode="json") for scan in scans], indent=1), encoding="utf-8"
-        )
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:

@@ -11,12 +11,12 @@ import re
 from pathlib import PurePath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 Part = Literal["training", "held out", "gap"]
 
 
-class HeldOut(BaseModel):
+class HeldOut(BaseModel, extra="forbid", frozen=True):
     """What is kept for evaluation of the files of one kind.
 
     Attributes:
@@ -26,8 +26,6 @@ class HeldOut(BaseModel):
         blocks: First and last numbers of the blocks that are kept for evaluation.
         gap: So many numbers on both sides of a block are used by neither.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: str
     patient: str = r"^([^._]+)"
@@ -67,7 +65,7 @@ class HeldOut(BaseModel):
         return "held out" if min(distances) <= 0 else "gap"
 
 
-class Split(BaseModel):
+class Split(BaseModel, extra="forbid", frozen=True):
     """A split of the data folder, as read from a YAML file; files that no row is about may be trained on.
 
     Example:
@@ -75,8 +73,6 @@ class Split(BaseModel):
         >>> [split.part(f"chests/{number}.jpg") for number in (60, 90, 150)]
         ['training', 'gap', 'held out']
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: tuple[HeldOut, ...] = ()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -116,20 +115,3 @@ def test_the_message_says_what_would_fit() -> None:
         maisi_memory.require(16 * gib, gib, shape=(64, 512, 512), what="decoding")
     assert "Crop" not in str(caught.value)
     maisi_memory.require(gib, gib, shape=(64, 64, 64), what="decoding")
-
-
-def test_free_memory_is_what_system_and_container_allow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = maisi_memory.free_bytes()
-    assert free is None or free > 0
-    monkeypatch.setattr(maisi_memory, "_system_free", lambda: 10_000)
-    monkeypatch.setattr(maisi_memory, "_CGROUP", tmp_path)
-    assert maisi_memory.free_bytes() == 10_000
-    for name, text in {"max": "5000", "current": "2000", "stat": "anon 1\ninactive_file 500\n"}.items():
-        (tmp_path / f"memory.{name}").write_text(text, encoding="utf-8")
-    assert maisi_memory.free_bytes() == 3500
-    (tmp_path / "memory.max").write_text("max", encoding="utf-8")
-    assert maisi_memory.free_bytes() == 10_000
-    monkeypatch.setattr(maisi_memory, "_system_free", lambda: None)
-    assert maisi_memory.free_bytes() is None

@@ -9,24 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from torch import nn
 
-from latentseg.backbones.maisi.library import (
-    MaisiConvolution,
-    MaisiDownsample,
-    MaisiResBlock,
-    MaisiUpsample,
-)
+from latentseg.backbones.maisi.library import MaisiConvolution, MaisiDownsample, MaisiResBlock, MaisiUpsample
 from latentseg.backbones.maisi.tiling import conv_of
 from latentseg.errors import MemoryLimitError
 
 GIB = 2**30
 SLAB_COPIES = 4  # of a slab: normalized, joined to the row above it, padded, convolved
 UNET_CELLS = 18  # tensors of the first level's width that live at the denoiser's largest moment
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -110,34 +102,6 @@ def _walk(blocks: nn.ModuleList, channels: int, shape: Sequence[int], sizes: Siz
         peak = max(peak, (before + after) * sizes.item + slab)
         numbers.append(after)
     return peak, numbers
-
-
-def free_bytes(device: str = "cpu") -> int | None:
-    """Memory that can still be had, or None where the system does not say."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    said = [bytes_ for bytes_ in (_system_free(), _group_free()) if bytes_ is not None]
-    return min(said, default=None)
-
-
-def _system_free() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        return None
-
-
-def _group_free() -> int | None:
-    """What the container may still take; its file cache can be given back."""
-    try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-        cache = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
-    except (OSError, ValueError, StopIteration):
-        return None
-    return max(limit - used + cache, 0)
 
 
 def require(

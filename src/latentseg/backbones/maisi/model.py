@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentseg.backbones.device import free_bytes
 from latentseg.backbones.maisi.conditions import REGIONS, TOKEN_WIDTH, MaisiCondition
 from latentseg.backbones.maisi.control import FILES, label_bits, load_controlnet
 from latentseg.backbones.maisi.library import AutoencoderKlMaisi, DiffusionModelUNetMaisi
-from latentseg.backbones.maisi.memory import GIB, MemoryEstimate, Sizes, estimate, free_bytes, require
+from latentseg.backbones.maisi.memory import GIB, MemoryEstimate, Sizes, estimate, require
 from latentseg.backbones.maisi.networks import (
     VARIANTS,
     SlicedAveragePool,
@@ -323,8 +324,6 @@ class MaisiBackbone:
         """Refuse what would not fit; the weights are in memory already."""
         limit, depth, height, width = self.options.memory_gib, *shape
         free = free_bytes(self.options.device) if limit is None else int(limit * GIB)
-        if free is None:
-            return
         needed: int = getattr(self.memory((depth, height, width)), step)
         needed += (batch - 1) * (needed - self._weights) - (self._weights if limit is None else 0)
         also = [] if self.options.dtype.itemsize == 2 else ["compute in bfloat16"]

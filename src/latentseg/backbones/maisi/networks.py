@@ -24,7 +24,7 @@ from latentseg.backbones.maisi.library import AutoencoderKlMaisi, DiffusionModel
 from latentseg.backbones.maisi.tiling import convolved
 from latentseg.backbones.weights import reason
 from latentseg.errors import LatentsegError, ModelError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 
 Config = dict[str, Any]
 Network = TypeVar("Network", bound=nn.Module)
@@ -233,8 +233,7 @@ def converted(pickle: Path) -> Path:
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(place) as temporary:
-                temporary.write_bytes(content)
+            write_file(place, content)
         except (OSError, LatentsegError):
             if place is places[-1]:
                 raise

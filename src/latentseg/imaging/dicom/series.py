@@ -22,26 +22,8 @@ from latentseg.imaging.dicom.volumes import single_images
 from latentseg.imaging.intensity import Modality
 
 OTHER_THAN_HU = {
-    *(
-        "PT",
-        "NM",
-        "US",
-        "IVUS",
-        "XA",
-        "RF",
-        "CR",
-        "DX",
-        "MG",
-        "IO",
-        "PX",
-        "GM",
-        "SM",
-        "XC",
-        "ES",
-        "OP",
-        "OPT",
-    ),
-    *("RG", "RTIMAGE", "RTDOSE", "SEG", "BI", "DG", "TG", "LS"),
+    *("PT", "NM", "US", "IVUS", "XA", "RF", "CR", "DX", "MG", "IO", "PX", "GM", "SM", "XC", "ES", "OP"),
+    *("OPT", "RG", "RTIMAGE", "RTDOSE", "SEG", "BI", "DG", "TG", "LS"),
 }
 """Modalities whose values are no Hounsfield units, whatever they look like."""
 

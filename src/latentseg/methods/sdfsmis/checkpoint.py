@@ -22,7 +22,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from latentseg.errors import ModelError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 from latentseg.methods.sdfsmis.condition import ConditionTranslator
 from latentseg.methods.sdfsmis.network import FewShotUNet
 
@@ -100,8 +100,7 @@ def save(path: str | Path, *, weights: FewShotWeights, dtype: torch.dtype = torc
     config = {k: v for k, v in weights.network.unet.config.items() if not k.startswith("_")}
     metadata = weights.metadata | {"format": FORMAT, "unet_config": json.dumps(config)}
     tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in state.items()}
-    with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(serialize(tensors, metadata))
+    write_file(Path(path), serialize(tensors, metadata))
 
 
 def released_state(network: FewShotUNet) -> State:

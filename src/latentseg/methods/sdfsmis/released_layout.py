@@ -8,7 +8,6 @@ look at, are ``recipe.json``, what the weights were trained with, and ``mask_hea
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentseg.errors import InputError
-from latentseg.imaging.files import remove_leftovers, temporary_beside
+from latentseg.imaging.files import remove_leftovers, temporary_beside, write_json
 from latentseg.methods.sdfsmis.checkpoint import FewShotWeights, State, released_state
 
 CLASS_NAME = "MyUNet2DConditionModel"  # of the release
@@ -69,13 +68,9 @@ def _write(folder: Path, weights: FewShotWeights, dtype: torch.dtype) -> None:
     for name, state in parts.items():
         (folder / name).mkdir(parents=True)
         save_file(_on_disk(state, dtype), folder / name / WEIGHTS_FILE, {"format": "pt"})
-    _write_json(folder / "unet" / "config.json", config)
-    _write_json(folder / "recipe.json", weights.metadata)
+    write_json(folder / "unet" / "config.json", config)
+    write_json(folder / "recipe.json", weights.metadata)
 
 
 def _on_disk(state: State, dtype: torch.dtype) -> State:
     return {name: t.detach().to("cpu", dtype).contiguous() for name, t in state.items()}
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from latentseg.errors import UsageError
 from latentseg.imaging import default_suffix, to_canonical, write_like
+from latentseg.imaging.files import write_file
 from latentseg.imaging.network_input import NetworkInput
 from latentseg.imaging.previews import Canvas, Layer, heatmap, key_slices, montage, overlay
 from latentseg.imaging.windows import Window, display_windows
-from latentseg.methods.results import SAVED, Segmentation, check_outputs, file_name, write_bytes
+from latentseg.methods.results import SAVED, Segmentation, check_outputs, file_name
 
 MAPS = ("attention", "healthy", "residual", "uncertainty")
 OUTPUTS = (*SAVED, "evidence", *MAPS)
@@ -175,7 +176,7 @@ class TumorSegmentation(Segmentation):
             written.append(write_like(values, like=self.scan, path=path, kind="probability"))
         if "evidence" in asked and self.absent:
             path = base / f"{case}_evidence-{target}.txt"
-            written.append(write_bytes(path, f"{self.absence()}\n".encode()))
+            written.append(write_file(path, f"{self.absence()}\n"))
         elif "evidence" in asked:
-            written.append(write_bytes(base / f"{case}_evidence-{target}.png", self.evidence_page()))
+            written.append(write_file(base / f"{case}_evidence-{target}.png", self.evidence_page()))
         return written

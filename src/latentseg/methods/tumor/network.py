@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError, UsageError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 from latentseg.methods.diffugts.attention_maps import AnomalyAttention
 from latentseg.methods.diffugts.residuals import FeatureProjector, Fusion
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
@@ -100,8 +100,7 @@ def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
         "views": json.dumps(network.views.names),
         "organs": json.dumps(network.organs.names),
     }
-    with written_whole(path) as temporary:
-        temporary.write_bytes(serialize(tensors, metadata | facts))
+    write_file(path, serialize(tensors, metadata | facts))
 
 
 def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:

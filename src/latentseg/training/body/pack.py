@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from latentseg.errors import InputError
 from latentseg.imaging import Volume, read, read_labels, to_canonical
 from latentseg.imaging.body_cells import Cells
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_json, written_whole
 from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, Modality
 from latentseg.phantom import bodies as phantom
 
@@ -142,9 +142,7 @@ def pack_body(options: BodyPackOptions, *, data: Path, folder: Path) -> BodyPack
             log.info("%s %s: %s cells", scan.name, scan.case, values.shape)
     with written_whole(folder / "cells.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **cells)  # type: ignore[arg-type]
-    rows = json.dumps([scan.model_dump(mode="json") for scan in scans], indent=1)
-    with written_whole(folder / "body.json") as temporary:
-        temporary.write_text(rows, encoding="utf-8")
+    write_json(folder / "body.json", [scan.model_dump(mode="json") for scan in scans])
     return BodyPack(folder)
 
 

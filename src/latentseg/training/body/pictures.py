@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
 from latentseg.imaging.body_cells import Cells
@@ -23,7 +23,7 @@ MIRRORED = 1
 """Number of the operation that flips columns: it swaps the sides of axial and coronal pictures."""
 
 
-class PictureOptions(BaseModel):
+class PictureOptions(BaseModel, extra="forbid", frozen=True):
     """How pictures are drawn.
 
     Attributes:
@@ -37,8 +37,6 @@ class PictureOptions(BaseModel):
         geometry: ranges of position, size and shape.
         without: parts of the names of cases that are left out, for a measurement on them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scans: int = 5
     slices: int = 4

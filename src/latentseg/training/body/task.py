@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
 from latentseg.training.body.model import BodyModel, export
@@ -25,7 +25,7 @@ STANDS_FOR = torch.tensor([1.0, 1.0, 6.0])
 """How many of the eight turns each of the three that are drawn stands for, in the softmax over all."""
 
 
-class BodyOptions(BaseModel):
+class BodyOptions(BaseModel, extra="forbid", frozen=True):
     """A training of the body network, as read from YAML.
 
     Attributes:
@@ -37,8 +37,6 @@ class BodyOptions(BaseModel):
         many: scans and slices of each from then on.
         dropout: share of hidden values that are dropped.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     pictures: PictureOptions = PictureOptions()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
 from latentseg.errors import InputError
@@ -24,7 +24,7 @@ from latentseg.training.shares import slice_chances
 MAPS = ("supervoxels", "labels")
 
 
-class EpisodeOptions(BaseModel):
+class EpisodeOptions(BaseModel, extra="forbid", frozen=True):
     """How episodes are drawn.
 
     Attributes:
@@ -43,8 +43,6 @@ class EpisodeOptions(BaseModel):
         merge: Probability that a supervoxel is merged with others of its slice that look like it.
         shares: Share of scenes by data set; the others divide the rest by the root of their number of slices.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scenes: int = 4
     targets: int = 2

@@ -17,7 +17,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from latentseg.backbones.compact import MaskHead
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 from latentseg.methods.sdfsmis.mask_decoding import mask_images, probabilities
 from latentseg.training.fewshot.frozen import FrozenParts
 from latentseg.training.fewshot.pairs import Pairs
@@ -69,8 +69,8 @@ class MaskHeadTask:
 
     def export(self, model: MaskHead, folder: Path) -> None:
         """Write ``mask_head.safetensors``."""
-        with written_whole(folder / "mask_head.safetensors") as temporary:
-            temporary.write_bytes(serialize({k: t.detach().cpu() for k, t in model.state_dict().items()}))
+        state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        write_file(folder / "mask_head.safetensors", serialize(state))
 
 
 def distilled(parts: FrozenParts, pairs: Pairs, options: LoopOptions, folder: Path) -> dict[str, Tensor]:

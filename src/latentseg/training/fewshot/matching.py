@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
 from latentseg.backbones.image_features import load_feature_network
@@ -22,7 +22,7 @@ from latentseg.training.pack import Pack
 DOWNSCALE = 8  # edge of a cell in pixels
 
 
-class MatchingOptions(BaseModel):
+class MatchingOptions(BaseModel, extra="forbid", frozen=True):
     """A training of the matching adapter, as read from YAML.
 
     Attributes:
@@ -30,8 +30,6 @@ class MatchingOptions(BaseModel):
         foreground: How much more cells of the target weigh than those beside it.
         dice: Weight of the Dice loss beside the cross-entropy.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     episodes: EpisodeOptions = EpisodeOptions()

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from latentseg.backbones.maisi.memory import free_bytes
+from latentseg.backbones.device import free_bytes
 from latentseg.errors import MemoryLimitError, ModelError
 from latentseg.methods.sdfsmis import checkpoint
 from latentseg.methods.sdfsmis.condition import ConditionTranslator, DinoFeatures, masked_features
@@ -41,7 +41,7 @@ GIB = 1024**3
 BYTES_OF = {"adamw": 16, "adamw8bit": 10}  # of a trained parameter: weight, gradient, two moments
 
 
-class PaperOptions(BaseModel):
+class PaperOptions(BaseModel, extra="forbid", frozen=True):
     """A training as published, as read from YAML; the defaults are those of the release.
 
     Attributes:
@@ -60,8 +60,6 @@ class PaperOptions(BaseModel):
             for faster masks; nothing trains none. The rules of the release never use it.
         compile: Compile the convolutions and feed-forward layers (``torch.compile``); pays off on a GPU.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     translator_factor: float = Field(5.0, gt=0)
@@ -239,7 +237,7 @@ def check_memory(model: nn.Module, options: PaperOptions, *, device: torch.devic
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     needed = trained * BYTES_OF[options.loop.optimizer] + (4 * trained if options.loop.ema else 0)
     free = free_bytes(str(device))
-    if free is not None and needed > free:
+    if needed > free:
         what = f"the training takes {math.ceil(needed / GIB)} GiB before the first slice"
         fix = "set loop.optimizer to adamw8bit and loop.ema to 0, or take a larger machine"
         raise MemoryLimitError(f"{what}, and {free / GIB:.1f} GiB are free", where=str(device), fix=fix)

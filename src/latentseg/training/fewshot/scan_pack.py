@@ -6,7 +6,6 @@ Unlike :func:`~latentseg.training.pack.pack` it keeps all slices, so that positi
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, fit_square, normalize, to_canonical
-from latentseg.imaging.files import written_whole
 from latentseg.training.fewshot.supervoxels import BODY_GREY, body_mask, supervoxels
-from latentseg.training.pack import Pack, PackedScan, save_array
+from latentseg.training.pack import Pack, PackWriter, save_array
 
 log = logging.getLogger(__name__)
 SMALLEST = {"MS-CMRSeg": 1000}  # voxels of a supervoxel; hearts have thin walls
@@ -53,34 +51,14 @@ def pack_scans(
     """
     if (folder / "pack.json").exists():
         return Pack(folder)
-    images: list[NDArray[np.uint8]] = []
-    labels: list[NDArray[np.uint8]] = []
-    rows: list[PackedScan] = []
+    writer = PackWriter(folder)
     for scan in scans:
-        image, label, spacing_mm = _slices(scan, size, whole_range=whole_range)
-        first = sum(len(stack) for stack in images)
-        rows.append(
-            PackedScan(
-                source=source,
-                case=scan.case,
-                modality=scan.image.modality,
-                first=first,
-                count=len(image),
-                spacing_mm=spacing_mm,
-                labels=scan.names,
-            )
-        )
-        images.append(image)
-        labels.append(label)
-        log.info("%s %s: %d slices", source, scan.case, len(image))
-    if not images:
+        stacks = _slices(scan, size, whole_range=whole_range)
+        modality = scan.image.modality
+        writer.add(*stacks, source=source, case=scan.case, modality=modality, labels=scan.names)
+    if not writer.scans:
         raise InputError("no scan to pack", where=source, fix="set LATENTSEG_DATA to the folder of the data")
-    save_array(folder / "images.npy", np.concatenate(images))
-    save_array(folder / "labels.npy", np.concatenate(labels))
-    with written_whole(folder / "pack.json") as temporary:  # last, as it is the mark of a finished pack
-        text = json.dumps([row.model_dump(mode="json") for row in rows], indent=1)
-        temporary.write_text(text, encoding="utf-8")
-    return Pack(folder)
+    return writer.finish()
 
 
 def pack_supervoxels(packed: Pack, *, smallest: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from latentseg.backbones.compact import UNET_CONFIG, CompactBackbone, MaskHead
@@ -36,7 +36,7 @@ from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 
 
-class FewShotOptions(BaseModel):
+class FewShotOptions(BaseModel, extra="forbid", frozen=True):
     """A training of the few-shot network, as read from YAML.
 
     Attributes:
@@ -51,8 +51,6 @@ class FewShotOptions(BaseModel):
         prior: Whether queries come with a matching prior, see :mod:`prior`.
         easy: Share of the steps over which episodes grow from the support's own slice to full difficulty.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
     episodes: EpisodeOptions = EpisodeOptions()

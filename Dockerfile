@@ -3,9 +3,9 @@
 #
 # docker run --rm --network none -v "$PWD:/data" latentseg segment ct.nii.gz --support examples/ -t liver -o out/
 #
-# docker build -t latentseg:serve --target serve .                       the workbench; then open http://127.0.0.1:8471/#token=SECRET
-# docker run --rm -p 127.0.0.1:8471:8471 --read-only --tmpfs /tmp --cap-drop ALL -e LATENTSEG_TOKEN=SECRET \
-#   -v "$PWD/project:/project" -v "$PWD/scans:/data:ro" latentseg:serve
+# docker build -t latentseg:serve --target serve .                       the workbench; then open http://127.0.0.1:8471/#token=TOKEN
+# docker run --rm -p 127.0.0.1:8471:8471 --read-only --tmpfs /tmp --cap-drop ALL -e LATENTSEG_TOKEN=TOKEN \
+#   -v "$PWD/project:/project" -v "$PWD/scans:/data:ro" latentseg:serve     TOKEN: a secret of 16 characters or more
 
 FROM node:22-slim AS page
 WORKDIR /source/web

@@ -7,7 +7,8 @@ painted on one slice each. Then, one after the other, through the interface that
 found for the first time, the spleen, and the liver again after one more slice was corrected. A second phantom
 follows, which nobody painted on. Each scan is fetched as the page fetches it when it opens it, and then the
 server is left alone for some seconds (``--painting``), as it is by somebody who paints; with ``--painting 0``
-find is pressed at once. Every figure runs from the request to the end of its job.
+find is pressed at once. Every figure runs from the request to the end of its job; beside it is the Dice of
+the mask with the phantom's own labels.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from latentseg.imaging import write_like
+from latentseg.metrics.overlap import dice
 from latentseg.phantom.bodies import Phantom, abdomen
 from latentseg.serve.client import Client
 from latentseg.serve.view import View
 
 TOKEN = "of-the-benchmark-alone"  # noqa: S105 - it guards a server that lives for a minute
 POLL_S = 0.05
+Figures = dict[str, dict[str, float]]
 
 
 def main() -> None:
@@ -46,40 +50,41 @@ def main() -> None:
     options = parser.parse_args()
     shape = tuple(int(count) for count in options.shape.split(","))
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measure(shape, Path(folder), painting=options.painting)
-    for what, value in seconds.items():
-        sys.stdout.write(f"| {what} | {value} |\n")
+        figures = measure(shape, Path(folder), painting=options.painting)
+    for what, value in figures["seconds"].items():
+        sys.stdout.write(f"| {what} | {value} | {figures['dice'].get(what, '')} |\n")
     about = {"date": datetime.now(UTC).date().isoformat(), "shape": shape, "cores": os.cpu_count()}
-    row = {**about, "painting_s": options.painting, "seconds": seconds}
+    row = {**about, "painting_s": options.painting, **figures}
     options.output.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(shape: tuple[int, ...], folder: Path, *, painting: float) -> dict[str, float]:
-    """Seconds of each step."""
+def measure(shape: tuple[int, ...], folder: Path, *, painting: float) -> Figures:
+    """Seconds of each step, and the Dice of what was found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "latentseg", "serve", str(folder / "project"), "--no-browser"]
     began = time.perf_counter()
     process = subprocess.Popen([*command, "--port", port, "--token", TOKEN])  # noqa: S603 - of this project
-    seconds: dict[str, float] = {}
+    figures: Figures = {"seconds": {}, "dice": {}}
     try:
         with Client(f"http://127.0.0.1:{port}", TOKEN) as bench:
             wait_for(bench)
-            seconds["the server answers"] = round(time.perf_counter() - began, 1)
-            work_through(bench, [scan(seed, shape) for seed in (1, 2)], folder, painting, seconds)
+            figures["seconds"]["the server answers"] = round(time.perf_counter() - began, 1)
+            phantoms = [abdomen(seed=seed, modality="CT", shape=shape) for seed in (1, 2)]
+            work_through(bench, phantoms, folder, painting, figures)
     finally:
         process.terminate()
         process.wait()
-    return seconds
+    return figures
 
 
 def work_through(
-    bench: Client, phantoms: list[Phantom], folder: Path, painting: float, seconds: dict[str, float]
+    bench: Client, phantoms: list[Phantom], folder: Path, painting: float, figures: Figures
 ) -> None:
     """What a person does."""
     numbers = {name: bench.add_target(name).id for name in ("liver", "spleen")}
-    scans = []
+    scans, seconds = [], figures["seconds"]
     for seed, phantom in enumerate(phantoms):
         file = folder / f"{seed}.nii.gz"
         write_like(phantom.image.array, like=phantom.image, path=file, kind="image")
@@ -89,9 +94,7 @@ def work_through(
         bench.http.get(f"/api/scans/{scans[-1]}/image").raise_for_status()  # as the page does
         time.sleep(painting)
     first, second = scans
-    names = {name: label for label, name in phantoms[0].names.items()}
-    view = View.of(phantoms[0].image)
-    truth = {name: view.apply(phantoms[0].labels.array == names[name]) for name in numbers}
+    truth, other = (masks(phantom, list(numbers)) for phantom in phantoms)
     middle = {name: int(np.flatnonzero(mask.any((0, 1))).mean()) for name, mask in truth.items()}
 
     def find(what: str, where: str, name: str) -> None:
@@ -102,6 +105,8 @@ def work_through(
         if row.state != "done":
             sys.exit(f"{what}: {row.error}")
         seconds[what] = round(time.perf_counter() - began, 1)
+        right = truth if where == first else other
+        figures["dice"][what] = round(float(dice(bench.mask(where, numbers[name]), right[name])), 3)
 
     for name, number in numbers.items():
         bench.draw(first, number, {middle[name]: truth[name][:, :, middle[name]]})
@@ -113,9 +118,11 @@ def work_through(
     find("the liver in the second scan", second, "liver")
 
 
-def scan(seed: int, shape: tuple[int, ...]) -> Phantom:
-    """A phantom CT."""
-    return abdomen(seed=seed, modality="CT", shape=shape)
+def masks(phantom: Phantom, names: list[str]) -> dict[str, NDArray[np.bool_]]:
+    """What was planted, in the frame of the page."""
+    labels = {name: label for label, name in phantom.names.items()}
+    view = View.of(phantom.image)
+    return {name: np.asarray(view.apply(phantom.labels.array == labels[name])) for name in names}
 
 
 def wait_for(bench: Client) -> None:

@@ -16,7 +16,10 @@ from latentseg import errors
 from latentseg.errors import LatentsegError
 
 SOURCE = Path(latentseg.__file__).parent
-HEAVY = ("torch", "diffusers", "transformers", "huggingface_hub", "nibabel", "SimpleITK", "scipy", "skimage")
+HEAVY = (
+    *("torch", "diffusers", "transformers", "huggingface_hub", "nibabel", "SimpleITK", "scipy", "skimage"),
+    *("fastapi", "uvicorn", "ray"),
+)
 SUBCLASSES = [
     (errors.UsageError, 2),
     (errors.InputError, 3),

@@ -124,18 +124,19 @@ class Page:
         self.chrome.wait("latentseg.app.target")
 
     def upload(self, file: Path) -> None:
-        before = self.chrome.run("return latentseg.app.scans.length")
         self.chrome.click("#scans .panel-head button")
         self.chrome.wait("document.querySelector('#upload')")
         self.chrome.type("#upload", str(file))
         self.chrome.click("#dialog button.primary")
-        self.chrome.wait(f"latentseg.app.scans.length > {before} && {OPENED}")
+        name = file.name.split(".", maxsplit=1)[0]
+        self.chrome.wait(f"{OPENED} && latentseg.app.open.name === '{name}'")
 
     def outline(self, mask: np.ndarray, z: int) -> None:
         """Go round a mask ``(X, Y)`` with the outline tool."""
-        from skimage.measure import find_contours
+        from skimage.measure import approximate_polygon, find_contours
 
         line = max(find_contours(np.pad(mask.astype(float), 1), 0.5), key=len) - 1
+        line = approximate_polygon(line, 0.5)  # the page draws a frame for every point
         start = [int(v) for v in line[0].round()]
         self.chrome.run(f"latentseg.viewer.goToVoxel([{start[0]}, {start[1]}, {z}])")
         self.chrome.click("#tool-fill")

@@ -52,6 +52,20 @@ def test_another_page(client, origin: str) -> None:
     assert client.get("/", headers={"Origin": origin}).status_code == 403
 
 
+def test_a_page_that_was_named(options) -> None:
+    named, asked = {"Origin": "https://ohif.lan"}, "Access-Control-Request-Method"
+    with make_client(Workbench(replace(options, origins=("https://ohif.lan",)))) as client:
+        before = client.options("/monai/info/", headers={**named, asked: "GET", "Authorization": ""})
+        assert before.headers["access-control-allow-origin"] == "https://ohif.lan"
+        answer = client.get("/monai/info/", headers=named)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (
+            200,
+            "https://ohif.lan",
+        )
+        assert client.get("/monai/info/", headers={**named, "Authorization": ""}).status_code == 401
+        assert client.get("/monai/info/", headers={"Origin": "https://evil.lan"}).status_code == 403
+
+
 def test_the_own_page(client) -> None:
     for host in ("localhost:8471", "127.0.0.1:8471", "[::1]:8471"):
         headers = {"Host": host, "Origin": f"http://{host}"}

@@ -138,6 +138,7 @@ def test_uploads_without_a_name(name: str) -> None:
         ({"token": "with space in the middle"}, "spaces"),
         ({"data": (Path("/nowhere"),)}, "not a folder"),
         ({"dicomweb": "ftp://x"}, "DICOMweb"),
+        ({"origins": ("*",)}, "not the origin of a page"),
     ],
 )
 def test_what_a_server_is_not_started_with(tmp_path: Path, wrong, match: str) -> None:

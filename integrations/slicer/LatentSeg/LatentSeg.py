@@ -138,17 +138,25 @@ class LatentSegWidget(ScriptedLoadableModuleWidget):
     def poll(self):
         """Ask how far the job is."""
         with slicer.util.tryWithErrorDisplay("latentseg"):
-            job = self.logic.poll()
+            try:
+                job = self.logic.poll()
+            except Refused:
+                self.ended()  # else the same message would come twice a second
+                raise
             self.progress.value = round(100 * job["fraction"])
             self.progress.format = job["stage"]
             if job["state"] in ("queued", "running"):
                 return
-            self.timer.stop()
-            self.stopButton.enabled, self.findButton.enabled = False, True
+            self.ended()
             if job["state"] == "failed":
                 raise Refused(job["error"]["sentence"])
             if job["state"] == "done":
                 self.logic.show()
+
+    def ended(self):
+        """Nothing is searched any more."""
+        self.timer.stop()
+        self.stopButton.enabled, self.findButton.enabled = False, True
 
 
 class LatentSegLogic(ScriptedLoadableModuleLogic):

@@ -7,6 +7,8 @@ import urllib.request
 
 import numpy as np
 
+PATIENCE_S = 120  # an upload of a large scan takes some time
+
 
 class Refused(Exception):  # noqa: N818 - the name says what happened
     """The server refused; the text is its sentence."""
@@ -33,7 +35,7 @@ class Server:
         if data is not None:
             request.add_header("Content-Type", kind)
         try:
-            with urllib.request.urlopen(request) as answer:  # noqa: S310 - http
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310 - http
                 return answer.read()
         except urllib.error.HTTPError as error:
             try:

@@ -31,6 +31,9 @@ def serve(
     name: Annotated[
         list[str] | None, typer.Option(help="A name that other machines reach this one by; may be repeated.")
     ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Another page that may ask, such as https://ohif.lan.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8471,
     token: Annotated[
         str | None, typer.Option(help="What requests must carry; a new one at each start by default.")
@@ -64,6 +67,7 @@ def serve(
         host=host,
         port=listening.getsockname()[1],
         names=tuple(name or ()),
+        origins=tuple(origin or ()),
         token=token or os.environ.get("LATENTSEG_TOKEN") or new_token(),
         backbone=backbone,
         weights=weights,

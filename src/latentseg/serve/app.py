@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from latentseg.serve import page_files, problems
 from latentseg.serve.guard import Guard
@@ -60,4 +61,7 @@ def create_app(bench: Workbench) -> FastAPI:
     problems.install(app)
     page_files.install(app)
     app.add_middleware(Guard, options=bench.options)
+    if bench.options.origins:
+        pages = bench.options.origins
+        app.add_middleware(CORSMiddleware, allow_origins=pages, allow_methods=["*"], allow_headers=["*"])
     return app

@@ -71,7 +71,8 @@ class Guard:
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
         if host.decode("latin-1").lower() not in self.options.hosts:
             return problem(403, "the request is for another host", fix="open the printed address")
-        if origin is not None and origin.decode("latin-1") not in {f"http://{h}" for h in self.options.hosts}:
+        pages = {f"http://{host}" for host in self.options.hosts} | set(self.options.origins)
+        if origin is not None and origin.decode("latin-1") not in pages:
             return problem(403, "the request comes from another page", fix="open the printed address")
         if len(path) + len(scope.get("query_string", b"")) > LONGEST_ADDRESS:
             return problem(413, "the address is too long", fix="send less")

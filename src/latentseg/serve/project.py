@@ -188,7 +188,8 @@ class Project:
         staged = self.incoming / number
         try:
             staged.mkdir()
-            about = {"id": number, "name": name or files.case_name(path), "added": now(), "who": who}
+            named = name or files.case_name(path).removesuffix(".zip")
+            about = {"id": number, "name": named, "added": now(), "who": who}
             write_view(path, staged, about | {"uploaded": uploaded})
             if uploaded:
                 (staged / "source").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ class ServeOptions:
         host: Address to listen on.
         port: Port to listen on.
         names: Further names that this machine is reached by, for the header ``Host``.
+        origins: Other pages that may ask, such as an OHIF viewer's, for the header ``Origin``.
         token: What every request must carry.
         backbone: Model, see :func:`latentseg.load`.
         weights: Weights, see there.
@@ -80,6 +82,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = PORT
     names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     token: str = field(default_factory=new_token, repr=False)
     backbone: str | Path = "compact"
     weights: Path | None = None
@@ -102,6 +105,10 @@ class ServeOptions:
             raise UsageError("not the address of a DICOMweb server", where=self.dicomweb, fix=fix)
         if self.engine not in ("here", "ray"):
             raise UsageError(f"unknown engine {self.engine!r}", where="--engine", fix="give here or ray")
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[^/*]+", origin):
+                fix = "write it without a path, such as https://ohif.lan"
+                raise UsageError("not the origin of a page", where=f"--origin {origin}", fix=fix)
         for folder in self.data:
             if not folder.is_dir():
                 raise UsageError("not a folder", where=str(folder), fix="give a folder of scans with --data")

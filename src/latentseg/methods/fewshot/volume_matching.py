@@ -10,7 +10,7 @@ Not in SD-FSMIS, whose protocols give slices that are known to hold the organ. W
 With several examples the margins are averaged, weighted by how well each example's scan fits this one: the
 fit is known without any label, and a poor example must not spoil a good one. A scan that fits none of them
 shows another part of the body, and the target is absent; so is one of which nothing in the scan resembles it
-enough (:mod:`.target_evidence`). In a scan that is an example itself the target is there: somebody marked it.
+enough (:mod:`.target_evidence`). In a scan that is an example itself the target is there.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class VolumeMatching(Part):
         gap = gap_mm(cells.height_mm, *(example.height_mm.cpu() for example in examples))
         shown = rises(fit - self.options.least_fit_at(gap), FIT_WIDTH)
         there = rises(score - self.options.least_evidence, EVIDENCE_WIDTH)
-        in_view, reason = search.in_view * shown * there, UNLIKE if shown >= 0.5 > there else ""
-        reason = reason if shown >= 0.5 else ELSEWHERE
+        in_view = search.in_view * shown * there
+        reason = ELSEWHERE if shown < 0.5 else UNLIKE if there < 0.5 else ""
         if any(placed.alignment.same > OWN for _, placed in pairs):  # somebody marked the target in this scan
             in_view, reason = search.in_view, ""
         return replace(search, log_odds=search.log_odds + log_odds, in_view=in_view, reason=reason)
@@ -160,9 +160,8 @@ class VolumeMatching(Part):
 
 def described(scan: EncodedScan) -> tuple[Tensor, Tensor, float]:
     """Which slices of a scan are described, where they lie along the body, and the edge of a slice."""
-    step_mm, pixel_mm, _ = scan.spacing_mm
-    at = described_slices(len(scan), step_mm)
-    return at, at * step_mm, pixel_mm * scan.images.shape[-1]
+    at = described_slices(len(scan), scan.spacing_mm[0])
+    return at, at * scan.spacing_mm[0], scan.spacing_mm[1] * scan.images.shape[-1]
 
 
 def examples_of(support: Tensors, device: torch.device) -> list[VolumeExample]:

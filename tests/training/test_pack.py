@@ -7,11 +7,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import packs
 from latentseg.errors import InputError
 from latentseg.phantom.bodies import abdomen
-from latentseg.training.pack import Pack, PackOptions, pack, save_array
+from latentseg.training.pack import Pack, PackOptions, Source, pack, save_array
 
 
 def packed_from(data: Path, **changes: object) -> Pack:
@@ -47,6 +48,27 @@ def test_a_pack_holds_slices_labels_and_where_they_come_from(data: Path) -> None
     assert packed.images.max() == 255
     names = sorted(path.name for path in packed.folder.iterdir())
     assert names == ["images.npy", "labels.npy", "pack.json"]
+
+
+def test_slices_may_be_cut_to_the_body_and_brought_to_another_window(tmp_path: Path) -> None:
+    """A picture in a wide window: body of 200, lungs of 60, air of 40 around it; its label moves along."""
+    picture, label = np.full((64, 64), 40, np.uint8), np.zeros((64, 64), np.uint8)
+    picture[16:48, 20:52], picture[24:32, 28:36], label[40:44, 40:48] = 200, 60, 1
+    for name, array in (("a", picture), ("a_label", label)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    source = Source(
+        name="chest", images="a.png", labels=(".png", "_label.png"), modality="CT", keep_labels={1: "tumor"}
+    )
+    grey = source.model_copy(update={"grey": (180.0, 220.0)})
+    packed = pack(PackOptions(size=64, body=True, sources=(grey,)), data=tmp_path, folder=tmp_path / "p")
+    image, tumor = packed.images[0], packed.labels[0] > 0
+    assert image[0].max() < 60
+    assert (image > 100).any(1).mean() > 0.85  # the body fills the slice
+    assert int(image.max()) == pytest.approx(128, abs=3)  # half way between black and white
+    assert (image[tumor] > 100).all()
+    assert tumor.mean() == pytest.approx(3.4 * (label > 0).mean(), rel=0.3)
+    whole = pack(PackOptions(size=64, sources=(source,)), data=tmp_path, folder=tmp_path / "q").images[0]
+    assert (whole > 100).any(1).mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_excluded_scans_are_not_even_opened(data: Path) -> None:

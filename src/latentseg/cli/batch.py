@@ -15,7 +15,14 @@ import typer
 from latentseg.cli import shared
 from latentseg.cli.output import human_bytes, in_options, show_table
 from latentseg.cli.progress import BatchProgress, Progress, human_time
-from latentseg.cli.segment import preset_options, read_combined, read_outputs, read_targets, search_options
+from latentseg.cli.segment import (
+    known_lines,
+    preset_options,
+    read_combined,
+    read_outputs,
+    read_targets,
+    search_options,
+)
 from latentseg.errors import SomeCasesFailed
 
 if TYPE_CHECKING:
@@ -63,6 +70,7 @@ def batch(
     resample_tilt: shared.ResampleTilt = False,
     support_mode: shared.Mode = "nearest",
     anywhere: shared.Anywhere = False,
+    anyway: shared.Anyway = False,
     preset: shared.Preset = "recommended",
     seed: Annotated[int, typer.Option(help="Of all draws, with prompts.")] = 0,
     backbone: shared.BackboneOption = "compact",
@@ -93,6 +101,8 @@ def batch(
             load, "fewshot", options=search_options(support_mode, anywhere=anywhere, compat=compat)
         )
     segmenter = load()
+    for line in known_lines(segmenter, prompt, anyway=anyway) if prompt else ():
+        typer.echo(line)
     outputs, priority = read_combined(outputs, combined, names=[segmenter.name_of(one) for one in targets])
     options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(priority or ()))
     about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})

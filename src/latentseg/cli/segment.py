@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from latentseg.methods.results import Segmentations
     from latentseg.methods.sdfsmis.compat import Compat
     from latentseg.methods.tumor.options import TumorOptions
+    from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 EVIDENCE = ("evidence", "attention", "healthy", "residual", "uncertainty")
 
@@ -48,6 +49,7 @@ def segment(
     resample_tilt: shared.ResampleTilt = False,
     support_mode: shared.Mode = "nearest",
     anywhere: shared.Anywhere = False,
+    anyway: shared.Anyway = False,
     preset: shared.Preset = "recommended",
     backbone: shared.BackboneOption = "compact",
     weights: shared.Weights = None,
@@ -81,6 +83,7 @@ def segment(
             warn_of_orientation(scan)
         progress.stage("loading the model")
         segmenter = load()
+        said = known_lines(segmenter, prompt, anyway=anyway) if prompt else []
         if takes := segmenter.needs(scan):
             progress.say(takes)
         results = segmenter(scan, targets, on_progress=progress)
@@ -88,7 +91,24 @@ def segment(
         results.save(out, what=[one for one in outputs if one not in ONE_FILE])
         overlap = None if priority is None else results.save_combined(out, priority, what=outputs)
     show_results(results, overlap)
+    for line in said:
+        typer.echo(line)
     typer.echo(f"written to {out / scan.name}")
+
+
+def known_lines(segmenter: TumorSegmenter, prompts: Sequence[str], *, anyway: bool) -> list[str]:
+    """What is known of every prompt, a line each.
+
+    Raises:
+        UsageError: A prompt that cannot be read, or whose organ the model does not see, unless ``anyway``.
+    """
+    from latentseg.methods.tumor.known import check_seen, known_of
+    from latentseg.text import read_prompt
+
+    networks, read = segmenter.networks, [read_prompt(text) for text in prompts]
+    for prompt in () if anyway else read:
+        check_seen(prompt, networks.known, organs=networks.network.organs.trusted)
+    return [known_of(prompt, networks.known) for prompt in read]
 
 
 def show_results(results: Segmentations, overlap: int | None) -> None:

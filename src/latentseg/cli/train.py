@@ -186,6 +186,10 @@ def tumor(
         list[str] | None,
         typer.Option(help='A finding to leave out, such as "liver tumor", for a zero-shot evaluation.'),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Of a 2-D backbone: a tumor.safetensors to start from instead of random weights."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Of a 3-D backbone: auto, cuda, mps or cpu.")] = "auto",
     resume: Resume = False,
 ) -> None:
@@ -200,11 +204,18 @@ def tumor(
     if pack is None:
         fix = "make one with `latentseg train pack` and give it with --pack"
         raise UsageError("a 2-D backbone is trained on packed slices", where="--pack", fix=fix)
-    train_on_slices(config, folder, pack, out, left_out=left_out, resume=resume)
+    train_on_slices(config, folder, pack, out, left_out=left_out, weights=weights, resume=resume)
 
 
 def train_on_slices(
-    config: Path, folder: Path, pack: Path, out: Path, *, left_out: tuple[str, ...], resume: bool
+    config: Path,
+    folder: Path,
+    pack: Path,
+    out: Path,
+    *,
+    left_out: tuple[str, ...],
+    weights: Path | None,
+    resume: bool,
 ) -> None:
     """Train the tumor networks on a frozen compact backbone."""
     from latentseg.backbones.compact import phrase_condition
@@ -221,7 +232,7 @@ def train_on_slices(
     made_for = looked_at(folder, options.network)
     metadata = {"backbone": made_for, "without": ", ".join(options.samples.without)}
     stages = compact_stages(folder, options.network)
-    training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata)
+    training = TumorTraining(options, Pack(pack), stages, Queries(embed), phrase_condition, metadata, weights)
     training.run(out, resume=resume)
 
 

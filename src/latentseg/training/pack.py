@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, to_canonical
 from latentseg.imaging.files import write_json, written_whole
 from latentseg.imaging.intensity import Modality
+from latentseg.methods.tumor.body_crop import body_box
 from latentseg.phantom import bodies as phantom
 from latentseg.training.splits import Part, Split
 
@@ -40,6 +41,7 @@ class Source(BaseModel, extra="forbid", frozen=True):
         exclude: File names of scans that must never be trained on.
         orientation: Axis codes of the voxels where the files' affines are known to be wrong.
         window: HU window for CT.
+        grey: Grey values of pictures of 8 bits that become black and white, where their window was wider.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Source(BaseModel, extra="forbid", frozen=True):
     exclude: tuple[str, ...] = ()
     orientation: str | None = None
     window: tuple[float, float] = (-125.0, 275.0)
+    grey: tuple[float, float] = (0.0, 255.0)
 
 
 class PhantomSource(BaseModel, extra="forbid", frozen=True):
@@ -72,6 +75,7 @@ class PhantomSource(BaseModel, extra="forbid", frozen=True):
     slices: int = Field(24, gt=0)
     keep_labels: tuple[str, ...] = ()
     window: tuple[float, float] = (-125.0, 275.0)
+    grey: ClassVar[tuple[float, float]] = (0.0, 255.0)
 
 
 class PackOptions(BaseModel, extra="forbid", frozen=True):
@@ -79,11 +83,13 @@ class PackOptions(BaseModel, extra="forbid", frozen=True):
 
     Attributes:
         size: Edge of the slices.
+        body: Whether slices are cut to the body, as the tumor networks see them.
         split: YAML file of a :class:`~latentseg.training.splits.Split`, beside this one.
         sources: Scans and procedural patients.
     """
 
     size: int = 256
+    body: bool = False
     split: str | None = None
     sources: tuple[Source | PhantomSource, ...]
 
@@ -169,7 +175,7 @@ def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = EVE
     writer = PackWriter(folder)
     for source in options.sources:
         for one in _patients(source, options.size, data, chosen):
-            stacks = _slices(one.scan, one.labels, window=source.window, size=options.size)
+            stacks = _slices(one, source, size=options.size, body=options.body)
             procedural = isinstance(source, PhantomSource)
             writer.add(
                 *stacks,
@@ -258,18 +264,21 @@ def _labels(volume: Volume, source: Source, *, below: Path) -> NDArray[np.uint8]
 
 
 def _slices(
-    volume: Volume, labels: NDArray[np.uint8], *, window: tuple[float, float], size: int
+    patient: Patient, source: Source | PhantomSource, *, size: int, body: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[float, float, float]]:
     """Normalized canonical slices of one scan with its labels, near-empty slices at both ends left out."""
-    canonical = to_canonical(volume)
+    canonical = to_canonical(patient.scan)
     pixel_mm = canonical.spacing_mm[1:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LatentsegWarning)
-        values = normalize(canonical.slices, modality=volume.modality, window=window)
-    image, _ = fit_square(values, size, pixel_mm=pixel_mm)
-    label, _ = fit_square(canonical.apply(labels), size, kind="mask", pixel_mm=pixel_mm)
-    body = (image > -0.9).mean((1, 2)) > MINIMUM_BODY
-    inside = slice(int(body.argmax()), len(body) - int(body[::-1].argmax()))
+        values = normalize(canonical.slices, modality=patient.scan.modality, window=source.window)
+    low, high = (grey / 127.5 - 1 for grey in source.grey)
+    values = (2 * (values - low) / (high - low) - 1).clip(-1, 1)
+    box = (slice(None), *body_box(values)) if body else (...,)
+    image, _ = fit_square(values[box], size, pixel_mm=pixel_mm)
+    label, _ = fit_square(canonical.apply(patient.labels)[box], size, kind="mask", pixel_mm=pixel_mm)
+    shown = (image > -0.9).mean((1, 2)) > MINIMUM_BODY
+    inside = slice(int(shown.argmax()), len(shown) - int(shown[::-1].argmax()))
     packed = np.clip((image + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
     return packed[inside], label[inside].astype(np.uint8), canonical.spacing_mm
 

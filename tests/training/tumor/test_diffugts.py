@@ -18,6 +18,7 @@ from latentseg.methods.tumor.queries import Queries
 from latentseg.text import embed
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
+from latentseg.training.tumor.calibration import Alarms, calibrate_organs, healthy_scans, highest, images_of
 from latentseg.training.tumor.diffugts import AttentionTask, TumorTraining, TumorTrainingOptions, halved
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of, tumor_of
 from latentseg.training.tumor.organ_samples import OrganSampleOptions
@@ -147,6 +148,23 @@ def test_training_changes_its_own_parts_and_not_the_backbone(
     assert (trained.organs.quality < 1).all()  # measured
 
 
+def test_a_training_may_start_from_trained_weights(
+    training: TumorTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra `train`")
+    monkeypatch.setattr("latentseg.training.loop.plot_log", lambda log: None)
+    training.run(tmp_path / "first")
+    still = LOOP.model_copy(update={"learning_rate": 1e-12})
+    loops = dict.fromkeys(("loop", "organ_loop", "fusion_loop"), still)
+    start = tmp_path / "first" / "tumor.safetensors"
+    options = training.options.model_copy(update=loops)
+    replace(training, options=options, start=start).run(tmp_path / "second")
+    first, second = (
+        load(tmp_path / run / "tumor.safetensors")[0].state_dict() for run in ("first", "second")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("attention."))
+
+
 def test_calibration_leaves_few_healthy_samples_above_zero(training: TumorTraining) -> None:
     torch.manual_seed(0)
     options = training.options.model_copy(update={"healthy_count": 6, "false_alarms": 0.2})
@@ -215,3 +233,20 @@ def test_steps_learn_a_lesion(training: TumorTraining) -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
     assert set(figures) == {"pixel", "image", "text", "dice", "accuracy"}
+
+
+def test_healthy_scans_reach_one_half_for_no_organ_after_calibration(training: TumorTraining) -> None:
+    """Scores are lowered by what the healthy scans of the training reach, in each modality."""
+    task = AttentionTask(training.options, training.packed, training.stages, queries=training.queries)
+    network, stages, samples = task.network.eval(), training.stages, task.samples
+    assert network.organs.classify is not None
+    with torch.no_grad():
+        network.organs.classify.bias[1 + network.organs.names.index("liver")] = 100  # the liver is everywhere
+    calibrate_organs(
+        network, stages, training.queries, samples, views={"phantom": "trunk"}, alarms=Alarms(0.0, 0.0)
+    )
+    assert set(network.views.by_organ) == {"liver CT", "liver MR"}
+    for scan in healthy_scans(samples, {"phantom"}):
+        found = highest(network, stages, training.queries, "CT", images_of(samples, scan), ["liver"])
+        lowered = network.views.lowered(torch.tensor([found["liver"]]), "abdomen", "liver CT")
+        assert float(lowered) <= 0.01

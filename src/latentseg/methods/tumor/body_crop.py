@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from latentseg.imaging import Volume, fit_square
 from latentseg.imaging.components import large_in_volume
-from latentseg.imaging.intensity import brightened, is_windowed, scan_noise
+from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU, brightened, is_windowed, scan_noise
 from latentseg.imaging.network_input import NetworkInput, Undo, normalized_slices
 
 BODY = -0.85  # in [-1, 1], above which a pixel may belong to the body
@@ -21,6 +21,9 @@ APART = 0.7  # of the bright pixels; where the large pieces hold less, the body 
 GAP = 0.08  # of a slice's edge, between pieces of a body whose fat and lungs are black
 PART = 0.1  # of the largest piece, from which another piece belongs to the body too, such as an arm
 SMALLEST = 0.25  # of a slice's edge, below which a box is not believed
+
+GREY_AIR = -0.85  # in [-1, 1], above which the window shows what is darker than fat
+AIR_HU, TISSUE_HU = -950.0, 20.0  # of the dark and the bright half of the pixels of a chest
 
 QUIET = 0.066  # noise of slices in [-1, 1], the median over abdominal CT of the training (SABS 7-18)
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels, of the Gaussian against more noise
@@ -39,11 +42,23 @@ def body_slices(scan: Volume, size: int) -> NetworkInput:
     """
     canonical, values = normalized_slices(scan)
     unknown_window = scan.modality == "CT" and is_windowed(canonical.slices)
-    bright = brightened(values) if unknown_window else values
+    bright = brightened(narrowed(values)) if unknown_window else values
     images, undo, pixel_mm = body_field(bright, size, pixel_mm=canonical.spacing_mm[1:])
     quiet = denoised(images) if scan.modality == "CT" else images
     images = brightened(quiet) if unknown_window else quiet
     return NetworkInput(scan, canonical, images, (canonical.spacing_mm[0], pixel_mm, pixel_mm), undo)
+
+
+def narrowed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A CT in [-1, 1] of a window in which air is grey, such as one for lungs, in that of soft tissue."""
+    dark = slices[slices < 0]
+    air = float(np.median(dark)) if dark.size else -1.0
+    if air < GREY_AIR:
+        return slices
+    hu = (float(np.median(slices[slices >= 0])) - air) / (TISSUE_HU - AIR_HU)
+    low = air + (SOFT_TISSUE_WINDOW_HU[0] - AIR_HU) * hu
+    width = (SOFT_TISSUE_WINDOW_HU[1] - SOFT_TISSUE_WINDOW_HU[0]) * hu
+    return np.asarray((2 * (slices - low) / width - 1).clip(-1, 1), np.float32)
 
 
 def body_field(

@@ -14,6 +14,7 @@ from latentseg.backbones.image_features import read_feature_network
 from latentseg.backbones.weights import read_weights
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
+from latentseg.methods.tumor.known import read_known
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.queries import queries_of
 
@@ -33,7 +34,8 @@ def on_compact(
     files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
     queries, identity = queries_of(facts, text_dim=trained.config.text_dim), fingerprint([path, *files])
     left_out = network.left_out(facts)
-    return TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out)
+    known = {} if weights else read_known(folder)
+    return TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out, known)
 
 
 def on_maisi(

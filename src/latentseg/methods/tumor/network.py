@@ -99,6 +99,7 @@ def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:
         "dims": str(network.dims),
         "views": json.dumps(network.views.names),
         "organs": json.dumps(network.organs.names),
+        "by_organ": json.dumps(network.views.by_organ),
     }
     write_file(path, serialize(tensors, metadata | facts))
 
@@ -123,6 +124,7 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
         views, organs = (json.loads(metadata[name]) for name in ("views", "organs"))
         network = TumorNetwork(config, channels, dims=int(metadata["dims"]), views=views, organs=organs)
         network.load_state_dict(state)
+        network.views.by_organ = json.loads(metadata.get("by_organ", "{}"))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"
         raise ModelError(what, where=str(path), fix=AGAIN) from error

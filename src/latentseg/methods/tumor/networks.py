@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from latentseg.imaging import Volume
 from latentseg.imaging.network_input import NetworkInput
 from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.tumor.features import FrozenStages
+from latentseg.methods.tumor.known import Measured
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
 
@@ -28,6 +29,7 @@ class TumorNetworks:
         condition: Tokens of the denoiser for phrases such as ("CT", "abdomen", "healthy").
         fingerprint: Identifies the weights.
         without: Findings that were left out of the training.
+        known: What was measured with these weights, by finding.
     """
 
     stages: FrozenStages
@@ -36,6 +38,7 @@ class TumorNetworks:
     condition: Callable[[Sequence[str]], Tensor]
     fingerprint: str
     without: tuple[str, ...] = ()
+    known: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def backbone(self) -> Backbone:

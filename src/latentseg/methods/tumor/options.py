@@ -21,6 +21,7 @@ class TumorOptions:
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
+        own: Share of a part of the mask in or beside that organ, below which the part is let go.
         closer: How slices that are suspected are looked at again, enlarged; not for 3-D backbones.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         gap_mm: Slices between two that are suspected, and no farther apart than this, are suspected too.
@@ -36,9 +37,10 @@ class TumorOptions:
             inpainting=InpaintingOptions(steps=4, start=0.35), smooth=True
         )
     )
-    level: float | None = 0.35
+    level: float | None = 0.5
     appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
     organs: bool = True
+    own: float = 0.1
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     min_presence: float = 0.5
     gap_mm: float = 25.0

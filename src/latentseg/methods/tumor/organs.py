@@ -88,15 +88,15 @@ class OrganMaps(nn.Module):
 
     def inside(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
         """Where an organ is, ``(B, ...)``; arguments as for :meth:`distances`."""
-        found = self._found(chances, organ)
+        found = self.found(chances, organ)
         if organ != CAVITY:
             return found
-        others = [self._found(chances, other) for other in self.trusted if other != organ]
+        others = [self.found(chances, other) for other in self.trusted if other != organ]
         below = np.any(others, axis=0) if others else np.zeros_like(found)
         return np.stack([cavity(one) for one in found]) & ~below
 
-    def _found(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
-        """The large pieces of an organ, ``(B, ...)``."""
+    def found(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
+        """The large pieces of an organ, ``(B, ...)``, of lungs what is seen of them; arguments as above."""
         chance = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
         return large_in_volume(chance, fraction=PART)
 

@@ -32,6 +32,7 @@ from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.methods.tumor.pseudo_healthy import Refinement
 from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
+from latentseg.methods.tumor.within_organ import within
 
 CUT = 0.5  # probability from which a voxel belongs to the tumor
 
@@ -122,11 +123,11 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         Raises:
             UsageError: A prompt that cannot be read.
         """
-        scan, options = prepared.scan, self.options
+        scan, options, networks = prepared.scan, self.options, prepared.networks
         query = self.networks.queries(target, scan.modality)
         warn_of_modality(query, scan)
         warn_of_place(query)
-        attention = Attention(prepared.networks, options)
+        attention = Attention(networks, options)
         found = attention.of_scan(prepared, query)
         scores = found.scores * self._in_view(prepared, found)
         above = (scores >= options.min_presence).numpy()
@@ -136,11 +137,16 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         refined = Refinement(attention, prepared, cut).of_scan(suspicious)
         chance = stacked(refined.probability)
         if options.appearance:
-            window_hu = getattr(prepared.networks.backbone, "window_hu", None)
+            window_hu = getattr(networks.backbone, "window_hu", None)
             images = in_tissue_window(prepared.seen, window_hu)
             chance = with_edges(images, chance, options=options.appearance, cut=CUT)
+        if prepared.organs is not None and found.away is not None:
+            organ = networks.network.organs.found(prepared.organs, query.prompt.organ)
+            chance = within(chance, organ, own=options.own, cut=CUT)
         fine = np.asarray(prepared.seen.undo(chance)).clip(0, 1)
         restore, presence = prepared.seen.canonical.restore, float(scores.max())
+        if not (fine >= CUT).any():  # suspected, and nothing is left that could be marked
+            presence = min(presence, options.min_presence)
         evidence = evidence_of(prepared, found, refined, scores=scores, suspicious=suspicious)
         return TumorSegmentation(target, scan, restore(fine >= CUT), restore(fine), presence, evidence)
 

@@ -21,6 +21,7 @@ from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
 from latentseg.methods.tumor.queries import Query
+from latentseg.methods.tumor.views import key_of
 
 
 class SliceAttention(NamedTuple):
@@ -65,7 +66,8 @@ class Attention:
             scores.append(maps.score.cpu())
         sigma = self.options.across_mm / prepared.step_mm
         margin = resized(smooth(torch.cat(margins), sigma), prepared.images.shape[2:])
-        lowered = self.networks.network.views.lowered(torch.cat(scores), query.region)
+        key = key_of(query.prompt.organ, prepared.scan.modality)
+        lowered = self.networks.network.views.lowered(torch.cat(scores), query.region, key)
         return SliceAttention(query, limited(margin), smooth(lowered, sigma).sigmoid(), away)
 
     def closer(

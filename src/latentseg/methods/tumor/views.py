@@ -29,6 +29,7 @@ class Views(nn.Module):
     Attributes:
         offset: ``(parts + 1,)``, what the anomaly score is lowered by where a tumor of a part is asked for;
             the last where it may be anywhere.
+        by_organ: The same for tumors of an organ in scans of a modality (:func:`key_of`), where it is known.
     """
 
     mean: Tensor
@@ -38,6 +39,7 @@ class Views(nn.Module):
     def __init__(self, names: Sequence[str], channels: int) -> None:
         super().__init__()
         self.names = tuple(names)
+        self.by_organ: dict[str, float] = {}
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("offset", torch.zeros(len(self.names) + 1))
@@ -69,13 +71,16 @@ class Views(nn.Module):
         with torch.enable_grad():
             optimizer.step(closure)
 
-    def lowered(self, scores: Tensor, region: str) -> Tensor:
-        """Anomaly scores ``(S,)``, as logits, lowered by what the part of the body asks for.
+    def lowered(self, scores: Tensor, region: str, key: str = "") -> Tensor:
+        """Anomaly scores ``(S,)``, as logits, lowered by what the organ or the part of the body asks for.
 
         Args:
             scores: Of slices.
             region: Of the vocabulary, of the organ that is asked for.
+            key: That organ and the modality (:func:`key_of`).
         """
+        if key in self.by_organ:
+            return scores - self.by_organ[key]
         part = PART_OF.get(region, "")
         return scores - self.offset[self.names.index(part) if part in self.names else -1].to(scores.device)
 
@@ -93,3 +98,8 @@ class Views(nn.Module):
         chance = self(coarsest).mean(0)
         seen = self.names[int(chance.argmax())]
         return seen if float(chance[self.names.index(part)]) < UNLIKELY else ""
+
+
+def key_of(organ: str, modality: str) -> str:
+    """Name of a tumor's organ in scans of a modality, such as "liver CT"."""
+    return f"{organ} {'MR' if modality == 'MR' else 'CT'}"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from latentseg.backbones.weights import read_weights
 from latentseg.methods.diffugts.attention_maps import ABNORMAL, AnomalyAttention, AttentionMaps, resized
 from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner, dilated
 from latentseg.methods.diffugts.residuals import Fusion, Residuals
@@ -30,8 +31,10 @@ from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.queries import Queries
+from latentseg.training.growth import grow_from
 from latentseg.training.loop import LoopOptions, trained
 from latentseg.training.pack import Pack
+from latentseg.training.tumor.calibration import Alarms, calibrate_organs
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.training.tumor.losses import dice, image_loss, pixel_loss, text_loss
 from latentseg.training.tumor.organ_samples import OrganSampleOptions, OrganSamples
@@ -64,7 +67,9 @@ class TumorTrainingOptions(BaseModel):
         unmasked: Share of the samples of which only is known whether something is there.
         healthy_count: Healthy slices of scans, not augmented, by which the score is calibrated in each part
             of the body.
-        false_alarms: Share of them that may still be suspected.
+        false_alarms: Share of them, and of single slices of ``healthy``, that may still be suspected.
+        scan_alarms: Share of the scans of ``healthy`` in which some slice may.
+        healthy: Data sets in which nobody has a tumor, on whose scans it is calibrated for each organ.
         views: Part of the body that the scans of a data set show, such as "head" and "trunk".
     """
 
@@ -86,6 +91,8 @@ class TumorTrainingOptions(BaseModel):
     unmasked: float = 0.1
     healthy_count: int = Field(200, gt=0)
     false_alarms: float = Field(0.08, ge=0, lt=1)
+    scan_alarms: float = Field(0.2, ge=0, lt=1)
+    healthy: tuple[str, ...] = ()
     views: dict[str, str] = {}
 
 
@@ -339,6 +346,7 @@ class TumorTraining:
         queries: Reads prompts.
         condition: Tokens of the denoiser for phrases.
         metadata: Facts for the file of the weights.
+        start: A ``tumor.safetensors`` to start from instead of random weights.
     """
 
     options: TumorTrainingOptions
@@ -347,16 +355,20 @@ class TumorTraining:
     queries: Queries
     condition: Condition
     metadata: dict[str, str]
+    start: Path | None = None
 
     def run(self, folder: Path, *, resume: bool = False) -> None:
         """Train; ``tumor.safetensors`` lies in the folder when all is done.
 
         Raises:
-            ModelError: The folder holds a run and ``resume`` is not set, or the backbone has no denoiser.
+            ModelError: The folder holds a run and ``resume`` is not set, the backbone has no denoiser, or the
+                weights to start from do not fit.
             KeyboardInterrupt: The run was stopped, with a checkpoint.
         """
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
+        if self.start:
+            grow_from(task.network, read_weights(self.start), where=self.start)
         attention = trained(task, self.options.loop, folder / "attention", resume=resume)
         task.network.attention.load_state_dict(attention.state_dict())
         task.network.attention.eval()
@@ -368,6 +380,15 @@ class TumorTraining:
             organ_task.measure()
         task.learn_views()
         task.calibrate()
+        options = self.options
+        calibrate_organs(
+            task.network,
+            self.stages,
+            self.queries,
+            task.samples,
+            views={name: part for name, part in options.views.items() if name in options.healthy},
+            alarms=Alarms(options.false_alarms, options.scan_alarms),
+        )
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         trained(fusion, self.options.fusion_loop, folder / "fusion", resume=resume)
         shutil.copyfile(folder / "fusion" / files.FILE, folder / files.FILE)

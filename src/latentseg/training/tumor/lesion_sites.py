@@ -69,12 +69,14 @@ class Hosts:
             label = int(rng.choice(named))
             if organs[label] not in self.closed:  # the share of what is left out does not go to the others
                 return labels == label, self._called(rng, organs[label])
-        if scan.modality == "CT" and rng.random() < options.lung:
+        seen = {organ for label, organ in organs.items() if areas[label]}
+        if scan.modality == "CT":
             lungs = [label for label, organ in organs.items() if organ == "lung"]
             lung = np.isin(labels, lungs) if lungs else self.lung(index)
-            if lung.any():
+            if lung.any() and rng.random() < options.lung:
                 return lung, self._called(rng, "lung")
-        name = self._unnamed(rng, scan, {organ for label, organ in organs.items() if areas[label]})
+            seen |= {"lung"} if lung.any() else set()  # what grows beside a lung is none of its tumors
+        name = self._unnamed(rng, scan, seen)
         if rng.random() < options.anywhere:
             return ndimage.binary_erosion(self._solid(index, scan), iterations=2), name
         return self._supervoxel(rng, index, scan), name

@@ -108,7 +108,8 @@ class Samples:
             kind: slice_chances(sources, usable, options.shares) for kind, usable in chances.items()
         }
         well = np.array([not scan.procedural and not self._ever_ill(scan) for scan in scans])[self.scan_of]
-        sound = allowed & well if (allowed & well).any() else chances["healthy"]
+        drawn = self.chance["healthy"] > 0
+        sound = drawn & well if (drawn & well).any() else chances["healthy"]
         self.chance["sound"] = slice_chances(sources, sound, {})
 
     def draw(self, rng: np.random.Generator) -> Sample:

@@ -1,0 +1,112 @@
+"""Scores of tumors of an organ, calibrated on whole healthy scans: few of them may hold a suspicious slice.
+
+What is calibrated slice by slice suspects some slice of nearly every scan, and organs differ in how
+suspicious they look when they are healthy. A scan of the other modality is one in another contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentseg.methods.tumor.body_crop import denoised
+from latentseg.methods.tumor.features import FrozenStages
+from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.queries import Queries
+from latentseg.methods.tumor.views import PART_OF, key_of
+from latentseg.text.vocabulary import concept_named
+from latentseg.training.augment import recolor
+from latentseg.training.pack import PackedScan
+from latentseg.training.tumor.lesion_sites import tumor_of
+from latentseg.training.tumor.samples import Samples
+
+MODALITIES = ("CT", "MR")
+SLICES = 12  # of a scan
+LONG, FEWEST = 8, 8  # slices of a scan, and number of such scans from which on pictures are left out
+
+
+class Alarms(NamedTuple):
+    """Shares of healthy single slices, and of healthy scans, that may still be suspected."""
+
+    slices: float
+    scans: float
+
+
+def calibrate_organs(
+    network: TumorNetwork,
+    frozen: FrozenStages,
+    queries: Queries,
+    samples: Samples,
+    *,
+    views: Mapping[str, str],
+    alarms: Alarms,
+) -> None:
+    """Set what the score is lowered by for tumors of each organ that is found in scans.
+
+    Args:
+        network: Trained; its offsets are replaced.
+        frozen: Of the backbone.
+        queries: Reads prompts.
+        samples: Healthy scans of the training are read from their pack.
+        views: Part of the body that the scans of a data set show.
+        alarms: What may still be suspected.
+    """
+    organs = {*network.organs.trusted, *samples.options.hosts.tissues.values()} - samples.closed
+    network.views.by_organ = {}
+    for part in sorted(set(views.values())):
+        asked = [o for o in sorted(organs) if tumor_of(o) and PART_OF.get(concept_named(o).region) == part]
+        scans = healthy_scans(samples, {source for source, shown in views.items() if shown == part})
+        share = 1 - (alarms.scans if scans and scans[0].count >= LONG else alarms.slices)
+        scores: dict[str, list[float]] = {}
+        for number, scan in enumerate(scans if asked else ()):
+            for modality in MODALITIES:
+                images = images_of(samples, scan)
+                if modality != scan.modality:
+                    looks = torch.zeros(len(images), dtype=torch.long)
+                    images = recolor(images, np.random.default_rng(number), curve=1.0, looks=looks)
+                for organ, score in highest(network, frozen, queries, modality, images, asked).items():
+                    scores.setdefault(key_of(organ, modality), []).append(score)
+        for key, found in scores.items():
+            network.views.by_organ[key] = round(float(np.quantile(found, share)), 2)
+
+
+def healthy_scans(samples: Samples, sources: AbstractSet[str]) -> list[PackedScan]:
+    """Scans of some data sets without a tumor that is known of; single slices where there is little else."""
+    sound = samples.chance["sound"] > 0
+    every = [scan for scan in samples.packed.scans if scan.source in sources and sound[scan.first]]
+    long = [scan for scan in every if scan.count >= LONG]
+    return long if len(long) >= FEWEST else every
+
+
+def images_of(samples: Samples, scan: PackedScan) -> Tensor:
+    """Evenly spaced slices ``(n, 1, H, W)`` of a packed scan as they are segmented, in [-1, 1]."""
+    places = np.linspace(0, scan.count - 1, min(SLICES, scan.count)).astype(int)
+    slices = samples.packed.images[scan.first + places].astype(np.float32) / 127.5 - 1
+    return torch.from_numpy(denoised(slices) if scan.modality == "CT" else slices)[:, None]
+
+
+@torch.no_grad()
+def highest(
+    network: TumorNetwork,
+    frozen: FrozenStages,
+    queries: Queries,
+    modality: str,
+    images: Tensor,
+    organs: list[str],
+) -> dict[str, float]:
+    """The highest score of a scan's slices, as a logit, for a tumor of each organ that is in view."""
+    stages = frozen(images)
+    chances = network.organs(stages).softmax(1) if network.organs.names else images
+    found: dict[str, float] = {}
+    for organ in organs:
+        known = organ in network.organs.trusted
+        away = network.organs.distances(chances, organ) if known else None
+        if away is None or bool((away < 1).any()):
+            texts = queries(tumor_of(organ), modality).texts.expand(len(images), -1, -1)
+            found[organ] = float(network.attention(stages, texts, away=away).score.max())
+    return found

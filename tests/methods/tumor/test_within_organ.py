@@ -1,0 +1,28 @@
+"""Parts of a mask that are in no contact with the organ of the prompt are let go."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latentseg.methods.tumor.within_organ import within
+
+
+def test_parts_elsewhere_are_let_go_and_those_that_grow_out_of_the_organ_stay() -> None:
+    organ = np.zeros((3, 16, 16), bool)
+    organ[:, 4:8, 4:8] = True  # pixels 16 to 31, with a cell beside it 12 to 35
+    chance = np.full((3, 64, 64), 0.2, np.float32)
+    chance[0, 18:22, 18:22] = 0.9  # inside
+    chance[1, 20:24, 28:52] = 0.8  # a third of it near
+    chance[2, 50:60, 50:60] = 0.9  # elsewhere
+    kept = within(chance, organ, own=0.25)
+    assert (kept[:2] == chance[:2]).all()
+    assert (kept[2, 50:60, 50:60] == 0).all()
+    assert (kept[2, :50] == chance[2, :50]).all()
+    assert (within(chance, organ, own=0.5)[1] >= 0.5).sum() == 0
+
+
+def test_without_the_organ_nothing_stays_and_nothing_is_left_as_it_is() -> None:
+    chance = np.zeros((1, 8, 8), np.float32)
+    assert (within(chance, np.ones((1, 2, 2), bool), own=0.25) == chance).all()
+    chance[0, 2:4, 2:4] = 0.7
+    assert within(chance, np.zeros((1, 2, 2), bool), own=0.25).max() == 0

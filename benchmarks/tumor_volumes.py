@@ -156,11 +156,11 @@ def not_outlined(*patterns: str) -> Iterator[Scan]:
 
 
 def healthy(dataset: Dataset, cases: Iterable[str]) -> Iterator[Scan]:
-    """Every few slices of healthy volumes, with the organs that tumors are asked for in; lungs are air."""
+    """Every few slices of healthy volumes, with the organs that tumors are asked for in."""
     for case_id in cases:
         case = dataset.load(case_id)
         image, axis = case.image, int(np.argmax(case.image.spacing_mm))
-        organs = {"lung": air(image)} if image.modality == "CT" else {}
+        organs: dict[str, Mask] = {}
         for finding, parts in LABELS.items():
             known = [case.mask(part) for part in parts if part in case.label_of]
             organs |= {finding: np.any(known, 0)} if known else {}
@@ -188,7 +188,7 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
     (("kidney",), kidneys),
     (("liver",), lambda: not_outlined("CRLM*", "*BC-A10X")),
     (("pancreas",), lambda: not_outlined("*C3L-00189")),
-    ((*ABDOMEN, "lung"), lambda: healthy(SABS, SABS.fold(0))),
+    (ABDOMEN, lambda: healthy(SABS, SABS.fold(0))),
     (ABDOMEN, lambda: healthy(CHAOS, CHAOS.present()[::2])),
     (ABDOMEN, lambda: pictures("slices_2d/nih_pancreas/*.jpg", "CT", sick=False, patient=r"PANCREAS_(\d+)")),
 )

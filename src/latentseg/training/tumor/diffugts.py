@@ -380,15 +380,9 @@ class TumorTraining:
             organ_task.measure()
         task.learn_views()
         task.calibrate()
-        options = self.options
-        calibrate_organs(
-            task.network,
-            self.stages,
-            self.queries,
-            task.samples,
-            views={name: part for name, part in options.views.items() if name in options.healthy},
-            alarms=Alarms(options.false_alarms, options.scan_alarms),
-        )
+        healthy = {name: part for name, part in self.options.views.items() if name in self.options.healthy}
+        alarms = Alarms(self.options.false_alarms, self.options.scan_alarms)
+        calibrate_organs(task.network, self.stages, self.queries, task.samples, views=healthy, alarms=alarms)
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         trained(fusion, self.options.fusion_loop, folder / "fusion", resume=resume)
         shutil.copyfile(folder / "fusion" / files.FILE, folder / files.FILE)

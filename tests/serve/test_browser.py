@@ -101,7 +101,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def chrome(tmp_path: Path) -> Iterator[Chrome]:
-    made = Chrome(tmp_path)
+    made = Chrome(tmp_path, width=1120, height=640)  # every frame is drawn in software
     yield made
     made.close()
 
@@ -136,7 +136,7 @@ class Page:
         from skimage.measure import approximate_polygon, find_contours
 
         line = max(find_contours(np.pad(mask.astype(float), 1), 0.5), key=len) - 1
-        line = approximate_polygon(line, 0.5)  # the page draws a frame for every point
+        line = approximate_polygon(line, 0.7)  # the page draws a frame for every point
         start = [int(v) for v in line[0].round()]
         self.chrome.run(f"latentseg.viewer.goToVoxel([{start[0]}, {start[1]}, {z}])")
         self.chrome.click("#tool-fill")

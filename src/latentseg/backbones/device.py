@@ -109,8 +109,10 @@ def free_bytes(device: str = "cpu") -> int:
 def _free_in_container() -> int:
     """What the container may still take; its file cache can be given back."""
     try:
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text("ascii")) for name in ("max", "current"))
-        lines = (_CGROUP / "memory.stat").read_text("ascii").splitlines()
+        limit, used = (
+            int((_CGROUP / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current")
+        )
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
         cache = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
     except (OSError, ValueError, StopIteration):
         return sys.maxsize

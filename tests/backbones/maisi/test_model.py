@@ -15,8 +15,9 @@ from monai.networks.schedulers import DDPMScheduler, RFlowScheduler
 from helpers.maisi_toys import SCALE, tiny, tiny_autoencoder, tiny_unet, volumes
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.maisi.conditions import MaisiCondition, modality_id, phrase_condition
-from latentseg.backbones.maisi.model import FEATURE_BLOCKS, VolumeFlow, check_multiple, pad_volumes
+from latentseg.backbones.maisi.model import FEATURE_BLOCKS, check_multiple, pad_volumes
 from latentseg.backbones.maisi.networks import VARIANTS, SlicedAveragePool, for_inference
+from latentseg.backbones.maisi.volume_flow import VolumeFlow
 from latentseg.backbones.sampling import intervals
 from latentseg.backbones.stable_diffusion import captured
 from latentseg.errors import MemoryLimitError, UsageError

@@ -7,7 +7,6 @@ order, intensities in [-1, 1]. Inside, MAISI sees what it was trained with: axes
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from latentseg.backbones.maisi.networks import (
     read_changes,
 )
 from latentseg.backbones.maisi.tiling import run_blocks
+from latentseg.backbones.maisi.volume_flow import VolumeFlow
 from latentseg.backbones.schedules import RectifiedFlow, Schedule, VariancePreserving
 from latentseg.backbones.stable_diffusion import captured
 from latentseg.errors import ModelError, UsageError
@@ -48,8 +48,6 @@ CT_WINDOW_HU = (-1000.0, 1000.0)
 
 MULTIPLE = 32
 """Of the edges in voxels: 4 voxels to a latent, 8 latents to a cell of the denoiser's coarsest level."""
-
-_BASE_LATENT = 32**3  # cells of the latents for which the published times are equidistant
 
 
 @dataclass(frozen=True)
@@ -77,44 +75,6 @@ class MaisiOptions:
     def __post_init__(self) -> None:
         if self.feature_downscale not in (1, 2, 4):
             raise UsageError(f"features at 1/{self.feature_downscale} of the size", fix="take 1, 2 or 4")
-
-
-class VolumeFlow(RectifiedFlow):
-    """A rectified flow whose time runs as in MAISI's scheduler: the larger the volume, the longer in noise.
-
-    Time ``t`` stands for the share ``r t / (1 + (r - 1) t)`` of noise, where ``r`` is the edge of the latents
-    (their geometric mean) in units of 32 cells.
-
-    Args:
-        latent_shape: Spatial shape of the latents.
-    """
-
-    def __init__(self, latent_shape: tuple[int, ...]) -> None:
-        self.ratio = math.pow(math.prod(latent_shape) / _BASE_LATENT, 1 / len(latent_shape))
-
-    def share(self, t: float) -> float:
-        """The share of noise at ``t``."""
-        return self.ratio * t / (1 + (self.ratio - 1) * t)
-
-    def timestep(self, t: float) -> int:
-        """``1000`` times the share of noise, rounded."""
-        return super().timestep(self.share(t))
-
-    def noised(self, clean: Tensor, noise: Tensor, t: float) -> Tensor:
-        """A point on the line from clean latents to noise."""
-        return super().noised(clean, noise, self.share(t))
-
-    def step(self, latents: Tensor, prediction: Tensor, t: float, to: float) -> Tensor:
-        """Euler's step along the velocity."""
-        return super().step(latents, prediction, self.share(t), self.share(to))
-
-    def clean(self, latents: Tensor, prediction: Tensor, t: float) -> Tensor:
-        """Where the velocity leads at time 0."""
-        return super().clean(latents, prediction, self.share(t))
-
-    def renoised(self, latents: Tensor, noise: Tensor, t: float, to: float) -> Tensor:
-        """More noise."""
-        return super().renoised(latents, noise, self.share(t), self.share(to))
 
 
 class MaisiBackbone:

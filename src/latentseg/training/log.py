@@ -68,3 +68,9 @@ def _curve(axis: Any, points: NDArray[np.float64], window: int) -> None:
     axis.plot(steps, values, color="0.8", linewidth=0.8)
     axis.plot(steps[width - 1 :], mean, color="tab:blue")
     axis.set_ylim(0, max(float(np.percentile(values, 97)), 1e-6) * 1.1)
+
+
+def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

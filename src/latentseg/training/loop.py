@@ -28,7 +28,7 @@ from latentseg.backbones.weights import reason
 from latentseg.errors import InputError, ModelError
 from latentseg.imaging.files import remove_leftovers, written_whole
 from latentseg.training.extras import require
-from latentseg.training.log import LOG_NAME, plot_log, write_row
+from latentseg.training.log import LOG_NAME, means_of, plot_log, write_row
 from latentseg.training.optimizer import Group, Kind, Schedule, make_optimizer, rate_factor, set_rate
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -393,9 +393,3 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each figure over the rows that have it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

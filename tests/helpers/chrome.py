@@ -54,6 +54,7 @@ class Chrome:
         prefs = {"download.default_directory": str(self.downloads)}
         options = {"binary": found[0], "args": flags, "prefs": prefs}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted["timeouts"] = {"script": 300_000}
         for _ in range(100):
             try:
                 made = self.http.post("/session", json={"capabilities": {"alwaysMatch": wanted}})

@@ -6,6 +6,7 @@ where tensors enter the networks.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -151,12 +153,15 @@ def test_a_scan_passes_each_network_once_for_all_targets(
 def test_a_scan_is_laid_on_each_example_once(
     segmenter: FewShotSegmenter, support: ls.Support, searched: Phantom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both searches, and the fit that weights examples, share one alignment."""
-    both = ls.Support.join([support, support])
+    """Both searches, the fit that weights examples, and all targets of an example share one alignment."""
+    other = dataclasses.replace(support.scans[0], images=np.flip(support.scans[0].images, 2).copy())
+    both = dataclasses.replace(support, scans=(*support.scans, other))
     context, prepared = segmenter.encode(both), segmenter.prepare(searched.image)
     calls = counted(monkeypatch, cell_margins, "align")
     segmenter.predict(prepared, context)
     assert len(calls) == len(both.scans) == 2
+    segmenter.predict(prepared, context)
+    assert len(calls) == 2
 
 
 def test_a_prompt_is_parsed_and_embedded_once(

@@ -83,8 +83,5 @@ def test_look_at_these_first() -> None:
 
 def test_tables() -> None:
     records = [record("a"), record("b", error={"code": "E300", "what": "bad", "where": "b", "fix": "mend"})]
-    assert (
-        cases_csv(records).splitlines()[1]
-        == "1,a,liver,,0.1,False,1.0,0.1,3,K,False,1.0,1,,,,,,,,,,,a.nii.gz"
-    )
+    assert cases_csv(records).splitlines()[1] == "1,a,liver,,0.1,False,1,0.1,3,K,False,1,1,,,,,,,,,,,a.nii.gz"
     assert failures_csv(records).splitlines()[1:] == ["b,E300,bad,b,mend,b.nii.gz"]

@@ -118,7 +118,9 @@ class Page:
 
     def add_target(self, name: str) -> None:
         self.chrome.click("#targets .panel-head button")
-        self.chrome.wait("document.querySelector('#dialog input[name=name]')")
+        self.chrome.wait(
+            "document.querySelector('#dialog[open] input[name=name]')"
+        )  # not that of a closed one
         self.chrome.type("#dialog input[name=name]", name)
         self.chrome.click("#dialog button.primary")
         self.chrome.wait("latentseg.app.target")

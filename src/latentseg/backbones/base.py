@@ -142,8 +142,13 @@ class TakesVolumes(Protocol):
         """The same model for volumes ``(D, H, W)`` of one shape and spacing."""
         ...
 
-    def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool) -> str:
+    def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool, beside: int = 0) -> str:
         """Refuse a volume that would not fit, before anything is computed.
+
+        Args:
+            shape: ``(D, H, W)``.
+            inpainting: Whether it is to be inpainted too, and not only looked at.
+            beside: Bytes that something else takes meanwhile.
 
         Returns:
             What the volume takes, in one sentence.

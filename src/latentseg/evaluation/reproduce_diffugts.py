@@ -50,6 +50,11 @@ class Run:
     device: str = "auto"
     limit: int | None = None
 
+    @property
+    def tumors(self) -> list[TumorFolder]:
+        """The data sets that show tumors; the others are for the organs."""
+        return [data for data in self.options.data if data.labels]
+
     def weights_of(self, data: TumorFolder) -> Path:
         """The weights that were trained without a data set's category."""
         return self.folder / _file_part(data.finding) / FILE
@@ -65,11 +70,11 @@ class Run:
     @property
     def curves(self) -> dict[str, Path]:
         """Pictures of the trainings' losses, by title."""
-        findings = dict.fromkeys(data.finding for data in self.options.data)
+        findings = dict.fromkeys(data.finding for data in self.tumors)
         return {
             f"without {finding}, {part}": self.folder / _file_part(finding) / part / "loss.png"
             for finding in findings
-            for part in ("attention", "residuals")
+            for part in ("attention", "organs", "residuals")
         }
 
 
@@ -80,9 +85,9 @@ def check_data(run: Run, say: Say) -> None:
         InputError: No data set, or a folder that cannot be used.
         UsageError: A label that a data set does not have.
     """
-    if not run.options.data:
+    if not run.tumors:
         fix = "name folders in the layout of nnU-Net under data:, see configs/diffugts-maisi.yaml"
-        raise InputError("no data set", where="the configuration", fix=fix)
+        raise InputError("no data set with tumors", where="the configuration", fix=fix)
     titles = [data.title for data in run.options.data]
     for title, count in Counter(titles).items():
         if count > 1:
@@ -102,7 +107,7 @@ def train_each(run: Run, say: Say) -> None:
     """
     from latentseg.training.tumor.on_maisi import maisi_training
 
-    for finding in dict.fromkeys(data.finding for data in run.options.data):
+    for finding in dict.fromkeys(data.finding for data in run.tumors):
         place = run.folder / _file_part(finding)
         if (place / FILE).exists():
             say(f"trained without {finding}: {place / FILE}")
@@ -122,7 +127,7 @@ def evaluate_each(run: Run, say: Say) -> None:
     Raises:
         ModelError: They were not trained yet.
     """
-    for data in run.options.data:
+    for data in run.tumors:
         files, segmenter = VolumeFiles(data), tumor_segmenter(run, run.weights_of(data))
         target = run.rows_of(data)
         rows = rows_with(target, segmenter.fingerprint)
@@ -187,7 +192,7 @@ def evaluated_rows(run: Run) -> list[VolumeRow]:
     Raises:
         InputError: Nothing was, or a file is damaged.
     """
-    found = [run.rows_of(data) for data in run.options.data if run.rows_of(data).exists()]
+    found = [run.rows_of(data) for data in run.tumors if run.rows_of(data).exists()]
     if not found:
         raise InputError("nothing was evaluated", where=str(run.folder), fix="run the step evaluate first")
     return [row for path in found for row in _rows(_read(path), path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from latentseg.phantom.bodies import abdomen
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2), dilate=1)
 ALL = TumorOptions(refinement=QUICK, min_presence=0.0, extra_seeds=0, voxel_mm=8.0)
+COARSE = replace(ALL, refinement=None, voxel_mm=16.0)
 CONFIG = TumorConfig(stages=(0, 1, 2), photographs=(), fold=False, cell=4, pyramid=8)
 
 
@@ -39,8 +41,12 @@ def scan() -> Volume:
     return abdomen(seed=1, modality="CT", shape=(40, 36, 7)).image
 
 
-def run(folder: Path, scan: Volume, options: TumorOptions = ALL) -> TumorSegmentation:
-    segmenter = ls.load("tumor", backbone=folder, options=options, device="cpu", dtype="fp32")
+def run(
+    folder: Path, scan: Volume, options: TumorOptions = ALL, weights: Path | None = None
+) -> TumorSegmentation:
+    segmenter = ls.load(
+        "tumor", backbone=folder, options=options, weights=weights, device="cpu", dtype="fp32"
+    )
     found = segmenter(scan, ["liver tumor"])["liver tumor"]
     assert isinstance(found, TumorSegmentation)
     return found
@@ -121,6 +127,53 @@ def test_dilation_of_a_block_is_a_cube() -> None:
     point[0, 0, 4, 4, 4] = 1
     assert int(dilated(point, 2).sum()) == 125
     assert dilated(point[:0], 2).shape == (0, 1, 9, 9, 9)
+
+
+def with_organ(folder: Path, path: Path, chance: float) -> Path:
+    """The weights of a folder with an organ head that calls every position liver, or none."""
+    trained, facts = network.load(folder / "tumor.safetensors")
+    more = network.TumorNetwork(trained.config, trained.channels, dims=3, organs=["liver"])
+    more.load_state_dict(trained.state_dict(), strict=False)
+    assert more.organs.classify is not None
+    more.organs.classify.weight.data.zero_()
+    more.organs.classify.bias.data = torch.tensor([0.0, chance])
+    network.save(path, more, facts)
+    return path
+
+
+def test_a_tumor_is_looked_for_in_its_organ(folder: Path, scan: Volume, tmp_path: Path) -> None:
+    here, nowhere = (with_organ(folder, tmp_path / f"{logit}.safetensors", logit) for logit in (9, -9))
+    found = {}
+    for name, weights in (("any", None), ("here", here), ("nowhere", nowhere)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found[name] = run(folder, scan, COARSE, weights=weights)
+        assert any("shows no liver" in str(one.message) for one in said) == (name == "nowhere")
+    assert found["any"].mask.any()
+    assert found["here"].probability == pytest.approx(found["any"].probability, abs=1e-5)
+    assert found["nowhere"].absent
+    apart = replace(COARSE, organs=False)
+    assert not run(folder, scan, apart, weights=nowhere).absent
+
+
+def test_what_was_found_is_looked_at_closer(folder: Path, scan: Volume) -> None:
+    segmenter = ls.load("tumor", backbone=folder, options=COARSE, device="cpu", dtype="fp32")
+    assert "for the closer look 32x64x64 voxels take about" in segmenter.needs(scan)
+    twice = segmenter(scan, "liver tumor")["liver tumor"].attention_map
+    once = run(folder, scan, replace(COARSE, closer=None)).attention_map
+    assert np.abs(once - twice).max() > 1e-4
+    native = replace(COARSE, voxel_mm=8.0)  # as fine as the scan: the first look shows all there is
+    alone = run(folder, scan, replace(native, closer=None)).attention_map
+    np.testing.assert_array_equal(run(folder, scan, native).attention_map, alone)
+
+
+def test_memory_for_the_closer_look_is_checked_too(folder: Path, scan: Volume) -> None:
+    segmenter = ls.load("tumor", backbone=folder, options=COARSE, device="cpu", dtype="fp32")
+    backbone = segmenter.networks.backbone
+    first, closer = (backbone.memory(shape).features for shape in ((32, 32, 32), (32, 64, 64)))
+    backbone.options = replace(backbone.options, memory_gib=(first + closer) / 2 / 2**30)
+    with pytest.raises(MemoryLimitError, match="32x64x64"):
+        segmenter.needs(scan)
 
 
 def test_a_block_that_is_not_suspicious_holds_nothing(folder: Path, scan: Volume) -> None:

@@ -16,7 +16,7 @@ from latentseg.errors import LatentsegWarning, UsageError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.closer_look import CloserOptions
 from latentseg.methods.tumor.options import PAPER_LIKE, TumorOptions
-from latentseg.methods.tumor.organs import BESIDE, OrganMaps, cavity, distance_from, organ_loss
+from latentseg.methods.tumor.organs import BESIDE, FIELD_MM, OrganMaps, cavity, distance_from, organ_loss
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
 from latentseg.training.augment import another_window
@@ -304,3 +304,14 @@ def test_other_windows() -> None:
 def test_on_grid_takes_the_majority() -> None:
     organs = np.array([[1, 1, 0, 0], [1, 2, 0, 2]])
     assert on_grid(organs, (1, 2)).tolist() == [[1, 0]]
+
+
+def test_distances_in_a_block_are_those_in_the_body() -> None:
+    """Slices of 5 mm and pixels of 1.5 mm: ten slices are as far away as 33 pixels."""
+    inside = np.zeros((32, 96, 96), bool)
+    inside[10:13, 20:40, 20:40] = True
+    field = (32 * 5 / FIELD_MM, 96 * 1.5 / FIELD_MM, 96 * 1.5 / FIELD_MM)
+    away = distance_from(inside, field=field) * FIELD_MM
+    assert away[22, 30, 30] == pytest.approx(50, abs=0.1)
+    assert away[11, 72, 30] == pytest.approx(49.5, abs=0.1)
+    assert not away[inside].any()

@@ -259,12 +259,13 @@ class MaisiBackbone:
         coders = (self.autoencoder.encoder.blocks, self.autoencoder.decoder.blocks)
         return estimate(shape, *coders, sizes=sizes)
 
-    def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool) -> str:
+    def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool, beside: int = 0) -> str:
         """Refuse a volume that would not fit, before anything is computed.
 
         Args:
             shape: ``(D, H, W)``.
             inpainting: Whether it is to be inpainted too, and not only looked at.
+            beside: Bytes that something else takes meanwhile.
 
         Returns:
             What the volume takes, in one sentence.
@@ -274,17 +275,17 @@ class MaisiBackbone:
         """
         steps = ("features", "encode", "denoise", "decode") if inpainting else ("features",)
         for step in steps:
-            self._check(shape, step)
-        needs = {step: getattr(self.memory(shape), step) for step in steps}
+            self._check(shape, step, beside=beside)
+        needs = {step: getattr(self.memory(shape), step) + beside for step in steps}
         most = max(steps, key=lambda step: needs[step])
         size = "x".join(map(str, shape))
         return f"{size} voxels take about {needs[most] / GIB:.1f} GiB, most of it while {WORK[most]} them"
 
-    def _check(self, shape: Sequence[int], step: str, *, batch: int = 1) -> None:
+    def _check(self, shape: Sequence[int], step: str, *, batch: int = 1, beside: int = 0) -> None:
         """Refuse what would not fit; the weights are in memory already."""
         limit, depth, height, width = self.options.memory_gib, *shape
         free = free_bytes(self.options.device) if limit is None else int(limit * GIB)
-        needed: int = getattr(self.memory((depth, height, width)), step)
+        needed: int = getattr(self.memory((depth, height, width)), step) + beside
         needed += (batch - 1) * (needed - self._weights) - (self._weights if limit is None else 0)
         also = [] if self.options.dtype.itemsize == 2 else ["compute in bfloat16"]
         if step == "features" and self.options.feature_downscale < 4:

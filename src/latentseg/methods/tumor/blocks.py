@@ -18,8 +18,11 @@ from latentseg.imaging import Volume, to_canonical
 from latentseg.imaging.intensity import SOFT_TISSUE_WINDOW_HU
 from latentseg.imaging.network_input import NetworkInput, resampled_shape, volume_block
 from latentseg.methods.tumor.body_crop import body_slices
+from latentseg.methods.tumor.finer_blocks import finer_mm, is_finer, largest_block
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
+
+FLOAT = 4  # bytes of a voxel of what is kept beside a block: the scan, and of the first look three maps
 
 
 def seen_by(
@@ -35,13 +38,12 @@ def seen_by(
     backbone = networks.backbone
     if not isinstance(backbone, TakesVolumes):
         return networks, body_slices(scan, backbone.image_size)
+    memory_of(networks, scan, options)
     seen = volume_block(
         scan, voxel_mm=options.voxel_mm, multiple=backbone.multiple, window_hu=backbone.window_hu
     )
     depth, height, width = seen.images.shape
-    shape = (depth, height, width)
-    backbone.require_memory(shape, inpainting=options.refinement is not None)
-    own = backbone.for_volume(shape, spacing_mm=seen.spacing_mm)
+    own = backbone.for_volume((depth, height, width), spacing_mm=seen.spacing_mm)
     return replace(networks, stages=replace(networks.stages, backbone=own)), seen
 
 
@@ -54,9 +56,21 @@ def memory_of(networks: TumorNetworks, scan: Volume, options: TumorOptions) -> s
     backbone = networks.backbone
     if not isinstance(backbone, TakesVolumes):
         return ""
-    shape = resampled_shape(to_canonical(scan), voxel_mm=options.voxel_mm)
+    canonical = to_canonical(scan)
+    shape = resampled_shape(canonical, voxel_mm=options.voxel_mm)
     depth, height, width = (n + -n % backbone.multiple for n in shape)
-    return backbone.require_memory((depth, height, width), inpainting=options.refinement is not None)
+    said = backbone.require_memory((depth, height, width), inpainting=options.refinement is not None)
+    if options.closer is None:
+        return said
+    field = [n * mm for n, mm in zip(canonical.slices.shape, canonical.spacing_mm, strict=True)]
+    first = [side / n for side, n in zip(field, shape, strict=True)]
+    steps = finer_mm(canonical.spacing_mm, first, options.closer.edge)
+    if not is_finer(steps, first):
+        return said
+    block = largest_block(field, steps, backbone.multiple)
+    kept = FLOAT * (canonical.slices.size + 3 * depth * height * width)
+    closer = backbone.require_memory(block, inpainting=False, beside=kept)
+    return f"{said}; for the closer look {closer}"
 
 
 def items_of(seen: NetworkInput) -> Tensor:

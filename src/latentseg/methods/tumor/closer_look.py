@@ -34,14 +34,17 @@ class CloserOptions:
     """How slices are looked at again.
 
     Attributes:
-        edge: Of the squares, as a share of the slice's.
+        edge: Of the squares, as a share of the slice's; of the voxels of a 3-D backbone's blocks, as a share
+            of the first look's.
         margin: Around what is covered, as a share of the slice's edge.
         weight: Of the closer look beside the first.
+        blocks: Of a 3-D backbone, at most, those of the largest pieces.
     """
 
     edge: float = 0.5
     margin: float = 0.05
     weight: float = 0.5
+    blocks: int = 8
 
 
 def look_closer(
@@ -75,19 +78,22 @@ def look_closer(
     middle = cuts.back(pyramid(images.shape[2:]).expand(len(rows), -1, -1, -1))[0] * covered
     total = torch.zeros_like(margins).index_add(0, rows, closer * middle)
     count = torch.zeros_like(margins).index_add(0, rows, middle)
-    own = options.weight * faded(count > 0, round(FADED * options.edge * edge))
+    own = options.weight * faded(count > 0, 2 * [round(FADED * options.edge * edge)])
     return torch.where(count > 0, (1 - own) * margins + own * total / count.clamp(min=1e-6), margins)
 
 
 def pyramid(size: Sequence[int]) -> Tensor:
-    """Weights ``(1, 1, H, W)``, 1 in the middle and near 0 at the borders, by which squares give way."""
+    """Weights ``(1, 1, ...)``, 1 in the middle and near 0 at the borders, by which squares give way."""
     sides = [1 - (2 * (torch.arange(edge) + 0.5) / edge - 1).abs() for edge in size]
-    return (sides[0][:, None] * sides[1])[None, None]
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).prod(0)[None, None]
 
 
-def faded(covered: Tensor, width: int) -> Tensor:
-    """1 inside of what is covered ``(S, 1, H, W)``, falling to 0 over ``width`` pixels towards its border."""
-    inside = F.avg_pool2d(covered.float(), 2 * width + 1, stride=1, padding=width, count_include_pad=False)
+def faded(covered: Tensor, widths: Sequence[int]) -> Tensor:
+    """1 inside of what is covered ``(S, 1, ...)``, falling to 0 over a width along each axis."""
+    inside, pool = covered.float(), F.avg_pool2d if len(widths) == 2 else F.avg_pool3d
+    for axis, width in enumerate(widths):
+        pads = [width if axis == other else 0 for other in range(len(widths))]
+        inside = pool(inside, [2 * pad + 1 for pad in pads], 1, pads, count_include_pad=False)
     return (2 * inside - 1).clamp(min=0)
 
 

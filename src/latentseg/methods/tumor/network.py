@@ -82,11 +82,19 @@ class TumorNetwork(nn.Module):
         return cosine.cpu()
 
     @torch.no_grad()
-    def distances(self, stages: Sequence[Tensor], organ: str) -> Tensor | None:
-        """Distances ``(B, 1, ...)`` from an organ; None where it is not known well enough."""
+    def distances(
+        self, stages: Sequence[Tensor], organ: str, *, field: Sequence[float] | None = None
+    ) -> Tensor | None:
+        """Distances ``(B, 1, ...)`` from an organ; None where it is not known well enough.
+
+        Args:
+            stages: See :class:`OrganMaps`.
+            organ: Asked for.
+            field: See :meth:`OrganMaps.distances`.
+        """
         if organ not in self.organs.trusted:
             return None
-        return self.organs.distances(self.organs(stages).softmax(1), organ)
+        return self.organs.distances(self.organs(stages).softmax(1), organ, field=field)
 
 
 def save(path: Path, network: TumorNetwork, metadata: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.known import Measured
 from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.organs import FIELD_MM
 from latentseg.methods.tumor.queries import Queries
 
 
@@ -80,6 +81,12 @@ class PreparedScan:
     def step_mm(self) -> float:
         """Distance of the slices."""
         return self.seen.spacing_mm[0]
+
+    @property
+    def field(self) -> tuple[float, ...] | None:
+        """Lengths of a block's axes as shares of :data:`FIELD_MM`; None of slices."""
+        sides = zip(self.seen.images.shape, self.seen.spacing_mm, strict=True)
+        return tuple(n * mm / FIELD_MM for n, mm in sides) if self.seen.block else None
 
     @property
     def nbytes(self) -> int:

@@ -22,7 +22,7 @@ class TumorOptions:
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
         own: Share of a part of the mask in or beside that organ, below which the part is let go.
-        closer: How slices that are suspected are looked at again, enlarged; not for 3-D backbones.
+        closer: How slices that are suspected are looked at again, enlarged; in a block, what was found.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         gap_mm: Slices between two that are suspected, and no farther apart than this, are suspected too.
         across_mm: Width (standard deviation) of the smoothing of evidence across slices.
@@ -58,8 +58,7 @@ class TumorOptions:
 RECOMMENDED = TumorOptions()
 """For a laptop: the map draws the mask, four steps from a smooth fill, another seed where it is undecided.
 
-Of a 3-D backbone there is no closer look; no organs and no parts of the body are told apart either, as the
-training on volumes learns none.
+Of a 3-D backbone no parts of the body are told apart, as the training on volumes learns none.
 """
 
 PAPER_LIKE = TumorOptions(

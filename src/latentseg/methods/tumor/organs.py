@@ -24,8 +24,9 @@ from latentseg.imaging.components import large_in_volume
 from latentseg.methods.diffugts.attention_maps import Pyramid
 
 WIDTH = 48  # of the pyramid
-SMALLEST = 0.0005  # of the image, below which a piece is not taken for an organ
+SMALLEST = 0.0005  # of a slice, below which a piece is not taken for an organ
 PART = 0.25  # of an organ's largest piece in a scan; a femoral head is as round as a kidney, and smaller
+FIELD_MM = 384.0  # the edge of the image of 2-D backbones in a trunk, by which distances in blocks are told
 TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied on
 BESIDE = 0.1  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
 CAVITY = "lung"  # the organ that is what its parts span, in which a tumor lies, not beside it
@@ -73,7 +74,7 @@ class OrganMaps(nn.Module):
         logits: Tensor = self.classify(F.gelu(self.pyramid(levels)[0]))
         return logits
 
-    def distances(self, chances: Tensor, organ: str) -> Tensor:
+    def distances(self, chances: Tensor, organ: str, *, field: Sequence[float] | None = None) -> Tensor:
         """Distance ``(B, 1, ...)`` from what may be a tumor of an organ; 1 where there is no organ.
 
         In shares of the image's edge, counted from a little beside the organ; of lungs, from their cavity.
@@ -81,8 +82,9 @@ class OrganMaps(nn.Module):
         Args:
             chances: ``(B, 1 + organs, ...)``, of neighboring slices in order.
             organ: One of ``names``.
+            field: Of a block, the lengths of its axes as shares of :data:`FIELD_MM`.
         """
-        away = np.stack([distance_from(one) for one in self.inside(chances, organ)])
+        away = np.stack([distance_from(one, field=field) for one in self.inside(chances, organ)])
         beside = 0.0 if organ == CAVITY else BESIDE
         return torch.from_numpy(np.where(away < 1, (away - beside).clip(min=0), away))[:, None]
 
@@ -98,7 +100,9 @@ class OrganMaps(nn.Module):
     def found(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:
         """The large pieces of an organ, ``(B, ...)``, of lungs what is seen of them; arguments as above."""
         chance = (chances[:, 1 + self.names.index(organ)] > 0.5).cpu().numpy()
-        return large_in_volume(chance, fraction=PART)
+        if chance.ndim == 3:
+            return large_in_volume(chance, fraction=PART)
+        return np.stack([large_in_volume(one, fraction=PART) for one in chance])
 
 
 def normalized(stage: Tensor) -> Tensor:
@@ -121,14 +125,21 @@ def cavity(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(convex_hull_image(both))
 
 
-def distance_from(inside: np.ndarray) -> np.ndarray:
-    """Distance of every position from a mask without its specks, as a share of the edge, at most 1."""
+def distance_from(inside: np.ndarray, *, field: Sequence[float] | None = None) -> np.ndarray:
+    """Distance of every position from a mask without its specks, as a share of the edge, at most 1.
+
+    Args:
+        inside: The mask.
+        field: Lengths of its axes, where they are not those of a square.
+    """
     parts, count = ndimage.label(inside)
     sizes = ndimage.sum_labels(inside, parts, range(1, count + 1))
-    organ = np.isin(parts, 1 + np.flatnonzero(sizes >= SMALLEST * inside.size))
+    smallest = SMALLEST ** (inside.ndim / 2) * inside.size
+    organ = np.isin(parts, 1 + np.flatnonzero(sizes >= smallest))
     if not organ.any():
         return np.ones(inside.shape, np.float32)
-    away = ndimage.distance_transform_edt(~organ) / inside.shape[-1]
+    cells = [side / n for side, n in zip(field, inside.shape, strict=True)] if field else 1 / inside.shape[-1]
+    away = ndimage.distance_transform_edt(~organ, sampling=cells)
     return np.asarray(away.clip(max=1), np.float32)
 
 

@@ -142,6 +142,7 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
             chance = with_edges(images, chance, options=options.appearance, cut=CUT)
         if prepared.organs is not None and found.away is not None:
             organ = networks.network.organs.found(prepared.organs, query.prompt.organ)
+            organ = organ[0] if prepared.seen.block else organ
             chance = within(chance, organ, own=options.own, cut=CUT)
         fine = np.asarray(prepared.seen.undo(chance)).clip(0, 1)
         restore, presence = prepared.seen.canonical.restore, float(scores.max())

@@ -11,17 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.backbones.base import TakesVolumes
 from latentseg.imaging.components import large_in_volume
 from latentseg.methods.diffugts.attention_maps import AttentionMaps, resized
 from latentseg.methods.log_odds import limited
 from latentseg.methods.tumor.along_slices import smooth
-from latentseg.methods.tumor.closer_look import look_closer
+from latentseg.methods.tumor.closer_look import CloserOptions, look_closer
 from latentseg.methods.tumor.cut import leveled
+from latentseg.methods.tumor.features import FrozenStages
+from latentseg.methods.tumor.finer_blocks import Finer, look_closer_at_blocks
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
 from latentseg.methods.tumor.queries import Query
 from latentseg.methods.tumor.views import key_of
+
+Spacing = tuple[float, float, float]
 
 
 class SliceAttention(NamedTuple):
@@ -56,7 +61,7 @@ class Attention:
         """The maps of all slices, smooth across them."""
         away, organs = None, self.networks.network.organs
         if prepared.organs is not None and query.prompt.organ in organs.trusted:
-            away = organs.distances(prepared.organs, query.prompt.organ)
+            away = organs.distances(prepared.organs, query.prompt.organ, field=prepared.field)
         margins, scores = [], []
         for start in range(0, len(prepared.images), self.options.slab):
             at = slice(start, start + self.options.slab)
@@ -73,10 +78,12 @@ class Attention:
     def closer(
         self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
     ) -> SliceAttention:
-        """The maps after a closer look at suspicious slices; a block is looked at in its own resolution."""
+        """The maps after a closer look at suspicious slices, or at what was found in a block."""
         options, slab = self.options.closer, self.options.slab
-        if options is None or prepared.seen.block:
+        if options is None or not len(suspicious):
             return attention
+        if prepared.seen.block:
+            return self._closer_blocks(prepared, attention, suspicious, options)
         inside = self._inside(prepared, attention, suspicious)
         log_odds, grid = attention.log_odds.clone(), prepared.images.shape[2:]
 
@@ -98,6 +105,33 @@ class Attention:
             log_odds[rows] = limited(found)
         return attention._replace(log_odds=log_odds)
 
+    def _closer_blocks(
+        self,
+        prepared: PreparedScan,
+        attention: SliceAttention,
+        suspicious: NDArray[np.intp],
+        options: CloserOptions,
+    ) -> SliceAttention:
+        networks, backbone = prepared.networks, prepared.networks.backbone
+        if not isinstance(backbone, TakesVolumes):
+            return attention
+        config = networks.stages.config
+
+        def compare(block: Tensor, spacing_mm: Spacing, away: Tensor | None) -> Tensor:
+            depth, height, width = block.shape[2:]
+            own = backbone.for_volume((depth, height, width), spacing_mm=spacing_mm)
+            return self.maps(FrozenStages(own, config)(block), attention.query, away).margin.cpu()
+
+        found = look_closer_at_blocks(
+            Finer(prepared.seen, options, backbone.multiple),
+            attention.log_odds,
+            self._found(attention, suspicious)[0],
+            away=attention.away,
+            compare=compare,
+            window_hu=backbone.window_hu,
+        )
+        return attention._replace(log_odds=limited(found))
+
     def maps(self, stages: Sequence[Tensor], query: Query, away: Tensor | None) -> AttentionMaps:
         """The maps of some slices, ``away`` on any grid."""
         texts = query.texts.to(stages[0].device).expand(len(stages[0]), -1, -1)
@@ -111,6 +145,11 @@ class Attention:
         """Where the organ is or, where that is not known, large pieces of what was found; ``(S, ...)``."""
         if prepared.organs is not None and attention.away is not None:
             return self.networks.network.organs.inside(prepared.organs, attention.query.prompt.organ)
-        found = (leveled(attention.log_odds, suspicious, level=self.options.level)[:, 0] >= 0).numpy()
-        slices = np.isin(np.arange(len(found)), suspicious)[:, None, None]
-        return large_in_volume(found & slices, fraction=PART)
+        found = self._found(attention, suspicious)
+        found[~np.isin(np.arange(len(found)), suspicious)] = False
+        return large_in_volume(found, fraction=PART)
+
+    def _found(self, attention: SliceAttention, suspicious: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """What a mask would hold now, ``(S, ...)``."""
+        cut = leveled(attention.log_odds, suspicious, level=self.options.level)
+        return np.asarray((cut[:, 0] >= 0).numpy())

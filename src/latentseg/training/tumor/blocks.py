@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,15 @@ from scipy import ndimage
 
 from latentseg.backbones.base import Backbone, TakesVolumes
 from latentseg.errors import InputError
-from latentseg.imaging.network_input import volume_block
+from latentseg.imaging import Volume
+from latentseg.imaging.network_input import resampled_shape, volume_block
 from latentseg.imaging.resize import resampled
 from latentseg.text.vocabulary import concept_named, vocabulary
 from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
 
 KEPT = 4  # volumes in memory
-AIR = -1.0
+AIR, TISSUE = -1.0, -0.85
+CLOSER = 0.5  # of the edge of voxels: the closer look's
 CONTRAST = (0.05, 0.3)  # of a synthetic lesion, in [-1, 1]
 
 
@@ -33,6 +35,7 @@ class BlockOptions(BaseModel):
         lesion: Share of blocks around an outlined lesion.
         synthetic: Share of the other blocks that are given a synthetic lesion.
         mismatched: Share of blocks with a lesion for which a tumor of another organ is asked: not there.
+        finer: Share of blocks in voxels of half the edge, as the closer look sees them.
         without: Findings that are left out: data sets that hold them, and prompts for a tumor in their organ.
     """
 
@@ -44,6 +47,7 @@ class BlockOptions(BaseModel):
     lesion: float = Field(default=0.5, ge=0, le=1)
     synthetic: float = Field(default=0.3, ge=0, le=1)
     mismatched: float = Field(default=0.05, ge=0, le=1)
+    finer: float = Field(default=0.0, ge=0, le=1)
     without: tuple[str, ...] = ()
 
 
@@ -52,14 +56,14 @@ class Block(NamedTuple):
 
     Attributes:
         image: ``(D, H, W)`` in [-1, 1].
-        mask: ``(D, H, W)``, empty where the finding is not there.
+        mask: ``(D, H, W)``, empty where the finding is not there; or the numbers of organs.
         finding: What is asked for.
         modality: "CT" or "MR".
         spacing_mm: Of the voxels.
     """
 
     image: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    mask: NDArray[Any]
     finding: str
     modality: str
     spacing_mm: tuple[float, float, float]
@@ -82,7 +86,7 @@ class Blocks:
     ) -> None:
         self.options, self.window_hu = options, window_hu
         closed = {organ_of(name) for name in options.without}
-        used = [VolumeFiles(one) for one in data if organ_of(one.finding) not in closed]
+        used = [VolumeFiles(one) for one in data if one.labels and organ_of(one.finding) not in closed]
         self.places = [(files, number) for files in used for number in files.training]
         if not self.places:
             left_out = ", ".join(options.without) or "nothing"
@@ -90,13 +94,15 @@ class Blocks:
             raise InputError(f"no volume to train on (left out: {left_out})", where="data", fix=fix)
         names = [c.name for c in vocabulary() if c.kind == "finding" and c.organ and c.organ not in closed]
         self.others = names
-        self._volumes: OrderedDict[int, Block] = OrderedDict()
+        self._volumes: OrderedDict[tuple[int, float], Block] = OrderedDict()
 
     def draw(self, rng: np.random.Generator, *, healthy: bool = False) -> Block:
         """Draw one block; a healthy one is as it was scanned, without a lesion in it."""
-        whole = self._volume(int(rng.integers(len(self.places))))
+        place = int(rng.integers(len(self.places)))
+        share = CLOSER if rng.random() < self.options.finer else 1.0
+        whole = self._volume(place, self.options.voxel_mm * share)
         around = whole.mask.any() and not healthy and rng.random() < self.options.lesion
-        block = self._cut(whole, rng, whole.mask if around else whole.image > -0.85)
+        block = cut_out(whole, rng, whole.mask if around else whole.image > TISSUE, self.options.edges)
         if healthy:
             return block._replace(mask=np.zeros_like(block.mask), image=without_lesion(block))
         if not block.mask.any() and rng.random() < self.options.synthetic:
@@ -107,43 +113,42 @@ class Blocks:
             block = block._replace(mask=np.zeros_like(block.mask), finding=str(rng.choice(others)))
         return block
 
-    def _volume(self, place: int) -> Block:
+    def _volume(self, place: int, voxel_mm: float) -> Block:
         """A volume on the grid of the networks; a few are kept."""
-        if place not in self._volumes:
+        key = place, voxel_mm
+        if key not in self._volumes:
             files, number = self.places[place]
-            case = files.case(number)
-            seen = volume_block(
-                case.image,
-                voxel_mm=self.options.voxel_mm,
-                multiple=self.options.multiple,
-                window_hu=self.window_hu,
+            case, options = files.case(number), self.options.model_copy(update={"voxel_mm": voxel_mm})
+            self._volumes[key] = on_network_grid(
+                case.image, case.mask, files.data.finding, options, self.window_hu
             )
-            grid = [
-                round(n * mm / at)
-                for n, mm, at in zip(
-                    seen.canonical.slices.shape, seen.canonical.spacing_mm, seen.spacing_mm, strict=True
-                )
-            ]
-            fitted = resampled(seen.canonical.apply(case.mask), (grid[0], grid[1], grid[2]))
-            pads = [(0, have - n) for have, n in zip(seen.images.shape, grid, strict=True)]
-            finding, modality = files.data.finding, str(case.image.modality)
-            whole = Block(seen.images, np.pad(fitted, pads), finding, modality, seen.spacing_mm)
-            self._volumes[place] = whole
             if len(self._volumes) > KEPT:
                 self._volumes.popitem(last=False)
-        return self._volumes[place]
+        return self._volumes[key]
 
-    def _cut(self, whole: Block, rng: np.random.Generator, inside: NDArray[np.bool_]) -> Block:
-        """A block of a volume that holds some voxel of a mask; air where the volume is smaller."""
-        points = np.argwhere(inside)
-        at = points[rng.integers(len(points))] if len(points) else np.array(whole.image.shape) // 2
-        box, pads = [], []
-        for place, size, edge in zip(at, whole.image.shape, self.options.edges, strict=True):
-            start = int(np.clip(place - rng.integers(edge // 4, 3 * edge // 4), 0, max(size - edge, 0)))
-            box.append(slice(start, start + edge))
-            pads.append((0, max(edge - size, 0)))
-        image = np.pad(whole.image[tuple(box)], pads, constant_values=AIR)
-        return whole._replace(image=image, mask=np.pad(whole.mask[tuple(box)], pads))
+
+def on_network_grid(
+    scan: Volume, labels: NDArray[Any], finding: str, options: BlockOptions, window_hu: tuple[float, float]
+) -> Block:
+    """A scan and its labels ``(I, J, K)`` as the networks see them, whole; errors as of ``volume_block``."""
+    seen = volume_block(scan, voxel_mm=options.voxel_mm, multiple=options.multiple, window_hu=window_hu)
+    grid = resampled_shape(seen.canonical, voxel_mm=options.voxel_mm)
+    fitted = resampled(seen.canonical.apply(labels), grid)
+    pads = [(0, have - n) for have, n in zip(seen.images.shape, grid, strict=True)]
+    return Block(seen.images, np.pad(fitted, pads), finding, str(scan.modality), seen.spacing_mm)
+
+
+def cut_out(whole: Block, rng: np.random.Generator, inside: NDArray[np.bool_], edges: Sequence[int]) -> Block:
+    """A block of a volume that holds some voxel of a mask; air where the volume is smaller."""
+    points = np.argwhere(inside)
+    at = points[rng.integers(len(points))] if len(points) else np.array(whole.image.shape) // 2
+    box, pads = [], []
+    for place, size, edge in zip(at, whole.image.shape, edges, strict=True):
+        start = int(np.clip(place - rng.integers(edge // 4, 3 * edge // 4), 0, max(size - edge, 0)))
+        box.append(slice(start, start + edge))
+        pads.append((0, max(edge - size, 0)))
+    image = np.pad(whole.image[tuple(box)], pads, constant_values=AIR)
+    return whole._replace(image=image, mask=np.pad(whole.mask[tuple(box)], pads))
 
 
 def with_lesion(

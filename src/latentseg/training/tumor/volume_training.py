@@ -1,4 +1,4 @@
-"""Training DiffuGTS on a frozen 3-D backbone: attention maps, their calibration, then the projector.
+"""Training DiffuGTS on a frozen 3-D backbone: attention maps, organs, calibration, projector.
 
 Features are computed on the fly, block by block: kept for all blocks they would fill a disk.
 """
@@ -18,17 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from latentseg.backbones.base import TakesVolumes
-from latentseg.errors import ModelError
+from latentseg.errors import InputError, ModelError
 from latentseg.methods.diffugts.attention_maps import AnomalyAttention, AttentionMaps
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
 from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import PAPER_NETWORK, FrozenStages, TumorConfig
 from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.organs import FIELD_MM
 from latentseg.methods.tumor.queries import Queries
 from latentseg.training.loop import LoopOptions, trained
-from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks, backbone_for
+from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks, backbone_for, organ_of
 from latentseg.training.tumor.diffugts import AttentionBatch, attention_loss
 from latentseg.training.tumor.residual_learning import ResidualTask
+from latentseg.training.tumor.volume_organs import OrganBlocks, VolumeOrganTask
 from latentseg.training.tumor.volumes import TumorFolder
 
 Condition = Callable[[Sequence[str]], Tensor]
@@ -41,6 +43,7 @@ class VolumeTrainingOptions(BaseModel):
     Attributes:
         loop: Of the attention maps.
         residual_loop: Of the projector.
+        organ_loop: Of the organs, where a data set has labels of some.
         network: What they look at.
         data: Data sets, each a folder in the layout of nnU-Net.
         blocks: What is cut from them.
@@ -62,6 +65,7 @@ class VolumeTrainingOptions(BaseModel):
 
     loop: LoopOptions
     residual_loop: LoopOptions
+    organ_loop: LoopOptions | None = None
     network: TumorConfig = PAPER_NETWORK
     data: tuple[TumorFolder, ...] = ()
     blocks: BlockOptions = BlockOptions()
@@ -105,7 +109,13 @@ class VolumeTask:
             raise ModelError("volumes train a 3-D backbone", where=stages.backbone.name, fix="take MAISI")
         self.options, self.stages, self.queries, self.metadata = options, stages, queries, metadata
         self.blocks = Blocks(options.blocks, options.data, window_hu=backbone.window_hu)
-        self.network = TumorNetwork.for_stages(stages)
+        self.organs = OrganBlocks(options.blocks, options.data, window_hu=backbone.window_hu)
+        if self.organs.names and options.organ_loop is None:
+            what = f"there are labels of {', '.join(self.organs.names)}, and no organ_loop to learn them in"
+            raise InputError(
+                what, where="the configuration", fix="add organ_loop:, or take organs: from data:"
+            )
+        self.network = TumorNetwork.for_stages(stages, organs=self.organs.names)
         self.model: AnomalyAttention = self.network.attention
 
     def images(self, batch: AttentionBatch) -> int:
@@ -149,7 +159,11 @@ class VolumeTask:
             texts = self.queries(block.finding, block.modality).texts
             place = next(self.model.parameters()).device
             stages = [stage.to(place) for stage in self.encoded(block)]
-            maps: AttentionMaps = self.model(stages, texts.to(place))
+            sides = zip(block.image.shape, block.spacing_mm, strict=True)
+            field = [n * mm / FIELD_MM for n, mm in sides]
+            away = self.network.distances(stages, organ_of(block.finding), field=field)
+            near = None if away is None else away.to(place)
+            maps: AttentionMaps = self.model(stages, texts.to(place), away=near)
             scores.append(maps.score.cpu())
         if scores:
             self.network.views.offset[-1] = torch.cat(scores).quantile(1 - self.options.false_alarms)
@@ -200,12 +214,23 @@ class VolumeTraining:
         attention = trained(task, self.options.loop, last, resume=resume)
         task.network.attention.load_state_dict(attention.state_dict())
         task.network.attention.eval()
+        if task.organs.names and self.options.organ_loop is not None:
+            self._learn_organs(task, self.options.organ_loop, folder / "organs", resume=resume)
         task.calibrate()
         files.save(last / files.FILE, task.network, self.metadata)
         if task.network.projector is not None:
             last = folder / "residuals"
             trained(self._residuals(task), self.options.residual_loop, last, resume=resume)
         shutil.copyfile(last / files.FILE, folder / files.FILE)
+
+    def _learn_organs(self, task: VolumeTask, loop: LoopOptions, folder: Path, *, resume: bool) -> None:
+        options, metadata = self.options, self.metadata
+        learning = VolumeOrganTask(
+            task.organs, task.encoded, task.network, batch=options.batch, metadata=metadata
+        )
+        task.network.organs.load_state_dict(trained(learning, loop, folder, resume=resume).state_dict())
+        task.network.organs.eval()
+        learning.measure(loop.seed)
 
     def _residuals(self, task: VolumeTask) -> ResidualTask:
         return ResidualTask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from latentseg.errors import UsageError
 from latentseg.imaging import Volume, read, read_labels
 from latentseg.text.prompts import read_prompt
+from latentseg.text.vocabulary import vocabulary
 from latentseg.training.tumor.downloads import Scans, find_scans
 
 VISIT = re.compile(r"(?<=-\d{5})-\d{3}$")  # at the end of BraTS's names since 2023
@@ -24,9 +25,10 @@ class TumorFolder(BaseModel):
 
     Attributes:
         folder: Where it is.
-        prompt: What is asked for, such as "liver tumor".
+        prompt: What is asked for, such as "liver tumor"; nothing where only organs are learned from it.
         labels: Names of the labels that are the tumor: those of ``dataset.json``; of KiTS kidney, tumor and
             cyst; of BraTS necrosis, edema, enhancing and whole tumor.
+        organs: Organ of the vocabulary of each label that outlines one or is a part of it, its tumor as well.
         name: In tables; the folder's own where it is left out.
         sequence: Which of several sequences; contrast-enhanced T1 of BraTS, else the first.
         share: Of the scans, from the end of the list, that are kept for evaluation.
@@ -35,16 +37,23 @@ class TumorFolder(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: Path
-    prompt: str
-    labels: tuple[str, ...]
+    prompt: str = ""
+    labels: tuple[str, ...] = ()
+    organs: dict[str, str] = {}
     name: str = ""
     sequence: str = ""
     share: float = 0.2
 
     @model_validator(mode="after")
     def _checked(self) -> TumorFolder:
-        if not self.labels or not 0 <= self.share <= 1:
-            raise ValueError("name at least one label, and a share between 0 and 1")
+        if not (self.labels or self.organs) or bool(self.labels) != bool(self.prompt):
+            raise ValueError("name a prompt and the labels that are the tumor, or organs, or all of them")
+        if not 0 <= self.share <= 1:
+            raise ValueError("name a share between 0 and 1")
+        known = [concept.name for concept in vocabulary() if concept.kind == "organ"]
+        for organ in self.organs.values():
+            if organ not in known:
+                raise ValueError(f"the vocabulary has no organ {organ!r}; it has {', '.join(known)}")
         return self
 
     @property
@@ -55,6 +64,8 @@ class TumorFolder(BaseModel):
     @property
     def finding(self) -> str:
         """Name of the finding that the prompt means, or its text where the vocabulary does not know it."""
+        if not self.prompt:
+            return ""
         prompt = read_prompt(self.prompt)
         return prompt.name or self.prompt
 
@@ -80,17 +91,19 @@ class VolumeFiles:
 
     def __init__(self, data: TumorFolder) -> None:
         self.data, self.scans = data, find_scans(data.folder, sequence=data.sequence)
-        self.ids = tumor_ids(data, self.scans)
+        check_labels((*data.labels, *data.organs), self.scans, where=data.folder)
+        self.ids = tuple(one for name in data.labels for one in self.scans.labels[name])
 
     @property
     def held_out(self) -> range:
-        """Numbers of the scans that are kept for evaluation; one at least where there are two.
+        """Numbers of the scans that are kept for evaluation; of tumors one at least where there are two.
 
         Of a patient who was scanned several times (BraTS) all scans or none are among them.
         """
         patients = [VISIT.sub("", name) for name in self.scans.names]
         count = len(patients)
-        kept = min(max(round(self.data.share * count), 1), count - 1) if self.data.share and count > 1 else 0
+        share = self.data.share if self.data.labels else 0.0
+        kept = min(max(round(share * count), 1), count - 1) if share and count > 1 else 0
         first = count - kept
         while 0 < first < count and patients[first] == patients[first - 1]:
             first -= 1
@@ -113,19 +126,33 @@ class VolumeFiles:
         mask = np.isin(read_labels(scans.masks[number], like=image).array, self.ids)
         return VolumeCase(scans.names[number], image, mask)
 
+    def organs(self, number: int, names: Sequence[str]) -> tuple[Volume, NDArray[np.int64]]:
+        """Read a scan and its organs ``(I, J, K)``: 0, or the number of one of ``names``, counted from 1.
+
+        Raises:
+            InputError: A file that cannot be read.
+            GeometryError: A label map on another grid.
+        """
+        scans = self.scans
+        image = read(scans.images[number], modality=scans.modality)
+        labels = read_labels(scans.masks[number], like=image).array
+        numbers = np.zeros(labels.shape, np.int64)
+        for label, organ in self.data.organs.items():
+            numbers[np.isin(labels, scans.labels[label])] = 1 + names.index(organ)
+        return image, numbers
+
     def cases(self, numbers: range) -> Iterator[VolumeCase]:
         """Some scans, one after the other."""
         return (self.case(number) for number in numbers)
 
 
-def tumor_ids(data: TumorFolder, scans: Scans) -> tuple[int, ...]:
-    """Ids of the labels that are the tumor.
+def check_labels(names: Sequence[str], scans: Scans, *, where: Path) -> None:
+    """Refuse labels that a data set does not have.
 
     Raises:
-        UsageError: The data set has no such label.
+        UsageError: There is one.
     """
-    unknown = [name for name in data.labels if name not in scans.labels]
+    unknown = [name for name in names if name not in scans.labels]
     if unknown:
         fix = f"choose from {', '.join(scans.labels)}"
-        raise UsageError(f"no label {unknown[0]!r}", where=str(data.folder), fix=fix)
-    return tuple(one for name in data.labels for one in scans.labels[name])
+        raise UsageError(f"no label {unknown[0]!r}", where=str(where), fix=fix)

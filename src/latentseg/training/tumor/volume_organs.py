@@ -1,0 +1,163 @@
+"""Training of the organs on volumes: the classifier of positions that 2-D backbones have, on blocks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentseg.methods.tumor import network as files
+from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.organs import OrganMaps, organ_loss
+from latentseg.training.tumor.blocks import (
+    KEPT,
+    TISSUE,
+    Block,
+    BlockOptions,
+    cut_out,
+    on_network_grid,
+    organ_of,
+)
+from latentseg.training.tumor.organs import OrganBatch
+from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
+
+MEASURED = 40  # blocks by which the quality of the organs is measured
+AROUND = 0.7  # of the blocks, cut around an organ
+
+Encode = Callable[[Block], list[Tensor]]
+
+
+class OrganBlock(NamedTuple):
+    """A block whose mask is the numbers of organs, and which of them are labelled, ``(1 + organs,)``."""
+
+    block: Block
+    known: NDArray[np.bool_]
+
+
+def organ_data(data: Sequence[TumorFolder], without: Sequence[str]) -> list[TumorFolder]:
+    """Data sets that organs are learned from: none that hold a finding which is left out."""
+    closed = {organ_of(name) for name in without}
+    return [one for one in data if one.organs and not (one.labels and organ_of(one.finding) in closed)]
+
+
+class OrganBlocks:
+    """Draws blocks of scans whose organs are labelled.
+
+    Args:
+        options: Edges, voxels, and what is left out.
+        data: Data sets; those of :func:`organ_data` are used.
+        window_hu: Of CT, that the backbone was trained with.
+
+    Attributes:
+        names: Organs, sorted; none where no data set has labels of one.
+    """
+
+    def __init__(
+        self, options: BlockOptions, data: Sequence[TumorFolder], *, window_hu: tuple[float, float]
+    ) -> None:
+        self.options, self.window_hu = options, window_hu
+        used = organ_data(data, options.without)
+        self.names = sorted({organ for one in used for organ in one.organs.values()})
+        found = [VolumeFiles(one) for one in used]
+        self.places = [(one, number) for one in found for number in one.training]
+        self._volumes: OrderedDict[int, Block] = OrderedDict()
+
+    def draw(self, rng: np.random.Generator) -> OrganBlock:
+        """Draw one block."""
+        place = int(rng.integers(len(self.places)))
+        labelled = set(self.places[place][0].data.organs.values())
+        whole = self._volume(place)
+        around = whole.mask > 0 if rng.random() < AROUND and whole.mask.any() else whole.image > TISSUE
+        known = np.array([True, *(name in labelled for name in self.names)])
+        return OrganBlock(cut_out(whole, rng, around, self.options.edges), known)
+
+    def _volume(self, place: int) -> Block:
+        if place not in self._volumes:
+            found, number = self.places[place]
+            image, labels = found.organs(number, self.names)
+            self._volumes[place] = on_network_grid(image, labels, "", self.options, self.window_hu)
+            if len(self._volumes) > KEPT:
+                self._volumes.popitem(last=False)
+        return self._volumes[place]
+
+
+class VolumeOrganTask:
+    """Trains the classifier of organs.
+
+    Args:
+        blocks: What is learned from.
+        encode: Frozen stages of a block.
+        network: Whose organs are trained.
+        batch: Blocks per step.
+        metadata: Facts for the file of the weights.
+    """
+
+    def __init__(
+        self,
+        blocks: OrganBlocks,
+        encode: Encode,
+        network: TumorNetwork,
+        *,
+        batch: int,
+        metadata: dict[str, str],
+    ) -> None:
+        self.blocks, self.encode, self.network, self.size = blocks, encode, network, batch
+        self.metadata = metadata
+        self.model: OrganMaps = network.organs
+
+    def images(self, batch: OrganBatch) -> int:
+        """Blocks."""
+        return len(batch.organs)
+
+    def to(self, device: torch.device) -> None:
+        """Move what is trained; features are computed where the backbone is."""
+        self.model.to(device)
+
+    def batch(self, rng: np.random.Generator, progress: float) -> OrganBatch:
+        """Draw blocks and encode them."""
+        del progress
+        drawn = [self._encoded(rng) for _ in range(self.size)]
+        stages = [torch.cat(level) for level in zip(*(one.stages for one in drawn), strict=True)]
+        organs, known = (torch.cat(both) for both in zip(*(one[1:] for one in drawn), strict=True))
+        return OrganBatch(stages, organs, known)
+
+    def _encoded(self, rng: np.random.Generator) -> OrganBatch:
+        block, known = self.blocks.draw(rng)
+        stages = self.encode(block)
+        classes = F.one_hot(torch.from_numpy(block.mask), len(known)).movedim(-1, 0)[None].float()
+        depth, height, width = stages[0].shape[2:]
+        organs = F.adaptive_avg_pool3d(classes, (depth, height, width)).argmax(1)
+        return OrganBatch(stages, organs, torch.from_numpy(known)[None])
+
+    def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
+        logits = self.model(batch.stages)
+        inside = batch.organs > 0
+        found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
+        return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
+
+    @torch.no_grad()
+    def measure(self, seed: int) -> None:
+        """Set the quality of the organs by their Dice over blocks of the training."""
+        both, sizes = (torch.zeros(len(self.blocks.names)) for _ in range(2))
+        numbers = torch.arange(1, 1 + len(self.blocks.names))[:, None]
+        place = self.model.quality.device
+        for row in range(MEASURED):
+            one = self._encoded(np.random.default_rng((seed, 9, row)))
+            found = self.model([stage.to(place) for stage in one.stages]).argmax(1).flatten().cpu() == numbers
+            truth = one.organs.flatten() == numbers
+            both += one.known[0, 1:] * 2 * (found & truth).sum(1)
+            sizes += one.known[0, 1:] * (found.sum(1) + truth.sum(1))
+        self.model.quality.copy_(both / sizes.clamp(min=1))
+
+    def export(self, model: OrganMaps, folder: Path) -> None:
+        """Write ``tumor.safetensors`` with the organs."""
+        self.network.organs.load_state_dict(model.state_dict())
+        files.save(folder / files.FILE, self.network, self.metadata)

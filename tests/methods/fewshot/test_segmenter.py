@@ -102,7 +102,7 @@ def test_targets_share_one_pass_over_the_scan(
     searched: Phantom,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    segmenter = load()
+    segmenter = load(finer=None)
     contexts = [segmenter.encode(support) for support in (liver, spleen)]
     described: list[int] = []
     plain = MatchingFeatures.plain

@@ -16,25 +16,18 @@ from latentseg.methods.fewshot.cell_margins import (
     beside_box,
     best,
     every_other,
+    joint_margin,
     margin,
+    weights_of,
 )
-from latentseg.methods.fewshot.cells import ScanCells
+from latentseg.methods.fewshot.cells import ScanCells, on_slices
 from latentseg.methods.fewshot.local_placement import largest, moved
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Search
 from latentseg.methods.fewshot.slices_only import SlicesOnly
 from latentseg.methods.fewshot.support_scan import SupportScan
-from latentseg.methods.fewshot.target_evidence import evidence
+from latentseg.methods.fewshot.target_evidence import ELSEWHERE, UNLIKE, evidence
 from latentseg.methods.fewshot.volume_example import VolumeExample, comparable, principal_axes
-from latentseg.methods.fewshot.volume_matching import (
-    ELSEWHERE,
-    UNLIKE,
-    VolumeMatching,
-    VolumeOptions,
-    examples_of,
-    joint_margin,
-    on_slices,
-    weights_of,
-)
+from latentseg.methods.fewshot.volume_matching import VolumeMatching, VolumeOptions, examples_of
 
 EDGE, SLICES, SIDE_MM = 12, 14, 120.0
 SPACING_MM = (5.0, SIDE_MM / 48, SIDE_MM / 48)
@@ -160,10 +153,20 @@ def test_what_resembles_the_target_speaks_for_it() -> None:
 def test_where_scans_are_alike_small_margins_are_not_enough() -> None:
     images = body()
     usual, less = (
-        found(matching(level=share), (shown(images, mask()),), images).log_odds for share in (0.1, 0.5)
+        found(matching(level=share, small=(1, 2)), (shown(images, mask()),), images).log_odds
+        for share in (0.1, 0.5)
     )
     assert torch.all(less < usual)
     assert (less > 0).sum() < (usual > 0).sum()
+
+
+def test_small_margins_are_enough_for_small_targets() -> None:
+    images = body()
+    small, other = (
+        found(matching(level=share, small=(1000, 2000)), (shown(images, mask()),), images).log_odds
+        for share in (0.1, 0.5)
+    )
+    assert torch.equal(small, other)
 
 
 def test_a_scan_is_laid_on_an_example_once_for_all_targets(monkeypatch) -> None:
@@ -182,7 +185,7 @@ def test_a_scan_without_the_target_has_none() -> None:
     without = torch.where(organ, body(seed=2, organ=np.zeros_like(mask())), images)
     without = without + 0.1 * (body(seed=3, organ=np.zeros_like(mask())))  # no two scans are the same
     search = found(matching(), (shown(images, mask()),), without)
-    assert search.in_view.max() < 0.5
+    assert search.likely < 0.5
     assert search.reason == UNLIKE
 
 
@@ -191,8 +194,8 @@ def test_in_a_scan_that_is_an_example_itself_the_target_is_there() -> None:
     one_slice[[*range(6), *range(7, SLICES)]] = False
     known = SupportScan.of(images[:, 0].numpy(), one_slice, step_mm=5.0, side_mm=SIDE_MM, complete=False)
     search = found(matching(least_evidence=9.0), (known,), images)
-    assert (search.in_view.min(), search.reason) == (1, "")
-    assert found(matching(least_evidence=9.0), (known,), body(seed=1)).in_view.max() < 0.5
+    assert (search.in_view.min(), search.likely, search.reason) == (1, 1, "")
+    assert found(matching(least_evidence=9.0), (known,), body(seed=1)).likely < 0.5
 
 
 def test_far_cells_are_not_compared() -> None:

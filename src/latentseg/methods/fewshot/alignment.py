@@ -55,6 +55,10 @@ class Alignment:
         """Where places ``(N, 3)`` of the scan lie in the example."""
         return places_mm * self.scale.to(places_mm) + self.shift_mm.to(places_mm)
 
+    def inverse(self, places_mm: Tensor) -> Tensor:
+        """Where places ``(N, 3)`` of the example lie in the scan."""
+        return (places_mm - self.shift_mm.to(places_mm)) / self.scale.to(places_mm)
+
 
 @torch.no_grad()
 def align(scan: tuple[Tensor, Tensor], example: tuple[Tensor, Tensor]) -> Alignment:

@@ -11,10 +11,13 @@ the neighborhood of whatever may be the target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.fewshot.alignment import Alignment, align
@@ -26,6 +29,7 @@ NEAREST = 3
 BLOCKS = 64  # the largest of a row are found among the maxima of so many interleaved parts of it
 AT_ONCE = 1024  # cells compared at a time
 FAR = -0.5  # margin of cells that are not compared
+LEAST_FIT = 1e-3  # which examples that do not fit at all are weighted with
 HOPEFUL = -0.12  # margin of a cell above which the cells around it are compared, too
 REACH_MM = 175.0  # cells farther than this from the box around the target are not compared
 
@@ -51,6 +55,9 @@ class Placed:
         at = some(torch.arange(len(features)), SAMPLE)
         alignment = align((features[at], cells.places_mm[at]), (example.sample.float(), example.sample_mm))
         return cls(features, alignment(cells.places_mm), alignment)
+
+
+Pair = tuple[VolumeExample, Placed]
 
 
 @torch.no_grad()
@@ -109,3 +116,17 @@ def beside_box(places_mm: Tensor, target_mm: Tensor) -> Tensor:
     """Squared distance ``(N,)`` in mm^2 of places to the box around the target."""
     low, high = target_mm.min(0).values, target_mm.max(0).values
     return ((low - places_mm).clamp(min=0) + (places_mm - high).clamp(min=0)).square().sum(1)
+
+
+def weights_of(pairs: Sequence[Pair], trust: float) -> NDArray[np.float64]:
+    """How much each example counts, by how well the scan fits it; the sum is 1."""
+    weights = np.array([max(placed.alignment.fit, LEAST_FIT) ** trust for _, placed in pairs])
+    return np.asarray(weights / weights.sum())
+
+
+def joint_margin(
+    cells: ScanCells, pairs: Sequence[Pair], weights: NDArray[np.float64], *, pull_mm: float
+) -> Tensor:
+    """Weighted mean margin ``(S, h, w)`` by several examples."""
+    margins = [margin(cells, example, placed, pull_mm=pull_mm) for example, placed in pairs]
+    return torch.stack([float(w) * m for w, m in zip(weights, margins, strict=True)]).sum(0)

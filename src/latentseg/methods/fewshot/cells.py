@@ -6,6 +6,7 @@ cell is then some 10 x 10 x 5 mm of the body. Nothing here depends on a target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,3 +83,13 @@ def some(indices: Tensor, most: int, *, seed: int = 0) -> Tensor:
         return indices
     drawn = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:most]
     return indices[drawn.sort().values.to(indices.device)]
+
+
+def on_slices(margins: Tensor, known: Tensor, size: Sequence[int]) -> Tensor:
+    """Margins ``(S', h, w)`` of the described slices on all slices and pixels, ``(S, H, W)``, linearly."""
+    fine = F.interpolate(margins[:, None], size=list(size[1:]), mode="bilinear", align_corners=False)[:, 0]
+    at = torch.arange(size[0])
+    above = torch.searchsorted(known, at).clamp(max=len(known) - 1)
+    below = (above - 1).clamp(min=0)
+    share = (at - known[below]) / (known[above] - known[below]).clamp(min=1)
+    return torch.lerp(fine[below], fine[above], share.clamp(0, 1)[:, None, None].to(fine))

@@ -46,7 +46,8 @@ def moved(placed: Placed, example: VolumeExample, cells: ScanCells, margins: Ten
     near = own > NEAR
     if int(near.sum()) >= FEWEST and len(example.target) >= FEWEST:
         way = way_of_pairs(placed.features[near], placed.places_mm[near], example, way)
-    return replace(placed, places_mm=placed.places_mm + way)
+    alignment = replace(placed.alignment, shift_mm=placed.alignment.shift_mm + way.cpu())
+    return replace(placed, places_mm=placed.places_mm + way, alignment=alignment)
 
 
 def way_of_pairs(features: Tensor, places_mm: Tensor, example: VolumeExample, way: Tensor) -> Tensor:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.methods.fewshot.alignment import Alignment
+from latentseg.methods.fewshot.cells import described_slices
 from latentseg.methods.fewshot.support_scan import SupportScan
 
 Tensors = dict[str, Tensor]
@@ -76,10 +78,29 @@ class EncodedScan:
         tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
         return cls(torch.cat([part.images for part in parts]), spacing_mm, tensors)
 
+    def described(self) -> tuple[Tensor, Tensor, float]:
+        """Which slices are described as cells, where they lie along the body, and the edge of a slice."""
+        at = described_slices(len(self), self.spacing_mm[0])
+        return at, at * self.spacing_mm[0], self.spacing_mm[1] * self.images.shape[-1]
+
     @property
     def nbytes(self) -> int:
         """Size in memory."""
         return sum(tensor.nbytes for tensor in (self.images, *self.tensors.values()))
+
+
+class Placement(NamedTuple):
+    """How a scan lies on one of the examples, the target on what was found of it.
+
+    Attributes:
+        number: Of the example.
+        alignment: From the scan to the example.
+        weight: How much the example counts, by how well the scan fits it; those of all examples add up to 1.
+    """
+
+    number: int
+    alignment: Alignment
+    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +115,9 @@ class Search:
         group: ``(N,)`` long, the example that each slice is compared with; None where there is one group.
         hint: ``(N, D, h, w)``, what a network with further channels of input is told.
         mask: ``(N, H, W)`` bool, where a part decides by rules of its own what belongs to the target.
+        likely: How far what was found is the target, from 0 to 1.
         reason: Why the target is absent, where a part knows it; one clause.
+        placements: How the scan lies on the examples that it was compared with as a whole.
     """
 
     at: Tensor
@@ -104,7 +127,9 @@ class Search:
     group: Tensor | None = None
     hint: Tensor | None = None
     mask: NDArray[np.bool_] | None = None
+    likely: float = 1.0
     reason: str = ""
+    placements: tuple[Placement, ...] = ()
 
     @classmethod
     def everywhere(cls, scan: EncodedScan) -> Search:

@@ -11,6 +11,7 @@ from latentseg.methods.appearance import AppearanceOptions
 from latentseg.methods.fewshot.appearance import Appearance
 from latentseg.methods.fewshot.closer_look import CloserLook, CloserOptions
 from latentseg.methods.fewshot.context import SupportMode
+from latentseg.methods.fewshot.finer_search import FinerOptions, FinerSearch
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.matching_prior import Matching
 from latentseg.methods.fewshot.nearest_example import NearestExample
@@ -39,6 +40,8 @@ class SegmentOptions:
             matching features); not at all when None.
         volume: How whole scans are searched with whole scans (``fixed`` only, with matching features); slice
             by slice, each one anywhere in the body, when None.
+        finer: How small targets are searched again in finer cells, where whole scans are compared; not at all
+            when None.
         min_presence: Presence below which the target is reported absent and its mask is empty.
         slab: Slices that go through a network at a time; memory grows with it and not with the volume.
     """
@@ -49,6 +52,7 @@ class SegmentOptions:
     refinement: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(confident=0.9))
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     volume: VolumeOptions | None = field(default_factory=VolumeOptions)
+    finer: FinerOptions | None = field(default_factory=FinerOptions)
     min_presence: float = 0.5
     slab: int = 8
 
@@ -99,5 +103,6 @@ def parts_of(networks: FewShotNetworks, options: SegmentOptions) -> tuple[Part, 
         if volume := options.volume:
             by_slices = [SlicesOnly(part, edge=matching.grid, slab=slab) for part in by_slices]
         whole = VolumeMatching(matching, volume) if volume else None
-        ours = [whole, *by_slices, refinement]
+        finer = FinerSearch(matching, options.finer) if volume and options.finer else None
+        ours = [whole, finer, *by_slices, refinement]
     return tuple(part for part in ours if part)

@@ -177,7 +177,8 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
                 search = part(search, searched, context.of(part.name))
         chance = np.zeros((len(scan), *scan.images.shape[2:]), np.float32)
         chance[search.at.numpy()] = probability(search.log_odds).numpy()
-        return Found(chance, search.in_view.astype(np.float32), search.mask, search.reason)
+        in_view = (search.in_view * search.likely).astype(np.float32)
+        return Found(chance, in_view, search.mask, search.reason)
 
     def decide(self, chance: NDArray[np.float32], presence: float) -> NDArray[np.bool_]:
         """The mask ``(S, H, W)`` of a probability: empty where the target is absent, without small parts."""

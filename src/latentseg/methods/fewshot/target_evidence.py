@@ -12,6 +12,8 @@ gave. It is compared with a low threshold: a target that is there must not be lo
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,9 @@ SUREST = 0.95  # quantile of the positive margins
 FEWEST = 2  # cells
 NOTHING = -1.0  # score where nothing was found
 TARGET = 400  # cells of the target that are looked at
+WIDTH = 0.022  # of the score, over which the presence falls
+ELSEWHERE = "the scan shows another part of the body than the examples"
+UNLIKE = "nothing in the scan resembles the target as it should if it were there"
 
 
 def surest_margin(margins: Tensor) -> float:
@@ -49,3 +54,8 @@ def evidence(example: VolumeExample, placed: Placed, margins: Tensor, *, pull_mm
     alike = placed.features @ example.target[targets].float().T - torch.cdist(here, there).square()
     explained = float(alike.amax(0).mean()) - placed.alignment.alike
     return explained + DISTINCT * surest_margin(margins)
+
+
+def rises(above: float, width: float) -> float:
+    """From 0 to 1 around the threshold that a value is ``above``."""
+    return 1 / (1 + math.exp(min(-above / width, 700)))

@@ -57,9 +57,9 @@ def test_what_every_part_needs_to_know_is_saved(context: SupportContext, tmp_pat
 
 
 def test_supports_of_an_older_version_are_refused(tmp_path: Path) -> None:
-    about = {"format": "latentseg-support-3", "name": "x", "mode": "nearest", "model": "m"}
+    about = {"format": "latentseg-support-4", "name": "x", "mode": "nearest", "model": "m"}
     save_file({"fg": torch.zeros(1)}, tmp_path / "old.safetensors", {"latentseg": json.dumps(about)})
-    with pytest.raises(ModelError, match=r"another version.*latentseg-support-3.*Encode it again"):
+    with pytest.raises(ModelError, match=r"another version.*latentseg-support-4.*Encode it again"):
         SupportContext.load(tmp_path / "old.safetensors")
 
 
@@ -81,7 +81,7 @@ def test_damaged_contexts_are_refused(context: SupportContext, tmp_path: Path) -
     other = tmp_path / "other.safetensors"
     save_file({"fg": torch.zeros(1)}, other)
     strange = tmp_path / "strange.safetensors"
-    about = '{"format": "latentseg-support-4", "name": "x", "new": 1}'
+    about = '{"format": "latentseg-support-5", "name": "x", "new": 1}'
     save_file({"fg": torch.zeros(1)}, strange, {"latentseg": about})
     for path in (cut, other, strange, tmp_path / "missing.safetensors"):
         with pytest.raises(

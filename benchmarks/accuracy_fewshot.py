@@ -27,7 +27,7 @@ from latentseg.cli.evaluate import (
     scans_seen,
     show_rows,
 )
-from latentseg.cli.segment import read_choices
+from latentseg.cli.shared import read_choices
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.protocols import EP1
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all

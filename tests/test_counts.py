@@ -22,7 +22,7 @@ from torch import Tensor
 
 import latentseg as ls
 from latentseg.backbones import registry
-from latentseg.cli.segment import read_targets
+from latentseg.cli.request import read_targets
 from latentseg.imaging import write_like
 from latentseg.methods.fewshot import cell_margins
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter

@@ -17,7 +17,7 @@ from PIL import Image
 import latentseg as ls
 from latentseg.backbones import registry
 from latentseg.cli import main
-from latentseg.cli.segment import read_targets, split_pair
+from latentseg.cli.request import read_targets, split_pair
 from latentseg.errors import UsageError
 from latentseg.imaging import Volume, write_like
 from latentseg.methods.fewshot import segmenter as module
@@ -393,7 +393,7 @@ def test_a_failure_leaves_no_half_file(
 
 
 def test_lesions_are_searched_anywhere() -> None:
-    from latentseg.cli.segment import search_options
+    from latentseg.cli.request import search_options
     from latentseg.methods.fewshot.parts import SegmentOptions
 
     assert search_options("nearest", anywhere=True).volume is None

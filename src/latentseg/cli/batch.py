@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,21 +14,13 @@ import typer
 from latentseg.cli import shared
 from latentseg.cli.output import human_bytes, in_options, show_table
 from latentseg.cli.progress import BatchProgress, Progress, human_time
-from latentseg.cli.segment import (
-    known_lines,
-    preset_options,
-    read_combined,
-    read_outputs,
-    read_targets,
-    search_options,
-)
+from latentseg.cli.request import Request
 from latentseg.errors import SomeCasesFailed
 
 if TYPE_CHECKING:
     from latentseg.batch.cases import Case
     from latentseg.batch.runner import BatchOptions, Engine, Outcome
     from latentseg.batch.work import Task
-    from latentseg.methods.tumor.options import TumorOptions
 
 app = typer.Typer()
 
@@ -49,63 +40,32 @@ SHOWN_PROBLEMS = 20  # of a dry run; the rest is counted
 
 
 @app.command()
+@shared.with_options(Request, without=["series"], after="save")
 def batch(
     cases: Cohort,
-    support: shared.Supports = None,
-    prompt: shared.Prompts = None,
-    target: shared.Targets = None,
-    out: shared.Out = Path("out"),
-    save: shared.Save = None,
+    request: Request,
     resume: Resume = False,
     shard: Shard = None,
     dry_run: DryRun = False,
     engine: EngineOption = "here",
     workers: Workers = 2,
-    label: shared.Label = None,
-    combined: shared.Combined = None,
-    modality: shared.ModalityOption = None,
-    orientation: shared.Orientation = None,
-    volume: shared.VolumeOption = None,
-    allow_gaps: shared.AllowGaps = False,
-    resample_tilt: shared.ResampleTilt = False,
-    support_mode: shared.Mode = "nearest",
-    anywhere: shared.Anywhere = False,
-    anyway: shared.Anyway = False,
-    preset: shared.Preset = "recommended",
-    seed: Annotated[int, typer.Option(help="Of all draws, with prompts.")] = 0,
-    backbone: shared.BackboneOption = "compact",
-    weights: shared.Weights = None,
-    device: shared.DeviceOption = "auto",
-    precision: shared.PrecisionOption = "auto",
-    compat: shared.CompatOption = "fixed",
 ) -> None:
     """Segment many scans; one that fails is listed with its reason and stops no other."""
-    import latentseg as ls
     from latentseg.batch.cases import find_cases
     from latentseg.batch.manifest import weights_facts
     from latentseg.batch.runner import BatchOptions
     from latentseg.batch.work import Task
-    from latentseg.imaging.dicom.series import DicomOptions
 
-    outputs = read_outputs(support, prompt, save, out=out)
-    dicom = DicomOptions(allow_gaps=allow_gaps, resample_tilt=resample_tilt, volume=volume)
-    read: dict[str, Any] = {"modality": modality, "orientation": orientation, "dicom": dicom}
-    cohort = [with_defaults(case, **read) for case in find_cases(cases, out=out)]
-    load: Any = partial(ls.load, backbone=backbone, weights=weights, device=device, dtype=precision)
-    targets: Sequence[Any] = prompt or ()
-    if prompt:
-        load = partial(load, "tumor", options=with_seed(preset_options(preset), seed))
-    else:
-        targets = read_targets(support or [], target, label=label, modality=modality, orientation=orientation)
-        load = partial(
-            load, "fewshot", options=search_options(support_mode, anywhere=anywhere, compat=compat)
-        )
+    outputs, out = request.outputs(), request.out
+    cohort = [with_defaults(case, **request.reading) for case in find_cases(cases, out=out)]
+    targets, load = request.targets(), request.loader
     segmenter = load()
-    for line in known_lines(segmenter, prompt, anyway=anyway) if prompt else ():
+    for line in request.known_lines(segmenter):
         typer.echo(line)
-    outputs, priority = read_combined(outputs, combined, names=[segmenter.name_of(one) for one in targets])
+    outputs, priority = request.with_combined(outputs, targets)
     options = BatchOptions(outputs, resume=resume, shard=shard, combined=tuple(priority or ()))
-    about = weights_facts(backbone, weights) | ({"seed": seed} if prompt else {})
+    about = weights_facts(request.backbone, request.weights)
+    about |= {"seed": request.seed} if request.prompt else {}
     task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)
     if dry_run:
         show_estimate(task, cohort, out=out, options=options)
@@ -198,14 +158,6 @@ def with_defaults(
         orientation=case.orientation or orientation,
         dicom=None if dicom == type(dicom)() else dicom,
     )
-
-
-def with_seed(options: TumorOptions, seed: int) -> TumorOptions:
-    """Options of prompts that draw by a seed."""
-    if options.refinement is None:
-        return options
-    inpainting = replace(options.refinement.inpainting, seed=seed)
-    return replace(options, refinement=replace(options.refinement, inpainting=inpainting))
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from typer.core import TyperGroup
 from latentseg.cli import shared
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
-from latentseg.cli.segment import read_choices, search_options, split_names
+from latentseg.cli.request import search_options
+from latentseg.cli.shared import read_choices, split_names
 from latentseg.cli.zero_shot import tumor
 from latentseg.errors import UsageError
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentseg.cli import shared
-from latentseg.cli.segment import read_choices
+from latentseg.cli.shared import read_choices
 from latentseg.cli.steps import check_recipe
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ EVERY = ",".join(STEPS)
 def diffugts(
     config: Annotated[Path, typer.Argument(help="YAML with the data sets, see configs/diffugts-maisi.yaml.")],
     backbone: shared.BackboneOption = "maisi-ct",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")] = Path("diffugts"),
+    out: shared.ReproductionOut = Path("diffugts"),
     steps: Annotated[str, typer.Option(help=f"Of {EVERY}; what is done is kept.")] = EVERY,
     preset: shared.Preset = "paper",
     device: shared.DeviceOption = "auto",

@@ -22,7 +22,7 @@ import typer
 
 from latentseg.cli import shared
 from latentseg.cli.evaluate import load, make_methods, read_folds, run_facts, show_rows
-from latentseg.cli.segment import read_choices
+from latentseg.cli.shared import read_choices
 from latentseg.cli.steps import check_recipe
 from latentseg.errors import UsageError, caution
 
@@ -97,7 +97,7 @@ def sdfsmis(
         Path, typer.Argument(help="configs/sdfsmis-released.yaml, sdfsmis-paper.yaml, or yours.")
     ],
     backbone: Annotated[str, typer.Option(help="Folder of Stable Diffusion 1.5, or `compact`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")],
+    out: shared.ReproductionOut,
     dinov2: Annotated[Path | None, typer.Option(help="Folder of DINOv2; default: the pulled one.")] = None,
     dataset: Annotated[
         str, typer.Option(help="SABS, CHAOS, MS-CMRSeg, or a folder like nnU-Net's.")

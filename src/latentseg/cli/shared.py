@@ -1,11 +1,17 @@
-"""Arguments and options that several verbs have, each declared once."""
+"""Arguments and options that several verbs have, each declared once, and how lists in them are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
+
+from latentseg.errors import UsageError
 
 Image = Annotated[
     Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, PNG, TIFF, a folder of slices, or DICOM.")
@@ -93,6 +99,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder.")]
 EvaluationOut = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of table.md, cases.csv, results.json; a run goes on.")
 ]
+ReproductionOut = Annotated[Path, typer.Option("--out", "-o", help="Folder of the reproduction.")]
 LabelsOption = Annotated[
     str | None,
     typer.Option("--labels", help="Of label maps: names, such as 1=liver,2=tumor, or a dataset.json."),
@@ -105,3 +112,61 @@ SettingOption = Annotated[
     Literal["1", "2", "2-corrected", "cross-domain"],
     typer.Option("--setting", help="What the training saw: 2 is as published, 2-corrected as it was meant."),
 ]
+
+
+def with_options(
+    group: type, *, without: Sequence[str] = (), after: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the fields of a dataclass as its options; the command takes them as one `request`.
+
+    Args:
+        group: The dataclass; its fields are annotated as typer wants them.
+        without: Fields that the command does not offer, which keep their defaults.
+        after: The field after which the command's own options stand in ``--help``; at the end by default.
+    """
+    hints = get_type_hints(group, include_extras=True)
+    names = [one.name for one in fields(group) if one.name not in without]
+    shared = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=getattr(group, name), annotation=hints[name])
+        for name in names
+    ]
+    place = names.index(after) + 1 if after else len(names)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            one.replace(kind=Parameter.KEYWORD_ONLY)
+            for one in signature(command, eval_str=True).parameters.values()
+            if one.name != "request"
+        ]
+        arguments = [one for one in own if one.default is Parameter.empty]
+        ordered = [*arguments, *shared[:place], *own[len(arguments) :], *shared[place:]]
+
+        @wraps(command)
+        def call(**given: Any) -> None:
+            request = group(**{name: given.pop(name) for name in names})
+            command(request=request, **given)
+
+        call.__signature__ = Signature(ordered)  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in ordered}
+        return call
+
+    return decorate
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """The parts of a comma-separated option; `None` where it was not given."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_choices(text: str, known: Sequence[str], *, option: str) -> list[str]:
+    """The chosen ones of a comma-separated option, in the order of the known ones.
+
+    Raises:
+        UsageError: None, or one that does not exist.
+    """
+    names = split_names(text) or []
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = f"unknown {option} {', '.join(map(repr, unknown))}" if unknown else f"no {option}"
+        raise UsageError(what, where=f"--{option}", fix=f"choose from {', '.join(known)}")
+    return [name for name in known if name in names]

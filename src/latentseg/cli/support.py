@@ -10,7 +10,7 @@ import typer
 from latentseg.cli import shared
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
-from latentseg.cli.segment import search_options
+from latentseg.cli.request import search_options
 from latentseg.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True)

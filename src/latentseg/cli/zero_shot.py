@@ -13,7 +13,8 @@ import typer
 from latentseg.cli import shared
 from latentseg.cli.output import AsJson, show_json, show_table
 from latentseg.cli.progress import Progress
-from latentseg.cli.segment import preset_options, read_choices, split_names
+from latentseg.cli.request import preset_options
+from latentseg.cli.shared import read_choices, split_names
 from latentseg.errors import UsageError
 
 if TYPE_CHECKING:

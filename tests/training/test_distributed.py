@@ -20,17 +20,13 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from latentseg.training.loop import Loop, LoopOptions
+from latentseg.training.loop import Loop, LoopOptions, Task
 
-class LineTask:
-    def images(self, batch):
-        return len(batch)
+class LineTask(Task):
     def __init__(self):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), nn.Linear(1, 1))
         self.model[3].requires_grad_(False)
-    def to(self, device):
-        self.model.to(device)
     def batch(self, rng, progress):
         if stop_at and progress >= stop_at[0] and os.environ.get("RANK") == "1":
             stop_at.clear()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latentseg.errors import ModelError, UsageError
 from latentseg.training import loop as loop_module
 from latentseg.training.log import plot_log, read_log
-from latentseg.training.loop import Loop, LoopOptions, rate_at, stop_requests
+from latentseg.training.loop import Loop, LoopOptions, Task, rate_at, stop_requests
 
 pytest.importorskip("matplotlib", reason="needs the extra `train`")
 OPTIONS = LoopOptions(steps=12, learning_rate=0.05, warmup=3, ema=0.9, log_every=1, checkpoint_minutes=60)
@@ -33,7 +33,7 @@ class Killed(BaseException):
     """Stands for a signal."""
 
 
-class LineTask:
+class LineTask(Task[nn.Sequential]):
     """Fit a line; dropout makes every step depend on torch's own seed, the norm keeps running statistics."""
 
     def __init__(self, width: int = 4) -> None:
@@ -45,12 +45,6 @@ class LineTask:
         self.progress: list[float] = []
         self.before: dict[int, Callable[[], None]] = {}
         self.bad_steps: set[int] = set()
-
-    def images(self, batch: Tensor) -> int:
-        return len(batch)
-
-    def to(self, device: torch.device) -> None:
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Tensor:
         step = round(progress * OPTIONS.steps)

@@ -23,7 +23,7 @@ from latentseg.errors import UsageError
 from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.discriminator import PatchDiscriminator, adaptive_weight
 from latentseg.training.growth import grow_from
-from latentseg.training.loop import LoopOptions
+from latentseg.training.loop import LoopOptions, Task
 from latentseg.training.pack import Pack
 from latentseg.training.painting import blobs, paint
 from latentseg.training.shares import slice_chances
@@ -88,8 +88,10 @@ class TrainedAutoencoder(nn.Module):
         self.discriminator = PatchDiscriminator()
 
 
-class AutoencoderTask:
+class AutoencoderTask(Task[TrainedAutoencoder]):
     """What the loop trains: reconstruct images and masks, and read masks with the head."""
+
+    counted = "images"
 
     def __init__(self, options: AutoencoderOptions, packed: Pack) -> None:
         self.options, self.packed = options, packed
@@ -98,14 +100,6 @@ class AutoencoderTask:
             for part in (self.model.autoencoder.vae.encoder, self.model.autoencoder.vae.quant_conv):
                 part.requires_grad_(False)
         self.chance = scan_chances(packed, options.source_shares)
-
-    def images(self, batch: Batch) -> int:
-        """Crops, or whole slices in the last part."""
-        return len(batch.images)
-
-    def to(self, device: torch.device) -> None:
-        """Move the model."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Batch:
         """Draw crops of real slices, painted anatomy and masks."""

@@ -30,7 +30,7 @@ from latentseg.methods.diffugts.inpainting import pool_mask, smooth_fill
 from latentseg.training.augment import Geometry, sampling_grid, warp
 from latentseg.training.growth import grow_from
 from latentseg.training.holes import HoleOptions, draw_hole
-from latentseg.training.loop import LoopOptions
+from latentseg.training.loop import LoopOptions, Task
 from latentseg.training.pack import Pack
 from latentseg.training.shares import slice_chances
 
@@ -100,17 +100,20 @@ class Around(NamedTuple):
     words: Description
 
 
-class DenoiserTask:
+class DenoiserTask(Task[UNet2DConditionModel]):
     """What the loop trains.
 
     Latents are encoded when they are first drawn and kept in memory: a denoiser sees each many times, and the
     encoder costs a third of a step.
     """
 
+    counted = "latents"
+
     def __init__(
         self, options: DenoiserOptions, packed: Pack, backbone: CompactBackbone, *, embed: Embed
     ) -> None:
         self.options, self.packed, self.backbone = options, packed, backbone
+        self.frozen_networks = [backbone]
         self.model: UNet2DConditionModel = new_denoiser(
             latent_channels=backbone.latent_channels, holes=options.holes is not None
         )
@@ -126,15 +129,6 @@ class DenoiserTask:
         self.scan_of = np.repeat(np.arange(len(scans)), [scan.count for scan in scans])
         phrases = sorted({HEALTHY, *(p for d in self.descriptions for p in (*d.always, *d.structures))})
         self.embedding = dict(zip(phrases, torch.from_numpy(embed(phrases)), strict=True))
-
-    def images(self, batch: Batch) -> int:
-        """Slices."""
-        return len(batch.latents)
-
-    def to(self, device: torch.device) -> None:
-        """Move the denoiser and the autoencoder."""
-        self.model.to(device)
-        self.backbone.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Batch:
         """Draw slices with their phrases, noise and times."""

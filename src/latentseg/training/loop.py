@@ -11,8 +11,9 @@ import atexit
 import copy
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,33 +81,40 @@ class LoopOptions(BaseModel, extra="forbid", frozen=True):
     threads: int = 0
 
 
-class Task(Protocol[Model]):
-    """What is trained: a model, its batches and its loss."""
+class Task(ABC, Generic[Model]):
+    """What is trained: a model, its batches and its loss.
 
-    @property
-    def model(self) -> Model:
-        """The model; parameters that require no gradient stay as they are."""
-        ...
+    Attributes:
+        model: The model; parameters that require no gradient stay as they are.
+        frozen_networks: What moves to the device of the model with it.
+        counted: The field of a batch with one entry per image, for the throughput in the log; a batch that is
+            one tensor is counted itself.
+    """
+
+    model: Model
+    frozen_networks: Sequence[Any] = ()
+    counted = "masks"
 
     def images(self, batch: Any) -> int:
-        """How many images a batch holds, for the throughput in the log."""
-        ...
+        """How many images a batch holds."""
+        return len(batch if isinstance(batch, Tensor) else getattr(batch, self.counted))
 
     def to(self, device: torch.device) -> None:
         """Move the model, and what is frozen beside it, to a device."""
-        ...
+        for network in (self.model, *self.frozen_networks):
+            network.to(device)
 
+    @abstractmethod
     def batch(self, rng: np.random.Generator, progress: float) -> Any:
         """Draw one batch on the CPU; ``progress`` is the share of the schedule that is done, in [0, 1)."""
-        ...
 
+    @abstractmethod
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, float]]:
         """Scalar loss of the current model for a batch on the model's device, and figures for the log."""
-        ...
 
+    @abstractmethod
     def export(self, model: Model, folder: Path) -> None:
         """Write the weights that users load, from the averaged model."""
-        ...
 
 
 @runtime_checkable

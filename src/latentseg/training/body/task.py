@@ -18,7 +18,7 @@ from torch import Tensor
 from latentseg.training.body.model import BodyModel, export
 from latentseg.training.body.pack import BodyPack
 from latentseg.training.body.pictures import PictureBatch, PictureOptions, Pictures
-from latentseg.training.loop import LoopOptions
+from latentseg.training.loop import LoopOptions, Task
 
 ERROR_UNIT_MM = 25.0
 STANDS_FOR = torch.tensor([1.0, 1.0, 6.0])
@@ -48,7 +48,7 @@ class BodyOptions(BaseModel, extra="forbid", frozen=True):
     dropout: float = 0.2
 
 
-class BodyTask:
+class BodyTask(Task[BodyModel]):
     """What the loop trains."""
 
     def __init__(self, options: BodyOptions, packed: BodyPack) -> None:
@@ -60,10 +60,6 @@ class BodyTask:
     def images(self, batch: PictureBatch) -> int:
         """Pictures of a batch."""
         return batch.pictures.shape[0] * batch.pictures.shape[1]
-
-    def to(self, device: torch.device) -> None:
-        """Move the model."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> PictureBatch:
         """Draw one batch of pictures; of the last part of the schedule only those that teach heights."""

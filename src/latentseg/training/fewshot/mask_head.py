@@ -21,13 +21,13 @@ from latentseg.imaging.files import write_file
 from latentseg.methods.sdfsmis.mask_decoding import mask_images, probabilities
 from latentseg.training.fewshot.frozen import FrozenParts
 from latentseg.training.fewshot.pairs import Pairs
-from latentseg.training.loop import LoopOptions, trained
+from latentseg.training.loop import LoopOptions, Task, trained
 
 PAIRS = 4  # of a batch
 NOISE = 0.3  # largest standard deviation, latents being of about 1
 
 
-class MaskHeadTask:
+class MaskHeadTask(Task[MaskHead]):
     """What the loop trains.
 
     Args:
@@ -39,16 +39,8 @@ class MaskHeadTask:
     def __init__(self, parts: FrozenParts, pairs: Pairs, *, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.parts, self.pairs = parts, pairs
+        self.frozen_networks = [parts]
         self.model = MaskHead(parts.latent_channels, downscale=parts.downscale)
-
-    def images(self, batch: Tensor) -> int:
-        """Masks."""
-        return len(batch)
-
-    def to(self, device: torch.device) -> None:
-        """Move the trained and the frozen networks."""
-        self.model.to(device)
-        self.parts.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> Tensor:  # noqa: ARG002
         """Masks ``(B, S, S)`` in {0, 1}."""

@@ -16,7 +16,7 @@ from latentseg.methods.fewshot import matching_features
 from latentseg.methods.fewshot.matching_features import MatchingAdapter, MatchingFeatures
 from latentseg.training.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
 from latentseg.training.fewshot.losses import dice_where_present, entropy, soft_dice
-from latentseg.training.loop import LoopOptions
+from latentseg.training.loop import LoopOptions, Task
 from latentseg.training.pack import Pack
 
 DOWNSCALE = 8  # edge of a cell in pixels
@@ -38,8 +38,10 @@ class MatchingOptions(BaseModel, extra="forbid", frozen=True):
     dice: float = 0.3
 
 
-class MatchingTask:
+class MatchingTask(Task[MatchingAdapter]):
     """What the loop trains."""
+
+    counted = "query_masks"
 
     def __init__(self, options: MatchingOptions, packed: Pack) -> None:
         torch.manual_seed(options.loop.seed)
@@ -48,14 +50,7 @@ class MatchingTask:
         network = load_feature_network()
         self.model = MatchingAdapter(matching_features.width_of(network), options.width)
         self.features = MatchingFeatures(network, self.model, grid=packed.images.shape[1] // DOWNSCALE)
-
-    def images(self, batch: EpisodeBatch) -> int:
-        """Queries, each with one target."""
-        return len(batch.query_masks)
-
-    def to(self, device: torch.device) -> None:
-        """Move the adapter and the frozen network."""
-        self.features.to(device)
+        self.frozen_networks = [self.features]
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:  # noqa: ARG002
         """Draw one batch of episodes."""

@@ -33,7 +33,7 @@ from latentseg.methods.sdfsmis.query_enhancement import Rule, enhance, prototype
 from latentseg.methods.sdfsmis.released_layout import save_released
 from latentseg.training.fewshot.frozen import FrozenParts
 from latentseg.training.fewshot.pairs import PairBatch, PairOptions, Pairs, Supervision
-from latentseg.training.loop import LoopOptions
+from latentseg.training.loop import LoopOptions, Task
 from latentseg.training.optimizer import Group
 from latentseg.training.pack import Pack
 
@@ -111,7 +111,7 @@ class PaperModel(nn.Module):
                 module.compile()
 
 
-class PaperTask:
+class PaperTask(Task[PaperModel]):
     """What the loop trains.
 
     Args:
@@ -124,6 +124,8 @@ class PaperTask:
         InputError: The pack has no pairs of the kind that is asked for.
     """
 
+    counted = "query_masks"
+
     def __init__(
         self,
         options: PaperOptions,
@@ -133,6 +135,7 @@ class PaperTask:
     ) -> None:
         torch.manual_seed(options.loop.seed)
         self.options, self.parts = options, parts
+        self.frozen_networks = [parts]
         self.pairs = Pairs(packed, usable, options.pairs)
         self.model = PaperModel(parts)
         if options.checkpointing:
@@ -145,10 +148,6 @@ class PaperTask:
         translator = Group(list(self.model.translator.parameters()), self.options.translator_factor)
         return [Group(list(self.model.unet.parameters())), translator]
 
-    def images(self, batch: PairBatch) -> int:
-        """Queries."""
-        return len(batch.query_masks)
-
     def to(self, device: torch.device) -> None:
         """Move the trained and the frozen networks.
 
@@ -156,8 +155,7 @@ class PaperTask:
             MemoryLimitError: They do not fit.
         """
         check_memory(self.model, self.options, device=device)
-        self.model.to(device)
-        self.parts.to(device)
+        super().to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> PairBatch:  # noqa: ARG002
         """Draw the episodes of one piece of a step."""

@@ -32,7 +32,7 @@ from latentseg.methods.sdfsmis.query_enhancement import enhance, prototypes
 from latentseg.training.fewshot.episodes import EpisodeBatch, EpisodeOptions, Episodes
 from latentseg.training.fewshot.losses import dice_where_present, entropy, matching, soft_dice
 from latentseg.training.fewshot.matching import episode_prior
-from latentseg.training.loop import LoopOptions
+from latentseg.training.loop import LoopOptions, Task
 from latentseg.training.pack import Pack
 
 
@@ -127,8 +127,10 @@ class Inputs(NamedTuple):
     prior: Tensor  # (G * Q, 3, h, w), or without channels
 
 
-class FewShotTask:
+class FewShotTask(Task[FewShotModel]):
     """What the loop trains."""
+
+    counted = "query_masks"
 
     def __init__(
         self,
@@ -140,21 +142,11 @@ class FewShotTask:
         self.options, self.backbone = options, backbone
         self.episodes = Episodes(packed, options.episodes)
         self.matching = matching
+        self.frozen_networks = [backbone, matching] if matching else [backbone]
         unet = initial_unet(options, backbone)
         self.model = FewShotModel(
             unet, backbone.mask_head, condition_features=int(backbone.vae.config["block_out_channels"][-1])
         )
-
-    def images(self, batch: EpisodeBatch) -> int:
-        """Queries, each with one target."""
-        return len(batch.query_masks)
-
-    def to(self, device: torch.device) -> None:
-        """Move the few-shot network and the frozen backbone."""
-        self.model.to(device)
-        self.backbone.to(device)
-        if self.matching:
-            self.matching.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
         """Draw one batch of episodes."""

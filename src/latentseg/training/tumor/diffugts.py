@@ -32,7 +32,7 @@ from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.queries import Queries
 from latentseg.training.growth import grow_from
-from latentseg.training.loop import LoopOptions, trained
+from latentseg.training.loop import LoopOptions, Task, trained
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.calibration import Alarms, calibrate_organs
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
@@ -105,7 +105,7 @@ class AttentionBatch(NamedTuple):
     masked: Tensor
 
 
-class AttentionTask:
+class AttentionTask(Task[AnomalyAttention]):
     """Trains the adapters, the attention and the image-level score.
 
     Args:
@@ -130,14 +130,6 @@ class AttentionTask:
         self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
         self.sources = np.zeros(options.count, object)
         self.whole = np.zeros(options.count, bool)
-
-    def images(self, batch: AttentionBatch) -> int:
-        """Samples."""
-        return len(batch.masks)
-
-    def to(self, device: torch.device) -> None:
-        """Move what is trained; features are computed where the backbone is."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> AttentionBatch:
         """Draw samples, and encode those that are drawn for the first time."""
@@ -243,7 +235,7 @@ class FusionBatch(NamedTuple):
     holes: Tensor
 
 
-class FusionTask:
+class FusionTask(Task[Fusion]):
     """Trains the fusion on residuals of samples that the trained attention maps have not seen.
 
     Args:
@@ -267,14 +259,6 @@ class FusionTask:
         self.network, self.metadata = network, metadata
         self.model: Fusion = network.fusion
         self.kept: dict[int, FusionBatch] = {}
-
-    def images(self, batch: FusionBatch) -> int:
-        """Samples."""
-        return len(batch.masks)
-
-    def to(self, device: torch.device) -> None:
-        """Move what is trained."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> FusionBatch:
         """Draw samples, and refine those that are drawn for the first time."""

@@ -16,6 +16,7 @@ from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.organs import OrganMaps, organ_loss
+from latentseg.training.loop import Task
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.training.tumor.organ_samples import OrganSample, OrganSamples
 
@@ -30,7 +31,7 @@ class OrganBatch(NamedTuple):
     known: Tensor
 
 
-class OrganTask:
+class OrganTask(Task[OrganMaps]):
     """Trains the classifier of organs.
 
     Args:
@@ -41,6 +42,8 @@ class OrganTask:
         batch: Samples per step.
         seed: Of the samples.
     """
+
+    counted = "organs"
 
     def __init__(
         self,
@@ -57,14 +60,6 @@ class OrganTask:
         self.kept = KeptStages(frozen, count)
         self.organs = np.zeros((count, *self.kept.grid), np.int64)
         self.known = np.zeros((count, 1 + len(self.model.names)), bool)
-
-    def images(self, batch: OrganBatch) -> int:
-        """Samples."""
-        return len(batch.organs)
-
-    def to(self, device: torch.device) -> None:
-        """Move what is trained; features are computed where the backbone is."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> OrganBatch:
         """Draw samples, and encode those that are drawn for the first time."""

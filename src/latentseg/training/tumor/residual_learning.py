@@ -24,6 +24,7 @@ from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
+from latentseg.training.loop import Task
 from latentseg.training.tumor.blocks import Block, backbone_for
 from latentseg.training.tumor.losses import dice
 
@@ -58,7 +59,7 @@ class ResidualBatch(NamedTuple):
     holes: Tensor
 
 
-class ResidualTask:
+class ResidualTask(Task[ResidualHead]):
     """Trains the projector on blocks whose holes are known lesions, dilated.
 
     Args:
@@ -94,14 +95,6 @@ class ResidualTask:
         self.projector = network.projector
         self.model = ResidualHead(network.projector)
         self.kept: dict[int, ResidualBatch] = {}
-
-    def images(self, batch: ResidualBatch) -> int:
-        """Blocks."""
-        return len(batch.change)
-
-    def to(self, device: torch.device) -> None:
-        """Move what is trained."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> ResidualBatch:
         """Draw a block, and inpaint it when it is drawn for the first time."""

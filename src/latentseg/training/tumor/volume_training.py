@@ -26,7 +26,7 @@ from latentseg.methods.tumor.features import PAPER_NETWORK, FrozenStages, TumorC
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.organs import FIELD_MM
 from latentseg.methods.tumor.queries import Queries
-from latentseg.training.loop import LoopOptions, trained
+from latentseg.training.loop import LoopOptions, Task, trained
 from latentseg.training.tumor.blocks import Block, BlockOptions, Blocks, backbone_for, organ_of
 from latentseg.training.tumor.diffugts import AttentionBatch, attention_loss
 from latentseg.training.tumor.residual_learning import ResidualTask
@@ -82,7 +82,7 @@ class VolumeTrainingOptions(BaseModel):
     text_pooling: Literal["mean", "first"] = "mean"
 
 
-class VolumeTask:
+class VolumeTask(Task[AnomalyAttention]):
     """Trains the adapters, the attention and the anomaly score on blocks.
 
     Args:
@@ -117,14 +117,6 @@ class VolumeTask:
             )
         self.network = TumorNetwork.for_stages(stages, organs=self.organs.names)
         self.model: AnomalyAttention = self.network.attention
-
-    def images(self, batch: AttentionBatch) -> int:
-        """Blocks."""
-        return len(batch.masks)
-
-    def to(self, device: torch.device) -> None:
-        """Move what is trained; features are computed where the backbone is."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> AttentionBatch:
         """Draw blocks and encode them."""

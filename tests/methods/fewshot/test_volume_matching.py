@@ -118,6 +118,20 @@ def test_targets_without_a_whole_scan_are_left_to_other_parts() -> None:
     assert part.of_support(Examples(images[:1], torch.ones(1, 48, 48), 1, (empty,))) == {}  # marked in air
 
 
+def test_many_examples_are_described_and_aligned_once_for_all_targets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aligned, described, part = [], [], matching()
+    place, describe = Placed.of, part.cells.features
+    monkeypatch.setattr(Placed, "of", lambda *pair: aligned.append(pair) or place(*pair))
+    part.cells.features = lambda images: described.append(images) or describe(images)  # type: ignore[assignment]
+    scans = [body(seed=seed) for seed in range(1, 9)]
+    for shift in (0, 1, 2):
+        found(part, tuple(shown(images, mask(shift)) for images in scans), body())
+    assert len(aligned) == 8
+    assert len(described) == 9 * SLICES
+
+
 def test_the_second_search_is_centered_on_what_was_found() -> None:
     images = body()
     (example,) = examples_of(

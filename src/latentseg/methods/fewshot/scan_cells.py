@@ -14,7 +14,7 @@ from torch import Tensor
 from latentseg.methods.fewshot.cells import ScanCells
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 
-KEPT = 6  # scans; each takes about 40 MB
+KEPT, KEPT_AT_MOST = 6, 24  # scans; each takes about 40 MB
 KEPT_SLICES = 120  # each takes about 1 MB
 Value = TypeVar("Value")
 
@@ -30,6 +30,10 @@ class LastUsed(Generic[Value]):
         self.most = most
         self._kept: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = threading.Lock()
+
+    def grow(self, most: int) -> None:
+        """Keep more from now on, where so many belong to one search: with less, none would be met again."""
+        self.most = max(self.most, min(most, KEPT_AT_MOST))
 
     def of(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key, made if it is not known."""
@@ -68,6 +72,10 @@ class CellsOfScans:
             return ScanCells.of(maps, images, along_mm=along_mm, side_mm=side_mm)
 
         return self._kept.of(digest(images, along_mm, torch.tensor(side_mm)), described)
+
+    def grow(self, most: int) -> None:
+        """Keep so many scans, see :meth:`LastUsed.grow`."""
+        self._kept.grow(most)
 
     def _slice(self, image: Tensor) -> Tensor:
         """Features ``(1, D, h, w)`` of a slice ``(1, 1, H, W)``."""

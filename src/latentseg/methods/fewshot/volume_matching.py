@@ -114,6 +114,7 @@ class VolumeMatching(Part):
 
     def of_support(self, examples: Examples) -> Tensors:
         """The references of each scan of the support, under its number."""
+        self.cells.grow(len(examples.scans) + 1)  # and the scan that is searched
         tensors: Tensors = {}
         for scan in examples.scans:
             images, along_mm = torch.from_numpy(scan.images)[:, None], torch.from_numpy(scan.places_mm)
@@ -130,6 +131,7 @@ class VolumeMatching(Part):
         at, along_mm, side_mm = scan.described()
         cells = self.cells(scan.images[at], along_mm=along_mm, side_mm=side_mm)
         examples = examples_of(support, cells.features.device)
+        self._placed.grow(len(examples))
         pairs = [(example, self.placed(cells, example)) for example in examples]
         fit = max(placed.alignment.fit for _, placed in pairs)
         margins, score, placements = self.searched(cells, pairs)

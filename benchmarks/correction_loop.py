@@ -33,6 +33,7 @@ from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.imaging import Volume, write_like
 from latentseg.metrics.overlap import dice
 from latentseg.serve.drawings import draw
+from latentseg.serve.engine import Caller
 from latentseg.serve.found import final_mask
 from latentseg.serve.learning import stale
 from latentseg.serve.project import Target
@@ -77,7 +78,7 @@ class Robot:
 
     def find(self, scan: Scan) -> None:
         """Find the organ in a scan."""
-        self.bench.engine.find(scan, [self.target], stop=Event(), tell=lambda *_: None)
+        self.bench.engine.find(scan, [self.target], Caller(Event(), tell=lambda *_: None))
 
     def dice(self, scan: Scan) -> float:
         """How good what stands is."""

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from threading import Event, Lock, RLock, Thread
 from typing import Any
 
@@ -47,6 +47,21 @@ def load_method(options: ServeOptions, *, named: bool) -> Any:
     return ls.load("tumor", **about) if named else ls.load("fewshot", weights=options.weights, **about)
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Whoever asked for a search, and can follow and end it.
+
+    Attributes:
+        stop: Set from another thread to end the search early.
+        tell: Called with what is done now, how much of all is done, and the seconds that are left.
+        kept: Called when a result was kept.
+    """
+
+    stop: Event
+    tell: Told
+    kept: Callable[[], None] = lambda: None
+
+
 class Engine:
     """Finds targets in scans of a project, one at a time.
 
@@ -72,30 +87,15 @@ class Engine:
                 self._methods[named] = load_method(self.options, named=named)
             return self._methods[named]
 
-    def find(
-        self,
-        scan: Scan,
-        targets: Sequence[Target],
-        *,
-        stop: Event,
-        tell: Told,
-        kept: Callable[[], None] = lambda: None,
-    ) -> None:
+    def find(self, scan: Scan, targets: Sequence[Target], caller: Caller) -> None:
         """Find targets in a scan and keep what is found, each as soon as it is there.
-
-        Args:
-            scan: The scan.
-            targets: What to find.
-            stop: Set from another thread to end early.
-            tell: Called with what is done now, how much of all is done, and the seconds that are left.
-            kept: Called when a result was kept.
 
         Raises:
             Interrupted: It was stopped; targets that were finished are kept.
             LatentsegError: A scan or an example that cannot be used.
         """
-        clock = Clock(tell, self._expected(scan, targets))
-        with self._at_work(scan, stop, clock), stoppable(stop, clock.tick):
+        clock = Clock(caller.tell, self._expected(scan, targets))
+        with self._at_work(scan, caller.stop, clock), stoppable(caller.stop, clock.tick):
             for target in targets:
                 method, prepared = self._prepared(scan, clock, named=bool(target.prompt))
                 asked, examples = self._asked(scan, target, method, clock)
@@ -110,7 +110,7 @@ class Engine:
                 about["examples"] = [one.digest for one in examples]
                 save_found(scan, target.id, result, about=about)
                 save_evidence(scan, target.id, result)
-                kept()
+                caller.kept()
 
     def drop(self, scan: str) -> None:
         """Forget a scan that was removed."""

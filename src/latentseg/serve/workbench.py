@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentseg.errors import UsageError
 from latentseg.serve.drawings import Slices, draw, forget, undo
-from latentseg.serve.engine import Engine, check_targets
+from latentseg.serve.engine import Caller, Engine, check_targets
 from latentseg.serve.events import Events
 from latentseg.serve.jobs import Job, Queue, Told
 from latentseg.serve.learning import doubt_of, has_example, row_of, stale
@@ -151,7 +151,7 @@ class Workbench:
     def _work(self, job: Job, stop: Event, tell: Told) -> None:
         scan = self.project.scan(job.scan)
         targets = check_targets(self.project, job.targets)
-        self.engine.find(scan, targets, stop=stop, tell=tell, kept=lambda: self.tell_scan(scan))
+        self.engine.find(scan, targets, Caller(stop, tell, kept=lambda: self.tell_scan(scan)))
 
     def _told(self, job: Job) -> None:
         self.events.tell("job", asdict(job))

@@ -6,7 +6,7 @@ Paths travel and arrays stay: a worker reads the project's folder and puts what 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Condition, Event
@@ -14,7 +14,7 @@ from typing import Any
 
 from latentseg.batch.ray_engine import RETRIES, start_ray
 from latentseg.errors import LatentsegError, caution, noted
-from latentseg.serve.engine import Engine, Told
+from latentseg.serve.engine import Caller, Engine
 from latentseg.serve.missing import NotHere
 from latentseg.serve.project import Target, scans_on_disk
 from latentseg.serve.scan import Scan
@@ -68,8 +68,7 @@ class Worker:
         self.stop.clear()
         self.kept = 0
         with noted([]) as notes:
-            about: dict[str, Any] = {"stop": self.stop, "tell": self._hear, "kept": self._count}
-            self.engine.find(self.shelf.scan(scan), targets, **about)
+            self.engine.find(self.shelf.scan(scan), targets, Caller(self.stop, self._hear, self._count))
         return notes
 
     def look(self, stop: bool) -> tuple[tuple[str, float, float], int]:
@@ -109,15 +108,7 @@ class RayWorkers:
         self._all = [Hired(remote.remote(Path.cwd(), known)) for _ in range(options.workers)]
         self._free, self._changed = list(self._all), Condition()
 
-    def find(
-        self,
-        scan: Scan,
-        targets: Sequence[Target],
-        *,
-        stop: Event,
-        tell: Told,
-        kept: Callable[[], None] = lambda: None,
-    ) -> None:
+    def find(self, scan: Scan, targets: Sequence[Target], caller: Caller) -> None:
         """As :meth:`latentseg.serve.engine.Engine.find`.
 
         Raises:
@@ -128,10 +119,10 @@ class RayWorkers:
         try:
             found = worker.actor.find.remote(scan.id, list(targets))
             while not self.ray.wait([found], timeout=LOOK_S)[0]:
-                said, count = self.ray.get(worker.actor.look.remote(stop.is_set()))
-                tell(*said)
+                said, count = self.ray.get(worker.actor.look.remote(caller.stop.is_set()))
+                caller.tell(*said)
                 if count > seen:
-                    kept()
+                    caller.kept()
                 seen = count
             for note in self.ray.get(found):
                 caution(note)
@@ -144,7 +135,7 @@ class RayWorkers:
             ) from error
         finally:
             self._give_back(worker)
-            kept()
+            caller.kept()
 
     def ahead(self, scan: Scan) -> None:
         """Nothing: which worker will find is not known yet."""

@@ -190,7 +190,7 @@ def test_a_dicom_series(client, bench, finish, searched, tmp_path: Path) -> None
     pytest.importorskip("highdicom", reason="needs the extra [dicom]")
     import highdicom
 
-    from latentseg.phantom.dicom import save_slices, slice_datasets
+    from helpers.dicom_files import save_slices, slice_datasets
     from latentseg.serve.view import View
 
     save_slices(slice_datasets(searched.image), tmp_path / "data" / "series")
@@ -213,9 +213,9 @@ def test_stopping(client, bench, opened, paint, monkeypatch) -> None:
 
     begun = threading.Event()
 
-    def endless(scan, targets, *, stop, tell, kept) -> None:
+    def endless(scan, targets, caller) -> None:
         begun.set()
-        stop.wait(30)
+        caller.stop.wait(30)
         from latentseg.errors import Interrupted
 
         raise Interrupted("stopped")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from latentseg.evaluation.slices import ScanAnswer, SupportSlices
 from latentseg.methods.fewshot.support import Support
+from latentseg.methods.last_used import LastUsed
 from latentseg.metrics.presence import presence_scores
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FewShotMethod:
         self.fingerprint = segmenter.fingerprint
         self.segmenter = segmenter
         self._slices: OrderedDict[bytes, EncodedScan] = OrderedDict()
-        self._contexts: OrderedDict[bytes, SupportContext] = OrderedDict()
+        self._contexts: LastUsed[SupportContext] = LastUsed(KEPT)
 
     def __call__(self, support: SupportSlices, query_slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability ``(S, H, W)`` of slices; by the released rules their mask, as 0 and 1."""
@@ -74,14 +75,9 @@ class FewShotMethod:
     def _context(self, support: SupportSlices) -> SupportContext:
         scans = [_key(scan.images) + _key(scan.masks) for scan in support.scans]
         key = b"".join([_key(support.images), _key(support.masks), *scans])
-        if key not in self._contexts:
-            sources = ("",) * len(support.images)
-            example = Support("target", support.images, support.masks, sources, scans=support.scans)
-            self._contexts[key] = self.segmenter.encode(example)
-        self._contexts.move_to_end(key)
-        while len(self._contexts) > KEPT:
-            self._contexts.popitem(last=False)
-        return self._contexts[key]
+        sources = ("",) * len(support.images)
+        example = Support("target", support.images, support.masks, sources, scans=support.scans)
+        return self._contexts.of(key, lambda: self.segmenter.encode(example))
 
     def _encoded(self, slices: NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> EncodedScan:
         """Slices as the networks take them, each encoded once: chunks of different organs overlap."""

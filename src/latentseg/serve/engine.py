@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from latentseg.errors import Interrupted, LatentsegError, UsageError, noted
 from latentseg.imaging import Volume
+from latentseg.methods.last_used import LastUsed
 from latentseg.methods.results import Segmentation
 from latentseg.serve.drawings import read_drawn
 from latentseg.serve.emptied import beyond_emptied
@@ -77,7 +78,7 @@ class Engine:
         self._ahead: tuple[str, Event, Thread] | None = None
         self._methods: dict[bool, Any] = {}
         self._kept: OrderedDict[tuple[str, bool], tuple[Any, int]] = OrderedDict()
-        self._supports: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._supports: LastUsed[Any] = LastUsed(KEPT_SUPPORTS)
         self._pace = dict(FIRST_GUESS)
 
     def method(self, *, named: bool) -> Any:
@@ -184,14 +185,12 @@ class Engine:
             return target.prompt, []
         examples = examples_of(self.project, target, for_scan=scan.id)
         key = (target.name, *(one.digest for one in examples))
-        if key not in self._supports:
+
+        def encoded() -> Any:
             clock.enter(f"reading the examples of {target.name}")
-            support = support_of(self.project, target, examples, read=self._volume)
-            self._supports[key] = method.encode(support)
-            while len(self._supports) > KEPT_SUPPORTS:
-                self._supports.popitem(last=False)
-        self._supports.move_to_end(key)
-        return self._supports[key], examples
+            return method.encode(support_of(self.project, target, examples, read=self._volume))
+
+        return self._supports.of(key, encoded), examples
 
     def _volume(self, scan: Scan) -> Volume:
         kept = self._kept.get((scan.id, False))

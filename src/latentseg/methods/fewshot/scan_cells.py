@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
 from hashlib import blake2b
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from latentseg.methods.fewshot.cells import ScanCells
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
+from latentseg.methods.last_used import LastUsed
 
 KEPT, KEPT_AT_MOST = 6, 24  # scans; each takes about 40 MB
 KEPT_SLICES = 120  # each takes about 1 MB
-Value = TypeVar("Value")
-
-
-class LastUsed(Generic[Value]):
-    """Keeps the values that were last asked for; safe to ask from many threads.
-
-    Args:
-        most: How many.
-    """
-
-    def __init__(self, most: int = KEPT) -> None:
-        self.most = most
-        self._kept: OrderedDict[Hashable, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def grow(self, most: int) -> None:
-        """Keep more from now on, where so many belong to one search: with less, none would be met again."""
-        self.most = max(self.most, min(most, KEPT_AT_MOST))
-
-    def of(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key, made if it is not known."""
-        with self._lock:
-            known = self._kept.get(key)
-        value = make() if known is None else known
-        with self._lock:
-            self._kept[key] = value
-            self._kept.move_to_end(key)
-            while len(self._kept) > self.most:
-                self._kept.popitem(last=False)
-        return value
 
 
 class CellsOfScans:
@@ -60,7 +27,7 @@ class CellsOfScans:
 
     def __init__(self, features: MatchingFeatures) -> None:
         self.features = features
-        self._kept: LastUsed[ScanCells] = LastUsed()
+        self._kept: LastUsed[ScanCells] = LastUsed(KEPT)
         self._slices: LastUsed[Tensor] = LastUsed(KEPT_SLICES)
 
     @torch.no_grad()
@@ -74,8 +41,8 @@ class CellsOfScans:
         return self._kept.of(digest(images, along_mm, torch.tensor(side_mm)), described)
 
     def grow(self, most: int) -> None:
-        """Keep so many scans, see :meth:`LastUsed.grow`."""
-        self._kept.grow(most)
+        """Keep so many scans, so that those of one target are still there for the next."""
+        self._kept.grow(min(most, KEPT_AT_MOST))
 
     def _slice(self, image: Tensor) -> Tensor:
         """Features ``(1, D, h, w)`` of a slice ``(1, 1, H, W)``."""

@@ -29,7 +29,7 @@ from latentseg.methods.fewshot.cells import ScanCells, on_slices
 from latentseg.methods.fewshot.local_placement import moved
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Placement, Search, Tensors
-from latentseg.methods.fewshot.scan_cells import CellsOfScans, LastUsed, digest
+from latentseg.methods.fewshot.scan_cells import KEPT, CellsOfScans, digest
 from latentseg.methods.fewshot.target_evidence import (
     ELSEWHERE,
     UNLIKE,
@@ -39,6 +39,7 @@ from latentseg.methods.fewshot.target_evidence import (
     surest_margin,
 )
 from latentseg.methods.fewshot.volume_example import VolumeExample
+from latentseg.methods.last_used import LastUsed
 
 FIT_WIDTH = 0.002  # of the fit, over which the presence falls
 ALIKE = (0.64, 0.68)  # mean cosine of two scans: of a CT and an MR at most, of one modality at least
@@ -105,7 +106,7 @@ class VolumeMatching(Part):
     def __init__(self, features: MatchingFeatures, options: VolumeOptions | None = None) -> None:
         self.options = options or VolumeOptions()
         self.cells = CellsOfScans(features)
-        self._placed: LastUsed[tuple[ScanCells, Placed]] = LastUsed()
+        self._placed: LastUsed[tuple[ScanCells, Placed]] = LastUsed(KEPT)
 
     def get_ready(self, scan: EncodedScan) -> None:
         """Describe the cells of a scan."""

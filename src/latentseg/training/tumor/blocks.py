@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from latentseg.errors import InputError
 from latentseg.imaging import Volume
 from latentseg.imaging.network_input import resampled_shape, volume_block
 from latentseg.imaging.resize import resampled
+from latentseg.methods.last_used import LastUsed
 from latentseg.text.vocabulary import concept_named, vocabulary
 from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
 
@@ -94,7 +94,7 @@ class Blocks:
             raise InputError(f"no volume to train on (left out: {left_out})", where="data", fix=fix)
         names = [c.name for c in vocabulary() if c.kind == "finding" and c.organ and c.organ not in closed]
         self.others = names
-        self._volumes: OrderedDict[tuple[int, float], Block] = OrderedDict()
+        self._volumes: LastUsed[Block] = LastUsed(KEPT)
 
     def draw(self, rng: np.random.Generator, *, healthy: bool = False) -> Block:
         """Draw one block; a healthy one is as it was scanned, without a lesion in it."""
@@ -115,16 +115,13 @@ class Blocks:
 
     def _volume(self, place: int, voxel_mm: float) -> Block:
         """A volume on the grid of the networks; a few are kept."""
-        key = place, voxel_mm
-        if key not in self._volumes:
+
+        def read() -> Block:
             files, number = self.places[place]
             case, options = files.case(number), self.options.model_copy(update={"voxel_mm": voxel_mm})
-            self._volumes[key] = on_network_grid(
-                case.image, case.mask, files.data.finding, options, self.window_hu
-            )
-            if len(self._volumes) > KEPT:
-                self._volumes.popitem(last=False)
-        return self._volumes[key]
+            return on_network_grid(case.image, case.mask, files.data.finding, options, self.window_hu)
+
+        return self._volumes.of((place, voxel_mm), read)
 
 
 def on_network_grid(

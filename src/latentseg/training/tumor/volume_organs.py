@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.methods.last_used import LastUsed
 from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.organs import OrganMaps, organ_loss
+from latentseg.training.loop import Task
 from latentseg.training.tumor.blocks import (
     KEPT,
     TISSUE,
@@ -67,7 +68,7 @@ class OrganBlocks:
         self.names = sorted({organ for one in used for organ in one.organs.values()})
         found = [VolumeFiles(one) for one in used]
         self.places = [(one, number) for one in found for number in one.training]
-        self._volumes: OrderedDict[int, Block] = OrderedDict()
+        self._volumes: LastUsed[Block] = LastUsed(KEPT)
 
     def draw(self, rng: np.random.Generator) -> OrganBlock:
         """Draw one block."""
@@ -79,16 +80,14 @@ class OrganBlocks:
         return OrganBlock(cut_out(whole, rng, around, self.options.edges), known)
 
     def _volume(self, place: int) -> Block:
-        if place not in self._volumes:
+        def read() -> Block:
             found, number = self.places[place]
-            image, labels = found.organs(number, self.names)
-            self._volumes[place] = on_network_grid(image, labels, "", self.options, self.window_hu)
-            if len(self._volumes) > KEPT:
-                self._volumes.popitem(last=False)
-        return self._volumes[place]
+            return on_network_grid(*found.organs(number, self.names), "", self.options, self.window_hu)
+
+        return self._volumes.of(place, read)
 
 
-class VolumeOrganTask:
+class VolumeOrganTask(Task[OrganMaps]):
     """Trains the classifier of organs.
 
     Args:
@@ -98,6 +97,8 @@ class VolumeOrganTask:
         batch: Blocks per step.
         metadata: Facts for the file of the weights.
     """
+
+    counted = "organs"
 
     def __init__(
         self,
@@ -111,14 +112,6 @@ class VolumeOrganTask:
         self.blocks, self.encode, self.network, self.size = blocks, encode, network, batch
         self.metadata = metadata
         self.model: OrganMaps = network.organs
-
-    def images(self, batch: OrganBatch) -> int:
-        """Blocks."""
-        return len(batch.organs)
-
-    def to(self, device: torch.device) -> None:
-        """Move what is trained; features are computed where the backbone is."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> OrganBatch:
         """Draw blocks and encode them."""

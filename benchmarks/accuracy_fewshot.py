@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from universeg import UniverSegMethod
-
 from latentseg.cli.evaluate import (
     METHODS,
     load,
@@ -31,6 +29,7 @@ from latentseg.cli.shared import read_choices
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.protocols import EP1
 from latentseg.evaluation.runs import RunFolder, RunOptions, run_all
+from universeg import UniverSegMethod
 
 
 def protocols(support: int, folds: list[int]) -> list[EP1]:

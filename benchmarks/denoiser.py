@@ -24,12 +24,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from image_quality import Subspace, frechet_distance
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.compact import condition_tokens
 from latentseg.backbones.identity import fingerprint
+from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
 from latentseg.backbones.sampling import SamplingOptions, sample
 from latentseg.evaluation.datasets import SABS
-from latentseg.evaluation.features import FeatureNetwork, Subspace, frechet_distance, load_feature_network
 from latentseg.evaluation.protocols import prepare
 from latentseg.imaging import fit_square, normalize, to_canonical
 from latentseg.phantom.bodies import abdomen

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from dicom_series import Draft, Trait
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from dicom_series import Draft, Trait
+from helpers.dicom_files import mosaic, multi_frame, slice_datasets
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import mosaic, multi_frame, slice_datasets
 
 ODD_HEADERS = (
     {"SliceThickness": None},

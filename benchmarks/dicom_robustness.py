@@ -23,11 +23,11 @@ from pathlib import Path
 from re import search
 from typing import Any
 
+import numpy as np
+
 import dicom_kinds as kinds
 import dicom_series as series
-import numpy as np
 from dicom_series import Draft, Trait, draft_of, write
-
 from latentseg.errors import LatentsegError, noted
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.masks import read_masks

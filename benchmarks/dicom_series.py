@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,10 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_
 
 from latentseg.imaging import Volume
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import (
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+from helpers.dicom_files import (
     BIG_ENDIAN,
     DEFLATED,
     EXPLICIT,

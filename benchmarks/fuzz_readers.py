@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_targets import READERS, Target, damage
-
 from latentseg.errors import LatentsegError, noted
 
 HANG_S = 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +23,12 @@ from latentseg.imaging.dicom.seg import SEG_KINDS, Segment, write_seg
 from latentseg.imaging.dicom.series import DicomOptions
 from latentseg.methods.fewshot.support import Support
 from latentseg.methods.fewshot.support_folder import SupportFolder
-from latentseg.phantom.dicom import multi_frame, recode, save_slices, slice_datasets
 from latentseg.report.cohort import read_run
 from latentseg.text.codes import segment_code
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+from helpers.dicom_files import multi_frame, recode, save_slices, slice_datasets
 
 SHAPE = (34, 36, 4)
 AFFINE = np.diag([-1.0, -1, 2.5, 1])

@@ -30,11 +30,12 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from skimage.restoration import inpaint_biharmonic
 
+from image_quality import perceptual_distance
 from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone, condition_tokens
 from latentseg.backbones.identity import fingerprint
+from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
-from latentseg.evaluation.features import FeatureNetwork, load_feature_network, perceptual_distance
 from latentseg.evaluation.protocols import prepare
 from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, paste, pool_mask, smooth_fill
 from latentseg.text import embed

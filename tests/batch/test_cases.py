@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.batch import keys
 from latentseg.batch.cases import Case, find_cases, take_shard
 from latentseg.errors import InputError, UsageError, noted
 from latentseg.imaging import read
 from latentseg.phantom import abdomen
-from latentseg.phantom.dicom import save_slices, slice_datasets
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -281,7 +281,7 @@ def test_what_was_at_work_when_a_run_was_killed_goes_last(cohort: Path, task: Ta
 
 
 def test_dicom_studies(cohort: Path, task: Task, tmp_path: Path) -> None:
-    from latentseg.phantom.dicom import save_slices, slice_datasets
+    from helpers.dicom_files import save_slices, slice_datasets
 
     scan = read(cohort / "ct00.nii.gz")
     for number in (1, 2):

@@ -9,21 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.cli import main
 from latentseg.imaging import Volume, read, write_like
 from latentseg.imaging.dicom.seg import Segment, write_seg
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 pytest.importorskip("highdicom")
 Capture = pytest.CaptureFixture[str]
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BOX = (slice(5, 13), slice(6, 16), slice(1, 3))  # what `save_contours` draws on slices 1 and 2
 
 
 @pytest.fixture
-def targets(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def targets() -> Any:
     import fuzz_targets
 
     return fuzz_targets

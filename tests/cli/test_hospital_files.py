@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.cli import main
 from latentseg.cli.output import in_options
 from latentseg.imaging import write_like
 from latentseg.phantom.bodies import Phantom
-from latentseg.phantom.dicom import save_slices, slice_datasets
 
 Capture = pytest.CaptureFixture[str]
 

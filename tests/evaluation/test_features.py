@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from helpers.tiny_features import tiny_state
+from image_quality import Subspace, frechet_distance, perceptual_distance
 from latentseg.backbones import image_features
+from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
 from latentseg.errors import ModelError
-from latentseg.evaluation.features import (
-    FeatureNetwork,
-    Subspace,
-    frechet_distance,
-    load_feature_network,
-    perceptual_distance,
-)
 
 
 def images(n: int = 3, *, seed: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.cli import main
 from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.datasets import tumors
@@ -33,7 +34,6 @@ from latentseg.evaluation.zero_shot import (
 from latentseg.imaging import Volume, read, write_like
 from latentseg.imaging.dicom.seg import Segment, write_seg
 from latentseg.phantom.bodies import abdomen
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 Capture = pytest.CaptureFixture[str]

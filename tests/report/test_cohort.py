@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.batch.cases import find_cases
 from latentseg.batch.runner import BatchOptions, run_batch
 from latentseg.batch.store import Record
@@ -28,7 +29,6 @@ from latentseg.methods.base import Segmenter
 from latentseg.methods.fewshot.support import Support
 from latentseg.methods.results import Segmentation
 from latentseg.phantom.bodies import abdomen
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.report.cohort import read_run
 from latentseg.report.cohort_cases import findings
 from latentseg.report.cohort_page import cohort_page

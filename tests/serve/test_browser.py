@@ -46,8 +46,8 @@ def _browser() -> None:
 def dicom_phantoms(folder: Path) -> list[Case]:
     """Two phantoms as DICOM series, each in an archive."""
     pytest.importorskip("highdicom", reason="needs the extra [dicom]")
+    from helpers.dicom_files import save_slices, slice_datasets
     from latentseg.phantom.bodies import abdomen
-    from latentseg.phantom.dicom import save_slices, slice_datasets
 
     cases = []
     for seed in (1, 2):

@@ -19,8 +19,8 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("dicomweb_client", reason="needs dicomweb-client")
 pytest.importorskip("highdicom", reason="needs the extra [dicom]")
 
+from helpers.dicom_files import save_slices, slice_datasets
 from helpers.workbench import make_client
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.serve.workbench import Workbench
 
 PLUGINS = Path("/usr/share/orthanc/plugins")

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.cli import main
 from latentseg.imaging import read, read_labels
 from latentseg.imaging.dicom.masks import read_masks
 from latentseg.imaging.dicom.seg import Segment, write_seg
 from latentseg.phantom.bodies import Phantom
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 pydicom = pytest.importorskip("pydicom")

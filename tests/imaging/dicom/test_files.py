@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.dicom_files import multi_frame, recode, save_slices, slice_datasets
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.files import scan
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import multi_frame, recode, save_slices, slice_datasets
 
 pydicom = pytest.importorskip("pydicom")
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.errors import GeometryError, InputError, LatentsegWarning
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import save_slices, slice_datasets
 
 pytest.importorskip("pydicom")
 

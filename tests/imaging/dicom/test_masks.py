@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.errors import GeometryError, InputError, LatentsegWarning
 from latentseg.imaging import Volume, read, read_labels, write_like
 from latentseg.imaging.dicom.contours import inside_outline
 from latentseg.imaging.dicom.masks import read_masks, structure_names
 from latentseg.imaging.dicom.series import DicomOptions
 from latentseg.methods.fewshot.support import Support
-from latentseg.phantom.dicom import save_slices, slice_datasets
 
 pydicom = pytest.importorskip("pydicom")
 

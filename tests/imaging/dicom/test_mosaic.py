@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.dicom_files import csa_header, mosaic, save_slices, slice_datasets
 from latentseg.errors import InputError, LatentsegWarning
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.mosaic import Mosaic, mosaic_of
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import csa_header, mosaic, save_slices, slice_datasets
 
 pydicom = pytest.importorskip("pydicom")
 

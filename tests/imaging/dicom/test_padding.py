@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.errors import LatentsegWarning
 from latentseg.imaging import Volume, normalize, read
-from latentseg.phantom.dicom import save_slices, slice_datasets
 
 pydicom = pytest.importorskip("pydicom")
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.errors import GeometryError, InputError, LatentsegWarning, UsageError
 from latentseg.imaging import Volume, read, read_labels
 from latentseg.imaging.dicom.masks import read_masks
 from latentseg.imaging.dicom.seg import SegKind, Segment, seg_dataset, write_seg
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 pydicom = pytest.importorskip("pydicom")

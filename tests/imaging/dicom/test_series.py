@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import latentseg as ls
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.errors import GeometryError, LatentsegWarning
 from latentseg.imaging import Volume, read, write_like
-from latentseg.phantom.dicom import save_slices, slice_datasets
 
 pytest.importorskip("pydicom")
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.dicom_files import multi_frame, save_slices, slice_datasets
 from latentseg.errors import InputError
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.masks import read_masks
 from latentseg.imaging.dicom.seg import Segment, write_seg
 from latentseg.imaging.dicom.sr import write_sr
-from latentseg.phantom.dicom import multi_frame, save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 pydicom = pytest.importorskip("pydicom")

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from helpers.dicom_files import save_slices, slice_datasets
 from latentseg.cli import main
 from latentseg.errors import InputError
 from latentseg.imaging import Volume, read, read_labels
@@ -17,7 +18,6 @@ from latentseg.imaging.dicom.seg import Segment, write_seg
 from latentseg.imaging.dicom.sr import write_sr
 from latentseg.methods.results import Segmentation, Segmentations
 from latentseg.phantom.bodies import Phantom
-from latentseg.phantom.dicom import save_slices, slice_datasets
 from latentseg.text.codes import segment_code
 
 highdicom = pytest.importorskip("highdicom")

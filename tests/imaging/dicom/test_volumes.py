@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.dicom_files import multi_frame, save_slices, slice_datasets
 from latentseg.errors import InputError, UsageError
 from latentseg.imaging import Volume, read
 from latentseg.imaging.dicom.series import DicomOptions
-from latentseg.phantom.dicom import multi_frame, save_slices, slice_datasets
 
 pydicom = pytest.importorskip("pydicom")
 

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
-
-__all__ = ["FeatureNetwork", "Subspace", "frechet_distance", "load_feature_network", "perceptual_distance"]
+from latentseg.backbones.image_features import FeatureNetwork
 
 KEPT = 64  # principal components that a Frechet distance is taken in
 

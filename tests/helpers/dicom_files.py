@@ -1,4 +1,4 @@
-"""Volumes as DICOM files: what tests, benchmarks and first steps use in the place of a hospital's export."""
+"""Volumes as DICOM files: what tests and benchmarks use in the place of a hospital's export."""
 
 from __future__ import annotations
 

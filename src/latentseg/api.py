@@ -1,4 +1,11 @@
-"""`latentseg.load`: a method on a backbone, ready to segment."""
+"""The entry point of the Python interface: :func:`load` returns a segmenter that is ready to use.
+
+There are two methods: ``"fewshot"`` segments what examples with masks show, ``"tumor"`` segments what a text
+prompt names. Both run on frozen latent diffusion models, the backbones. A method is loaded in three steps:
+the registry finds the folder of the backbone, the layout of that folder tells which model it is, and the
+method's builder for this model reads the weights. Nothing is downloaded here; ``latentseg models pull`` does
+that.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +63,7 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
     offline: bool | None = None,
     precision: Precision | None = None,
 ) -> FewShotSegmenter | TumorSegmenter:
-    """Load a method on a backbone; nothing is downloaded.
+    """Load a method with its weights on a backbone; nothing is downloaded.
 
     Args:
         method: ``"fewshot"``, segmentation from examples (SD-FSMIS), or ``"tumor"``, from a text prompt
@@ -67,10 +74,11 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
             file that ``latentseg train`` wrote.
         options: :class:`latentseg.SegmentOptions` or :class:`latentseg.TumorOptions`.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``; ``"auto"`` takes the first of them that is
-            there. Noise is drawn on the CPU, so that devices agree.
-        dtype: Of Stable Diffusion and MAISI: ``"fp32"`` or ``"bf16"``; ``"auto"`` takes bf16 where the
-            hardware computes it. The compact model always computes in fp32.
-        offline: Only changes the advice of the error when weights are missing.
+            available. Noise is drawn on the CPU, so that all devices give the same result.
+        dtype: Number format of Stable Diffusion and MAISI: ``"fp32"`` or ``"bf16"``; ``"auto"`` takes bf16
+            where the hardware supports it. The compact model always computes in fp32.
+        offline: Whether the network may not be used; this changes only what the error advises when weights
+            are missing.
         precision: The older name of ``dtype``.
 
     Raises:

@@ -1,9 +1,9 @@
-"""What a frozen latent diffusion model offers to a segmentation method.
+"""The interface of a backbone: a frozen latent diffusion model as the segmentation methods use it.
 
-A new backbone implements :class:`Backbone` and is named in the registry; nothing else in the package knows
-which model is behind it. Grey values enter as one channel in [-1, 1]; a model that was made for RGB repeats
-the channel itself and averages the channels of what it decodes, so that no method ever sees three equal
-channels.
+A new model is added by a class that implements :class:`Backbone` and by an entry in the registry; no method
+knows which model it runs on. Images have one channel of grey values in [-1, 1]. A model that was trained on
+RGB repeats the channel on the way in and averages the three channels on the way out, so that no method has to
+deal with color.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ class Backbone(Protocol):
     """A frozen autoencoder and a denoiser in its latent space.
 
     Shapes are those of a 2-D backbone (``dims == 2``); a 3-D backbone has ``(B, 1, D, H, W)`` in place of
-    ``(B, 1, H, W)`` everywhere. Latents are scaled to about unit variance, as the denoiser expects them. No
-    method draws random numbers, none keeps state between calls, and all return float32 on the device of the
-    model.
+    ``(B, 1, H, W)`` everywhere. Latents are scaled to about unit variance, as the denoiser expects them. The
+    methods draw no random numbers, keep no state between calls, and return float32 on the model's device.
 
     Attributes:
         name: The name under which the registry knows the backbone.
@@ -37,7 +36,7 @@ class Backbone(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are; inputs follow them."""
+        """The device of the networks; inputs are moved to it."""
         ...
 
     name: str
@@ -83,7 +82,7 @@ class Backbone(Protocol):
         ...
 
     def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:
-        """One evaluation of the denoiser.
+        """Evaluate the denoiser once.
 
         Args:
             latents: ``(B, C, h, w)``, scaled and noisy.
@@ -98,19 +97,19 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class FillsHoles(Protocol):
-    """A backbone whose denoiser was shown holes while it was trained.
+    """A backbone whose denoiser was trained for inpainting, that is, to fill holes.
 
     Attributes:
-        fills_holes: Whether the weights at hand can; a class may serve both kinds.
+        fills_holes: Whether the loaded weights are of this kind; a class may load weights of both kinds.
     """
 
     @property
     def fills_holes(self) -> bool:
-        """See the attribute of this name."""
+        """Whether the loaded weights were trained to fill holes."""
         ...
 
     def denoise_hole(self, latents: Tensor, timestep: int, condition: Tensor, context: Tensor) -> Tensor:
-        """One evaluation of the denoiser that knows what is around the holes.
+        """Evaluate the denoiser once, given the surroundings of the holes.
 
         Args:
             latents: ``(B, C, h, w)``, scaled and noisy.
@@ -119,18 +118,18 @@ class FillsHoles(Protocol):
             context: ``(B, 1 + C, h, w)`` of :func:`hole_context`.
 
         Returns:
-            What the model predicts, ``(B, C, h, w)``; it means something in the holes alone.
+            What the model predicts, ``(B, C, h, w)``; only the values inside the holes are meaningful.
         """
         ...
 
 
 @runtime_checkable
 class TakesVolumes(Protocol):
-    """A 3-D backbone, which wants to know the volume before it works on it.
+    """A 3-D backbone, which is set up for the shape and spacing of a volume before it is used.
 
     Attributes:
-        multiple: Of the edges of a volume in voxels.
-        window_hu: Of CT, that it was trained with.
+        multiple: The edges of a volume, in voxels, have to be multiples of this number.
+        window_hu: The CT window that the model was trained with, in Hounsfield units.
     """
 
     multiple: int
@@ -143,24 +142,24 @@ class TakesVolumes(Protocol):
         ...
 
     def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool, beside: int = 0) -> str:
-        """Refuse a volume that would not fit, before anything is computed.
+        """Check, before anything is computed, that a volume fits into the free memory.
 
         Args:
             shape: ``(D, H, W)``.
-            inpainting: Whether it is to be inpainted too, and not only looked at.
-            beside: Bytes that something else takes meanwhile.
+            inpainting: Whether the volume is inpainted as well, which takes more memory.
+            beside: Bytes that other data take at the same time.
 
         Returns:
-            What the volume takes, in one sentence.
+            How much memory the volume takes, in one sentence.
 
         Raises:
-            MemoryLimitError: It would not fit; with what would.
+            MemoryLimitError: The volume does not fit; the error says which size would.
         """
         ...
 
 
 def hole_context(latents: Tensor, holes: Tensor) -> Tensor:
-    """What a denoiser is told of holes.
+    """The extra input of a denoiser that fills holes: where they are, and the latents around them.
 
     Args:
         latents: Clean latents ``(B, C, ...)``.

@@ -34,7 +34,7 @@ class Order:
         targets: Prompts, and files of encoded supports, of each task.
         save: What is written.
         recipe: As in :class:`latentseg.batch.work.Work`.
-        combined: As there.
+        combined: As in :class:`latentseg.batch.work.Work`.
     """
 
     place: Path

@@ -84,7 +84,7 @@ def as_volume(anything: Any, *, modality: Modality | None = None, orientation: s
 
     Raises:
         InputError: as :func:`read`.
-        GeometryError: as there.
+        GeometryError: as :func:`read`.
         UsageError: nothing that stands for an image, or an array without its spacing.
     """
     return read(anything, modality=modality, orientation=orientation)

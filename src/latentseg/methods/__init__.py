@@ -1,1 +1,5 @@
-"""Segmentation methods on a frozen backbone: the two papers as published, and what is ours beside them."""
+"""Segmentation methods on frozen diffusion models.
+
+``sdfsmis`` and ``diffugts`` hold the two published methods and nothing else; ``fewshot`` and ``tumor`` hold
+our own methods, which use them as parts. ``base`` is the interface that all of them share.
+"""

@@ -1,7 +1,9 @@
-"""What every method promises: a scan is prepared once, and then every target is cheap.
+"""The interface of all segmentation methods: prepare a scan once, then predict each target in it.
 
-A method is a :class:`Segmenter` of its own kind of target (examples, prompts) and of its own kind of prepared
-scan. The Python interface, batches, evaluations and servers call nothing else. Nothing here imports torch.
+A method is a subclass of :class:`Segmenter`. Its targets are of one kind (examples or text prompts), and so
+are its prepared scans, which hold everything that does not depend on the target, such as the encoded slices.
+The Python interface, the command line, batches, evaluations and the server use methods through this interface
+alone. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,23 +17,19 @@ from latentseg.imaging.formats import as_volume
 from latentseg.methods.results import Segmentation, Segmentations, check_names
 
 Progress = Callable[[int, int, str], None]
-"""Called with what is done, what there is to do, and the name of the stage."""
+"""Called with the number of steps done, the number of steps in all, and the name of the current step."""
 
 
 class Prepared(Protocol):
-    """A scan after the part of the work that does not depend on the target.
-
-    Attributes:
-        scan: The scan.
-    """
+    """A scan together with everything that a method computed of it before it knew the target."""
 
     @property
     def scan(self) -> Volume:
-        """The scan."""
+        """The scan as it was read."""
 
     @property
     def nbytes(self) -> int:
-        """Its size in memory, by which caches decide what to keep."""
+        """Size in memory, in bytes; caches use it to decide how many prepared scans they keep."""
 
 
 Target = TypeVar("Target")
@@ -39,11 +37,11 @@ PreparedScan = TypeVar("PreparedScan", bound=Prepared)
 
 
 class Segmenter(ABC, Generic[Target, PreparedScan]):
-    """A method on a backbone, ready to segment. It keeps no state between calls and may serve many threads.
+    """A method with its weights and its backbone. It keeps no state between calls and is safe for threads.
 
     Attributes:
-        options: A frozen dataclass; what it holds changes results.
-        fingerprint: Identifies the weights.
+        options: A frozen dataclass of everything that changes results besides the weights.
+        fingerprint: A short text that identifies the weights.
 
     Example:
         >>> prepared = segmenter.prepare(scan)
@@ -57,14 +55,19 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
         """Segment every target in one scan.
 
         Args:
-            scan: A volume, or what :func:`latentseg.read` makes one of; a picture is a volume of one slice.
-            targets: One target or several, see :meth:`listed` of the method.
+            scan: A volume, or anything that :func:`latentseg.read` can read; a picture is a volume of one
+                slice.
+            targets: One target or several; :meth:`listed` of the method says what counts as a target.
             on_progress: Called with ``(done, total, stage)``.
 
+        Returns:
+            One result per target, under the name of the target, in the order of the targets.
+
         Raises:
-            UsageError: No target, two of one name, or one that the method cannot take.
+            UsageError: No target, two targets of the same name, or one that the method cannot use.
             InputError: A scan that cannot be segmented.
-            GeometryError: Axial slices too narrow, or a 2-D image and a target that was shown in volumes.
+            GeometryError: The axial slices are too narrow, or the scan is a 2-D image and the examples of a
+                target are volumes.
         """
         scan, asked = as_volume(scan), self.listed(targets)
         names = [self.name_of(target) for target in asked]
@@ -83,7 +86,7 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
 
     @abstractmethod
     def prepare(self, scan: Volume) -> PreparedScan:
-        """Do what does not depend on the target.
+        """Compute everything of a scan that does not depend on the target, such as its encoded slices.
 
         Raises:
             InputError: A scan that cannot be segmented.
@@ -96,29 +99,29 @@ class Segmenter(ABC, Generic[Target, PreparedScan]):
 
     @abstractmethod
     def check(self, target: Target, scan: Volume | None = None) -> None:
-        """Refuse a target that would fail, in every scan or in the one that is given, before any work."""
+        """Raise an error, before any work, for a target that would fail in every scan or in the given one."""
 
     def needs(self, scan: Volume) -> str:
-        """What a scan takes, in one sentence before the work; nothing where it takes little.
+        """Say in one sentence how much time and memory a scan takes; empty where it takes little.
 
         Raises:
-            MemoryLimitError: It would not fit.
+            MemoryLimitError: The scan does not fit into the memory that is free.
         """
         del scan
         return ""
 
     def name_of(self, target: Target) -> str:
-        """What results of a target are called: a prompt is its own name, other targets have one."""
+        """The name of a target and of its result: a prompt is its own name, examples have one."""
         return target if isinstance(target, str) else str(target.name)  # type: ignore[attr-defined]
 
     def encode(self, target: Target) -> Target:
-        """The target after the part of the work that does not depend on the scan, for any number of scans."""
+        """Compute everything of a target that does not depend on the scan, so many scans can share it."""
         return target
 
     def listed(self, targets: Any) -> list[Target]:
-        """Targets as a list, from whatever users give for them; a lone one needs no list.
+        """Turn what a user gave as targets into a list; a single target need not be in a list.
 
         Raises:
-            UsageError: Something that is no target.
+            UsageError: Something that is not a target of this method.
         """
         return list(targets) if isinstance(targets, list | tuple) else [targets]

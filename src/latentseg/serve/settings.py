@@ -69,7 +69,7 @@ class ServeOptions:
         origins: Other pages that may ask, such as an OHIF viewer's, for the header ``Origin``.
         token: What every request must carry.
         backbone: Model, see :func:`latentseg.load`.
-        weights: Weights, see there.
+        weights: Few-shot weights other than those of the backbone.
         user: Who draws and accepts, where a request does not say.
         dicomweb: Root of a DICOMweb server to take series from and store results in; empty for none.
         engine: Where targets are found: in this process, or by the workers of Ray.

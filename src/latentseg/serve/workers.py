@@ -20,7 +20,7 @@ from latentseg.serve.project import Target, scans_on_disk
 from latentseg.serve.scan import Scan
 from latentseg.serve.settings import ServeOptions, new_token
 
-LOOK_S = 0.25  # between two looks at how far a worker is
+POLL_S = 0.25  # seconds between two questions how far a worker is
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Hired:
 
 
 class RayWorkers:
-    """Stands where :class:`latentseg.serve.engine.Engine` does; as many jobs at a time as there are workers.
+    """Takes the place of :class:`latentseg.serve.engine.Engine` and runs one job per worker at a time.
 
     A cluster that the environment names (``RAY_ADDRESS``) is used, else one is started on this machine.
 
@@ -112,13 +112,13 @@ class RayWorkers:
         """As :meth:`latentseg.serve.engine.Engine.find`.
 
         Raises:
-            LatentsegError: As there, or the worker died again and again.
+            LatentsegError: For the same reasons, or the worker process died several times.
         """
         worker = self._take(scan.id)
         seen, errors = 0, self.ray.exceptions
         try:
             found = worker.actor.find.remote(scan.id, list(targets))
-            while not self.ray.wait([found], timeout=LOOK_S)[0]:
+            while not self.ray.wait([found], timeout=POLL_S)[0]:
                 said, count = self.ray.get(worker.actor.look.remote(caller.stop.is_set()))
                 caller.tell(*said)
                 if count > seen:

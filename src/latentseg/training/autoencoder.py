@@ -210,7 +210,7 @@ def build(options: AutoencoderOptions, packed: Pack, *, weights: Path | None = N
     """The task of a configuration; the seed of the loop also seeds the initial weights.
 
     Args:
-        options: See there.
+        options: See :class:`AutoencoderOptions`.
         packed: Slices.
         weights: An ``autoencoder.safetensors`` of this network or a smaller one to start from instead, with
             the ``autoencoder.json`` beside it.

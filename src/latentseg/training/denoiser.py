@@ -270,7 +270,7 @@ def build(
     """The task of a configuration; the seed of the loop also seeds the initial weights.
 
     Args:
-        options: See there.
+        options: See :class:`DenoiserOptions`.
         packed: Slices with labels.
         backbone: Whose latents are learned.
         embed: Embeddings of phrases.

@@ -98,7 +98,7 @@ def read_label_map(path: Path, *, like: Volume | None = None, name: str | None =
     Raises:
         UsageError: no structure of that name.
         InputError: as :func:`read_masks`; or structures overlap, which a label map cannot hold.
-        GeometryError: as there.
+        GeometryError: for the reasons of :func:`read_masks`.
     """
     entry, kind = _the_object(path)
     grid = like or _own_grid(entry, kind)

@@ -1,6 +1,6 @@
-"""Residual adapters: frozen features bent a little towards the task (DiffuGTS; as in CLIP-Adapter, MVFA-AD).
+"""Residual adapters: a small trained change of frozen features (DiffuGTS; as in CLIP-Adapter and MVFA-AD).
 
-``F' = a T(F) + (1 - a) F`` with ``T`` two linear layers (stated secondhand for the paper), at every position.
+At every position ``F' = a T(F) + (1 - a) F``, where ``T`` is two linear layers (known secondhand).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class ResidualAdapter(nn.Module):
 
     Args:
         channels: ``C``.
-        ratio: ``a``, the share of what is learned; constant. The paper's value is not known; 0.1 is that of a
-            third party.
+        ratio: ``a``, the constant weight of the learned part. The paper's value is not known; 0.1 is the
+            value of a reimplementation by others.
     """
 
     def __init__(self, channels: int, *, ratio: float = 0.1) -> None:

@@ -1,14 +1,14 @@
 """Anomaly-aware open-vocabulary attention maps (AOVA) of DiffuGTS.
 
-Adapted features of every stage attend to two texts, "a normal CT of the liver" and "an abnormal CT of the
-liver with a tumor"; the share of attention that the abnormal text gets is the map. In equations (known
+The adapted features of every stage attend to two texts, "a normal CT of the liver" and "an abnormal CT of the
+liver with a tumor". The share of the attention that goes to the abnormal text is the map. In equations (known
 secondhand, with one deviation)::
 
     A_l = (W_q F'_l) (W_k t_l)^T / sqrt(C_l)      t_l = LN(W_2 GELU(W_1 t))
     AOVA = softmax over {normal, abnormal} of the mean over l of A_l on a common grid
 
-The third party adds up softmaxes and puts a sigmoid on the sum, which is above 0.5 everywhere; merging the
-logits first is the deviation.
+The deviation: we average the logits before the softmax. The reimplementation that we know of adds up
+softmaxes and applies a sigmoid to the sum, which is above 0.5 everywhere.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from latentseg.methods.diffugts.adapters import Adapters
 
 NORMAL, ABNORMAL = 0, 1
-DROPOUT = 0.15  # of whole channels of frozen features, against learning samples by heart
-FALL = 50.0  # by which the abnormal logit is lower one edge of the image away from the organ
-TOP_SHARE = 0.002  # of the positions, whose abnormal logits make the image-level score
+DROPOUT = 0.15  # of whole channels of frozen features, against overfitting
+FALL = 50.0  # how much the abnormal logit is lowered at a distance of one image edge from the organ
+TOP_SHARE = 0.002  # share of the positions whose abnormal logits make the image-level score
 
 
 class AttentionMaps(NamedTuple):
@@ -86,9 +86,9 @@ class TextAttention(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Levels merged from coarse to fine, with a convolution each: the context that single positions lack.
+    """Merges the levels from coarse to fine, with a convolution each, which gives each position its context.
 
-    The paper is not known to have one; ours, see :class:`~latentseg.methods.tumor.features.TumorConfig`.
+    It is our addition, see :class:`~latentseg.methods.tumor.features.TumorConfig`.
 
     Args:
         channels: Of the levels, finest first.
@@ -118,7 +118,7 @@ class Pyramid(nn.Module):
 
 
 class AnomalyAttention(nn.Module):
-    """Adapters, attention of every level, class embeddings and the image-level score: all that is trained.
+    """All trained parts: adapters, attention of every level, class embeddings and the image-level score.
 
     Args:
         channels: Widths of the stages, those of one grid together, finest grid first.

@@ -1,13 +1,13 @@
-"""Blended latent inpainting: what a frozen denoiser would expect in a hole, given what is around it.
+"""Blended latent inpainting: a frozen denoiser fills a hole with what the surroundings let it expect.
 
-At every time the surroundings are the noised original and the hole is what the denoiser makes of it::
+At every time step, the surroundings are the noised original and the hole is what the denoiser predicts::
 
     z_to = m * step(z_t) + (1 - m) * q(z_to | z)
 
 (Blended Latent Diffusion, Avrahami et al. 2023; RePaint, Lugmayr et al. 2022, adds jumps back in time, which
-harmonize the two.) Started below time 1 the hole keeps some of what was in it (SDEdit, Meng et al. 2022):
-of :func:`smooth_fill` a shading without content, so that few steps are enough and little foreign grows.
-A denoiser that was shown holes while it was trained is told where they are and what is around them at every
+harmonize the two.) When it starts below time 1, the hole keeps some of its content (SDEdit, Meng et al.
+2022). After :func:`smooth_fill` this content is a smooth shading, so that few steps are enough and no new
+structures appear. A denoiser that was trained to fill holes is given their position and surroundings at every
 step, as the inpainting models of Latent Diffusion are (Rombach et al. 2022).
 """
 
@@ -171,7 +171,7 @@ def _fill(
 def paste(images: Tensor, filled: Tensor, masks: Tensor, *, seam: int = 3) -> Tensor:
     """Images ``(B, 1, ...)`` whose masked part comes from ``filled``, blended over ``seam`` pixels around it.
 
-    Inside the mask it is ``filled`` alone, so that nothing of what was removed shines through.
+    Inside the mask the result is ``filled`` alone, so that nothing of the original is left there.
     """
     pool = F.avg_pool2d if masks.ndim == 4 else F.avg_pool3d
     grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d

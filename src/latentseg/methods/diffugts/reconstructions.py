@@ -1,4 +1,4 @@
-"""Images in the autoencoder: their latents, and what a pseudo-healthy version is compared to."""
+"""Images after a pass through the autoencoder, which pseudo-healthy versions are compared with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PseudoHealthy(NamedTuple):
 
     Attributes:
         images: ``(seeds, B, 1, ...)`` in [-1, 1].
-        change: Of the latents, ``z - z0``, ``(seeds, B, C, ...)``; empty where nobody asks for it.
+        change: Change of the latents, ``z - z0``, ``(seeds, B, C, ...)``; empty where it is not needed.
     """
 
     images: Tensor
@@ -32,7 +32,7 @@ class PseudoHealthy(NamedTuple):
 
 
 class Reconstructions:
-    """Slices of a scan through the autoencoder, each when it is first asked for.
+    """Slices of a scan after a pass through the autoencoder, each computed when it is first needed.
 
     Args:
         backbone: Frozen.

@@ -1,7 +1,8 @@
-"""From an attention map to a refined mask: dilate, inpaint to a pseudo-healthy image, compare, fuse.
+"""From an attention map to a mask: dilate, inpaint a pseudo-healthy image, compare, combine.
 
-Known secondhand are the steps and their order; dilation, time, number of steps, jumps and seeds are not, so
-they are options here, and the two presets of :mod:`latentseg.methods.tumor.options` say which they take.
+The steps and their order are known secondhand. The amount of dilation, the start time, the number of steps,
+the jumps and the seeds are not known. They are options here, with presets in
+:mod:`latentseg.methods.tumor.options`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class RefinementOptions:
     """How a map is refined.
 
     Attributes:
-        fusion: Who draws the mask: ``map``, the residuals being shown as evidence; ``learned``, the fusion of
-            map and residuals; or ``otsu``, the weighted sum of the residuals with Otsu's threshold.
+        fusion: What the mask is made of: ``map``, the attention map alone, with the residuals as evidence for
+            the reader; ``learned``, the learned fusion of map and residuals; or ``otsu``, the weighted sum of
+            the residuals with Otsu's threshold.
         feature: The feature residual: the ``drop`` of the map's probability, or the ``projected`` change of
             the latents (:class:`~latentseg.methods.diffugts.residuals.FeatureProjector`).
         pixel: What a pseudo-healthy image is compared to: the image itself, as known secondhand, or its
@@ -40,8 +42,8 @@ class RefinementOptions:
         seeds: Pseudo-healthy images per slice; their spread is the uncertainty.
         dilate: Pixels by which the map's mask is grown before it is filled.
         threshold: Of the map, above which a pixel is suspected.
-        smooth: Whether holes are filled smoothly before the image is encoded, so that what is removed does
-            not shine into its surroundings, and is not what is left where inpainting starts below time 1.
+        smooth: Whether holes are filled smoothly before the image is encoded. Otherwise the latents around a
+            hole, and the hole itself where inpainting starts below time 1, keep traces of the lesion.
     """
 
     fusion: Literal["map", "learned", "otsu"] = "map"
@@ -80,7 +82,7 @@ class Refiner:
         fusion: The learned fusion.
         attend: Abnormal probability of images, on their own grid.
         condition: Tokens of the denoiser that say "healthy", or zeros.
-        options: See there.
+        options: See :class:`RefinementOptions`.
         project: Changes of latents ``(B, C, ...)`` to how abnormal they are, ``(B, 1, ...)``.
     """
 

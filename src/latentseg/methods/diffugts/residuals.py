@@ -1,10 +1,13 @@
-"""From an image and its pseudo-healthy version to a mask: pixel and feature residuals, fusion, threshold.
+"""From an image and its pseudo-healthy version to a mask: pixel residual, feature residual, combination.
 
-Known secondhand: ``R = b1 P + b2 F`` with ``b1 = b2 = 0.5`` and Otsu's threshold. Deviations, each for a
-reason: the pixel residual compares two *decoded* images, which cancels the autoencoder's own error, or, as
-known secondhand, the image to the decoded one; the feature residual is the drop of the abnormal probability,
-or the secondhand projection with a trained projector; Otsu looks only inside the dilated map, as it always
-finds two classes.
+Known secondhand is ``R = b1 P + b2 F`` with ``b1 = b2 = 0.5`` and Otsu's threshold. We deviate in three
+points:
+
+* The pixel residual may compare two *decoded* images, which cancels the error of the autoencoder; the
+  secondhand variant compares the image itself with the decoded one.
+* The feature residual is the drop of the abnormal probability, or the secondhand projection, with a projector
+  that is trained.
+* Otsu's threshold is computed inside the dilated map only, since it splits any image into two classes.
 """
 
 from __future__ import annotations

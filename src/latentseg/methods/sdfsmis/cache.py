@@ -1,4 +1,7 @@
-"""What queries need to know of the support: computed once, passed explicitly, saved to safetensors."""
+"""The keys, values and condition of the support, which the query pass reads.
+
+The cache is computed once per support, is an ordinary value that is passed around, and can be saved.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class SupportCache:
-    """All that a query needs to know of ``G`` supports, per layer of the denoiser.
+    """What the attention layers of the denoiser computed of ``G`` supports, per layer.
 
     Attributes:
         keys: Self-attention keys, ``(G, heads, n * L, d)``; the ``n`` shots lie one after the other.

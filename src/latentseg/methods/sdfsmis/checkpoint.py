@@ -1,9 +1,9 @@
 """Weights of the method on disk: the layout of the release, and one safetensors file of our own.
 
-The release has ``unet/`` (a UNet of ``2C`` input channels whose file also holds ``conv_in_ref.*``) and
-``image_projector/`` (the translator's MLP); a light decoder of ours may be in ``mask_head/``. Our file holds
-the same tensors under ``unet.*`` and ``condition.*``, those of a light decoder that was trained along under
-``mask_head.*``, and the configuration in its metadata.
+A released checkpoint is a folder with ``unet/`` (a UNet of ``2C`` input channels whose file also holds
+``conv_in_ref.*``) and ``image_projector/`` (the MLP of the translator); we may add ``mask_head/``, a light
+mask decoder. Our own file holds the same tensors under ``unet.*``, ``condition.*`` and ``mask_head.*``, and
+the configuration in its metadata.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The one switch between the method as it was released and the method repaired.
+"""The switch ``compat`` between the method as it was released and the method with its faults corrected.
 
-``official`` reproduces the released classes number for number; ``fixed`` changes what is a fault:
+``official`` gives the same numbers as the released code; ``fixed`` differs in these steps:
 
 ====================  =============================================  ========================================
 step                  official                                       fixed

@@ -1,6 +1,6 @@
-"""The visual-to-textual condition translator (VTCT): what the support shows, as a token of a prompt.
+"""The visual-to-textual condition translator (VTCT), which turns the support into a condition token.
 
-Features of a frozen network are averaged over the support's mask and an MLP translates the mean to the space
+The features of a frozen network are averaged over the support's mask, and an MLP maps the mean to the space
 of the denoiser's text condition (SD-FSMIS, "Visual-to-Textual Condition Translator").
 """
 
@@ -96,7 +96,7 @@ class DinoFeatures:
         return cls(model)
 
     def to(self, device: torch.device) -> DinoFeatures:
-        """Move the network; images follow it."""
+        """Move the network to a device; images are moved along when they are used."""
         self.model.to(device)
         return self
 
@@ -112,7 +112,7 @@ class DinoFeatures:
 
 
 class BackboneFeatures:
-    """The backbone's own features, all stages on one grid: nothing else to download.
+    """The features of the backbone itself, all stages on one grid; no further network is needed.
 
     Args:
         backbone: Any 2-D backbone.
@@ -131,7 +131,7 @@ class BackboneFeatures:
         return self.joined(self.backbone.features(images))
 
     def joined(self, stages: Sequence[Tensor]) -> Tensor:
-        """The chosen ones of the backbone's stages, on one grid."""
+        """The chosen stages of the backbone's features, on one grid."""
         chosen = stages if self.stages is None else [stages[i] for i in self.stages]
         return torch.cat([on_grid(f, self.grid) for f in chosen], 1)
 

@@ -1,14 +1,14 @@
-"""Support-query interaction (SQI): queries attend to themselves and to the support, jointly.
+"""Support-query interaction (SQI): the query attends to itself and to the support at the same time.
 
 In every self-attention of the denoiser the keys and values of the support are appended to those of the query,
 and one softmax runs over both (SD-FSMIS, section "SQI"; the released operator)::
 
     out = softmax(Q_q [K_q; K_s]^T / sqrt(d)) [V_q; V_s]
 
-The support is written once and read by any number of queries. What was written is a :class:`SupportCache`, a
-value that is handed around: nothing is stored on modules, so several supports are alive at once and both
-passes are differentiable. The cross-attention to the condition is cached in the same object: with one token
-its output does not depend on the image at all (a softmax over one element is 1), so it folds to one vector
+The support pass writes its keys and values once, into a :class:`SupportCache`; any number of query passes
+read them. Nothing is stored on the modules, so several supports can be in use at the same time and both
+passes are differentiable. The cross-attention to the condition is cached in the same object. With a single
+condition token its output does not depend on the image (a softmax over one element is 1), so it is one vector
 per layer.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["FoldedCondition", "Interaction", "SupportCache", "SupportQueryIntera
 
 
 class SupportWritten(Exception):  # noqa: N818 - a signal, not an error
-    """The last self-attention has written its keys: the rest of the support pass would be thrown away."""
+    """Ends the support pass once the last self-attention has written its keys: the rest is not needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,11 @@ def fold_shots(x: Tensor, shots: int) -> Tensor:
 
 
 class SupportQueryInteraction:
-    """Attention processor of a self-attention (``attn1``): writes the support, or reads it.
+    """Attention processor of a self-attention (``attn1``) that writes the support, or reads it.
 
     Args:
         layer: Name of the layer, the key under which it is cached.
-        last: This is the last self-attention that the denoiser runs; once it has written, the pass is over.
+        last: Whether this is the last self-attention of the denoiser; the pass ends once it has written.
     """
 
     def __init__(self, layer: str, *, last: bool = False) -> None:
@@ -116,11 +116,11 @@ class SupportQueryInteraction:
 
 
 class FoldedCondition:
-    """Attention processor of a cross-attention (``attn2``): a constant per group for a one-token condition.
+    """Attention processor of a cross-attention (``attn2``), whose condition is in the cache.
 
-    ``attn2(x) = to_out(to_v(E))`` for every pixel when ``E`` is one token; neither queries nor keys are
-    computed. With more tokens it is ordinary attention. Either way what depends on the condition alone is in
-    the cache, written by :meth:`write` once per group.
+    When the condition ``E`` is one token, ``attn2(x) = to_out(to_v(E))`` for every pixel, and neither queries
+    nor keys are computed. With more tokens it is ordinary attention. In both cases :meth:`write` computes
+    what depends on the condition alone, once per group.
     """
 
     def __init__(self, layer: str) -> None:

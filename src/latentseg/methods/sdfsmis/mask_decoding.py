@@ -1,4 +1,4 @@
-"""From decoded images back to masks: the autoencoder sees masks as images, black outside, white inside."""
+"""Masks as images and back: for the autoencoder a mask is an image that is white inside and black outside."""
 
 from __future__ import annotations
 

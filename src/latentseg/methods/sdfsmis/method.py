@@ -1,4 +1,4 @@
-"""SD-FSMIS on slices: the supports pass once, then every query slice costs one evaluation of the UNet.
+"""SD-FSMIS on slices: the support is encoded once, then each query slice takes one evaluation of the UNet.
 
     z_s, z_m  = E(support image), E(support mask as an image)
     fg, bg    = masked means of z_s                                      (QE)
@@ -6,7 +6,8 @@
     K, V      = keys and values of UNet([z_s, z_m], c)                   (SQI)
     mask      = D(-UNet([z_q, prototype of z_q by fg, bg] | K, V, c))
 
-Everything else that segments examples in this project is in :mod:`latentseg.methods.fewshot`.
+``E`` and ``D`` are the encoder and decoder of the frozen autoencoder. The method that users call, which adds
+matching, whole volumes and refinement to these networks, is in :mod:`latentseg.methods.fewshot`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from latentseg.methods.sdfsmis.query_enhancement import Prototypes, Rule, enhanc
 
 @dataclass(frozen=True, eq=False)
 class EncodedSupport:
-    """All that queries need to know of ``G`` groups of supports.
+    """``G`` groups of supports, encoded for any number of queries.
 
     Attributes:
         cache: Keys, values and condition of each layer.
@@ -70,7 +71,7 @@ class SDFSMIS:
         backbone: The frozen autoencoder.
         network: The UNet with two entrances.
         translator: From features to a condition token.
-        features: Frozen features the condition is made of.
+        features: Frozen features from which the condition token is made.
         mask_head: A light decoder of mask latents ``(B, C, h, w)`` to logits ``(B, 1, H, W)``; without one,
             masks are decoded by the autoencoder, as published.
         rule: Of the query enhancement, the one that the network was trained with.
@@ -85,7 +86,7 @@ class SDFSMIS:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device of the networks."""
         return self.network.conv_in.weight.device
 
     @torch.no_grad()
@@ -123,7 +124,7 @@ class SDFSMIS:
             latents: ``z_q``.
             support: Of ``G`` groups.
             group: ``(B,)`` long, the group of each query; not needed for ``G == 1``.
-            hint: ``(B, D, h, w)``, what a network with further channels of input is told beside the paper's.
+            hint: ``(B, D, h, w)``, for a network with more input channels than the paper's.
             compat: As in :meth:`encode_support`.
         """
         known = Prototypes(support.fg, support.bg)

@@ -1,8 +1,9 @@
-"""The denoiser turned into a one-step few-shot segmenter (SD-FSMIS, Support-Query Interaction).
+"""The UNet of SD-FSMIS: a denoiser that was turned into a one-step few-shot segmenter.
 
-The UNet of a latent diffusion model gets two entrances of ``2C`` channels: ``conv_in_ref`` for supports
-(image and mask latents) and ``conv_in`` for queries (image latent and query prototype). One evaluation at ``t
-= 1`` predicts minus the latent of the query mask; there is no noise, no scheduler and no iteration.
+The UNet of a latent diffusion model gets two input convolutions of ``2C`` channels: ``conv_in_ref`` for the
+support (image and mask latents) and ``conv_in`` for the query (image latent and query prototype). One
+evaluation at ``t = 1`` predicts the negative latent of the query mask. There is no noise, no scheduler and no
+iteration.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Query enhancement (QE): a prototype of the query's own foreground is appended to its latent.
+"""Query enhancement (QE): the query's latent is concatenated with a prototype of its own foreground.
 
-The support's prototypes find the pixels of the query that look like the target; the mean latent of those
-pixels, laid out over the whole grid, is the second half of the query's input (SD-FSMIS, "Query Enhancement";
-rules of the release). Everything here works on latents of the frozen autoencoder, has no parameters and is
-computed for a batch at once.
+The prototypes of the support select the pixels of the query that resemble the target. The mean latent of
+these pixels, repeated over the whole grid, is the second half of the query's input (SD-FSMIS, "Query
+Enhancement", by the rules of the release). All of this works on latents of the frozen autoencoder and has no
+parameters.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from latentseg.methods.sdfsmis.cache import pick_group
 from latentseg.methods.sdfsmis.compat import Compat
 
 Rule = Literal["probability", "cosine"]
-"""How a pixel comes to count as the query's foreground: as released, or as the paper says it."""
+"""Which pixels are the query's foreground: by probability as released, or by cosine as the paper says."""
 
-FOREGROUND_GATE = (
-    0.7  # of the cosine, too; official: a pixel belongs to the query's foreground above this probability
-)
+FOREGROUND_GATE = 0.7  # probability (or cosine) above which a pixel is foreground, by the official rule
 TOP_K_OF_WIDTH = 0.1875  # official: when no pixel does, the best 6 of a 32 x 32 grid
 TEMPERATURE = 0.05  # fixed: of the softmax over pixels, in units of the foreground probability
 

@@ -1,8 +1,8 @@
-"""Writing trained weights in the layout of the release, so that its code can read them.
+"""Write trained weights in the layout of the release, so that its code can read them.
 
-``unet/config.json`` and ``unet/diffusion_pytorch_model.safetensors`` (with ``conv_in_ref.*``),
-``image_projector/`` with ``mlp.*``, ``dinov2/`` as the library saves it. Ours, which the release does not
-look at, are ``recipe.json``, what the weights were trained with, and ``mask_head/``, a light mask decoder.
+The folder has ``unet/config.json``, ``unet/diffusion_pytorch_model.safetensors`` (with ``conv_in_ref.*``),
+``image_projector/`` with ``mlp.*``, and ``dinov2/`` as transformers saves it. Two parts are ours, and the
+released code ignores them: ``recipe.json``, the training options, and ``mask_head/``, a light mask decoder.
 :func:`~latentseg.methods.sdfsmis.checkpoint.load_released` reads all of it.
 """
 

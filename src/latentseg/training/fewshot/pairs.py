@@ -62,7 +62,7 @@ class Pairs:
     Args:
         packed: All scans of a data set.
         usable: By case, the canonical slices that may be shown; cases that are not named are never shown.
-        options: See there.
+        options: See :class:`PairOptions`.
 
     Raises:
         InputError: The pack has no supervoxels, or no pair fits.

@@ -115,7 +115,7 @@ class PaperTask(Task[PaperModel]):
     """What the loop trains.
 
     Args:
-        options: See there.
+        options: See :class:`PaperOptions`.
         packed: All scans of a data set.
         usable: By case, the slices that may be shown.
         parts: The frozen side.

@@ -226,7 +226,7 @@ def build(
     """The task of a configuration; the seed of the loop also seeds the initial weights.
 
     Args:
-        options: See there.
+        options: See :class:`FewShotOptions`.
         packed: Slices with labels and supervoxels.
         backbone: Frozen.
         weights: Few-shot weights to start from instead, trained on the same backbone.

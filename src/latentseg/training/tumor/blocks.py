@@ -73,7 +73,7 @@ class Blocks:
     """Draws blocks from data sets.
 
     Args:
-        options: See there.
+        options: See :class:`BlockOptions`.
         data: Data sets.
         window_hu: Of CT, that the backbone was trained with.
 

@@ -109,7 +109,7 @@ class AttentionTask(Task[AnomalyAttention]):
     """Trains the adapters, the attention and the image-level score.
 
     Args:
-        options: See there.
+        options: See :class:`TumorTrainingOptions`.
         packed: Slices with labels and supervoxels.
         stages: Of a frozen backbone, which does not change.
         queries: Reads prompts.
@@ -239,7 +239,7 @@ class FusionTask(Task[Fusion]):
     """Trains the fusion on residuals of samples that the trained attention maps have not seen.
 
     Args:
-        options: See there.
+        options: See :class:`TumorTrainingOptions`.
         source: Where samples come from, its model trained.
         condition: Tokens of the denoiser for phrases.
         network: With the trained attention.
@@ -324,7 +324,7 @@ class TumorTraining:
     """All trainings, one after the other.
 
     Attributes:
-        options: See there.
+        options: See :class:`TumorTrainingOptions`.
         packed: Slices with labels and supervoxels.
         stages: Of a frozen backbone with a denoiser, which does not change.
         queries: Reads prompts.

@@ -63,7 +63,7 @@ class BankMaker:
     Attributes:
         backbone: Whose latents are kept.
         network: Whose features are compared.
-        options: See there.
+        options: See :class:`BankOptions`.
     """
 
     backbone: Backbone

@@ -55,7 +55,7 @@ class OrganSamples:
     """Draws samples from a pack.
 
     Args:
-        options: See there.
+        options: See :class:`OrganSampleOptions`.
         packed: With labels of organs.
         hosts: Finds lungs.
         unused: ``(N,)``, slices that are kept from the training.

@@ -82,7 +82,7 @@ class Samples:
     """Draws samples from a pack.
 
     Args:
-        options: See there.
+        options: See :class:`SampleOptions`.
         packed: With supervoxels.
 
     Raises:

@@ -86,7 +86,7 @@ class VolumeTask(Task[AnomalyAttention]):
     """Trains the adapters, the attention and the anomaly score on blocks.
 
     Args:
-        options: See there.
+        options: See :class:`VolumeTrainingOptions`.
         stages: Of a frozen 3-D backbone.
         queries: Reads prompts.
         metadata: Facts for the file of the weights.
@@ -180,7 +180,7 @@ class VolumeTraining:
     """Both trainings, one after the other.
 
     Attributes:
-        options: See there.
+        options: See :class:`VolumeTrainingOptions`.
         stages: Of a frozen 3-D backbone with a denoiser.
         queries: Reads prompts.
         condition: Tokens of the denoiser for phrases.

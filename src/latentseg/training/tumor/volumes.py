@@ -82,7 +82,7 @@ class VolumeFiles:
     """The scans of a data set, found and named when they are asked for.
 
     Args:
-        data: See there.
+        data: See :class:`TumorFolder`.
 
     Raises:
         InputError: A folder in another layout, or a label map without its image.

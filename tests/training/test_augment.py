@@ -103,13 +103,13 @@ def test_recoloring_gives_equal_slices_different_looks(images: Tensor) -> None:
 
 def test_slices_of_one_look_share_their_curve(images: Tensor) -> None:
     same = images[:1].expand(40, -1, -1, -1)
-    looks = torch.arange(40) // 2 * 2
-    pairs = recolor(same, rng(), looks=looks).unflatten(0, (20, 2)).flatten(2)
+    contrasts = torch.arange(40) // 2 * 2
+    pairs = recolor(same, rng(), contrasts=contrasts).unflatten(0, (20, 2)).flatten(2)
     alike = torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs])
     assert float(alike.min()) > 0.5  # bias field, noise and resolution are still each slice's own
     assert float(alike.median()) > 0.8
     assert not torch.equal(pairs[:, 0], pairs[:, 1])
-    assert torch.equal(recolor(same, rng(), looks=torch.arange(40)), recolor(same, rng()))
+    assert torch.equal(recolor(same, rng(), contrasts=torch.arange(40)), recolor(same, rng()))
 
 
 def test_noise_is_standard_normal() -> None:

@@ -1,4 +1,8 @@
-"""Run a cohort: one model, scans are read ahead, what is finished is left alone, nothing stops the rest."""
+"""Run a batch: plan which cases are left to do, segment them one by one, and write the tables.
+
+The next scan is read while the current one is segmented. Finished cases are not done again, and a case that
+fails is recorded with its reason while the others go on.
+"""
 
 from __future__ import annotations
 
@@ -66,10 +70,10 @@ class Outcome:
 
 
 class Listener(Protocol):
-    """Told how a run goes."""
+    """Is called while a run goes on, to show its progress."""
 
     def started(self, *, pending: int, kept: int) -> None:
-        """A number of cases is to be done, others are finished already."""
+        """The run begins: ``pending`` cases are to be done, ``kept`` were finished before."""
         ...
 
     def finished(self, record: Record) -> None:
@@ -82,7 +86,7 @@ class Listener(Protocol):
 
 
 class Silence:
-    """A listener that keeps it to itself."""
+    """A listener that does nothing."""
 
     def started(self, *, pending: int, kept: int) -> None:
         """Nothing."""

@@ -1,4 +1,4 @@
-"""What is done with each scan of a cohort: read, segment every target, write, and say how sure it is."""
+"""The work on one case of a batch: read the scan, segment every target, write results and confidence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEND = "Give --orientation auto, or {codes} in the column 'orientation' of a tab
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One method and the targets it is asked for in every scan.
+    """A method and the targets that it segments in every scan.
 
     Attributes:
         segmenter: The method, loaded.

@@ -1,7 +1,7 @@
-"""The command line. A verb is one module with a `typer.Typer` called `app`, and one line in `verbs.py`.
+"""The command line: each command is a module with a `typer.Typer` called `app`, and a line in `verbs.py`.
 
-A verb's module is imported when the verb is used, so that `latentseg --help` stays fast; the module in
-its turn imports torch and friends inside its functions.
+To keep `latentseg --help` fast, the module of a command is imported when the command is used, and it imports
+torch and other large libraries inside its functions.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def recipe_of(plan: Plan) -> dict[str, object]:
 
 
 def prepare(plan: Plan) -> None:
-    """Make the field's files of the download where they are asked for, and pack all scans that are there."""
+    """Prepare the download as the literature does, where that is asked for, and pack all scans."""
     from latentseg.evaluation.datasets.originals import prepare_originals
     from latentseg.training.fewshot.scan_pack import pack_scans
 

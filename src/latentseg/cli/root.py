@@ -1,4 +1,4 @@
-"""The root command: loads a verb when it is used, and no earlier."""
+"""The root command, which imports the module of a command only when that command is used."""
 
 from __future__ import annotations
 

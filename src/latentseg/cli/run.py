@@ -1,4 +1,8 @@
-"""Run a command line: global flags, warnings on one line, errors as one sentence with an exit code."""
+"""Run one command line: read global flags, print warnings on one line each and errors as one sentence.
+
+Every error ends with a documented exit code (`docs/reference/errors.md`); a traceback is shown with
+`--debug`.
+"""
 
 from __future__ import annotations
 

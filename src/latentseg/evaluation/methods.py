@@ -1,6 +1,6 @@
-"""The few-shot segmenter as a method of the protocols, which hand over slices rather than scans.
+"""The few-shot segmenter as a method of the protocols, which pass slices instead of scans.
 
-Search and decision are the segmenter's own: what is evaluated is what is shipped.
+It calls the search and the decision of the segmenter itself, so the evaluation measures what users run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ONE_MM = (1.0, 1.0, 1.0)
 
 
 class FewShotMethod:
-    """Few-shot segmentation of slices. Encoded slices and supports are kept, as a scan comes once per organ.
+    """Few-shot segmentation of slices; what is encoded is cached, as a scan comes once per organ.
 
     Attributes:
         name: Name in tables.

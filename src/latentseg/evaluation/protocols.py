@@ -1,24 +1,25 @@
-"""EP1 and EP2, the few-shot field's evaluation protocols, in one domain and across two.
+"""EP1 and EP2, the evaluation protocols of the few-shot literature, in one domain and across two.
 
-One scan of a fold is the support, the others are queries. Dice is computed per patient, on the scan's
-original grid.
+One scan of a fold is the support, the others are the queries. Dice is computed per patient, on the original
+grid of the scan.
 
-* **EP1** (nearly every paper): of each organ only the slices that hold it are used, of support and query
-  alike, so EP1 says nothing about absence. The `C` query slices are cut into three chunks at
-  `linspace(0, C, 4)`; chunk `k` is segmented with the one support slice at `(k + 0.5) / 3` of the support's
-  own slices.
-* **EP2** (ADNet's default): every slice of the query is segmented with the middle slice of the support's own;
-  what is found where the organ is not counts against the method. A method with rules for whole scans is also
-  given the support's other slices, and the first and last of them that hold the organ (see `ScanMethod`). The
-  slices of the query without the organ are then asked again, as a scan of their own.
+* **EP1** (nearly all papers): of support and query, only the slices that contain the organ are used, so EP1
+  does not measure whether a method finds an organ where there is none. The `C` query slices are cut into
+  three chunks at `linspace(0, C, 4)`; chunk `k` is segmented with the support slice at `(k + 0.5) / 3` of the
+  support slices that contain the organ.
+* **EP2** (the default of ADNet): every slice of the query is segmented with the middle one of the support
+  slices that contain the organ; false positives on slices without the organ count. A method with rules for
+  whole scans (see `ScanMethod`) is also given all slices of the support, and which of them contain the organ.
+  The query's slices without the organ are then segmented once more, as a scan of their own.
 
-With more **shots**, each query is shown further scans of the support's fold in cyclic order from the support
-scan on, never itself, and then the scans that follow the fold in the published order. The queries stay the
-same, so that shots can be compared case by case.
+With more **shots**, a query gets further support scans: those of the support's fold in cyclic order after the
+support scan, without the query itself, and then the scans that follow the fold in the published order. The
+queries stay the same, so that shots can be compared case by case.
 
-Two things are called cross-domain. In FAMNet's protocol (setting `cross-domain`) the training is on another
-modality, support and query are not. With a `support_dataset` the support itself is of another modality: it
-comes from the same position of a fold of that data set, and the queries stay the same scans.
+The word cross-domain has two meanings. In FAMNet's protocol (setting `cross-domain`) the training is on
+another modality, while support and query have the same one. With a `support_dataset`, the support itself has
+another
+modality: it is the scan at the same position of a fold of that data set, and the queries stay the same scans.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from latentseg.evaluation.datasets.base import Dataset
 from latentseg.evaluation.rows import Row, RowKey
 from latentseg.evaluation.settings import Setting
 from latentseg.evaluation.slices import (
-    FIELD_SIZE,
+    PUBLISHED_SIZE,
     PreparedCase,
     ScanMethod,
     SliceMethod,
@@ -81,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class FewShotProtocol:
-    """One run of a protocol: whose queries, whose support.
+    """One run of a protocol, with the data sets of its queries and of its support.
 
     Attributes:
         dataset: Data set of the queries.
@@ -109,11 +110,11 @@ class FewShotProtocol:
     shots: int = 1
     support_slices: int = THIRDS
     setting: Setting = "1"
-    size: int = FIELD_SIZE
+    size: int = PUBLISHED_SIZE
     whole_range: bool = False
 
     def prepared(self, dataset: Dataset, case: str) -> PreparedCase:
-        """A scan of a data set as the methods see it; errors as of reading it."""
+        """A scan of a data set as the methods get it; raises the errors of reading it."""
         return prepare(dataset.load(case), size=self.size, whole_range=self.whole_range)
 
     @property
@@ -240,7 +241,7 @@ class EP1(FewShotProtocol):
         return Answer(chance, query.restore(chance) >= 0.5, {"slices": len(held)})
 
     def asks(self, query: PreparedCase, organ: str) -> bool:
-        """A scan without the organ is left out, as in the field."""
+        """A scan without the organ is left out, as in published code."""
         return query.held(organ).size > 0
 
 

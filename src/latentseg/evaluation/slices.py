@@ -1,4 +1,4 @@
-"""Scans as the few-shot field's methods see them: square canonical slices, and the way back."""
+"""Scans as few-shot methods get them: square canonical slices, and how masks return to the scan's grid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from latentseg.methods.fewshot.support import THIRDS, fit_masks, support_positio
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.metrics.presence import presence_scores
 
-FIELD_SIZE = 256  # edge in pixels of the slices of the few-shot field
+PUBLISHED_SIZE = 256  # edge in pixels of the slices in the few-shot literature
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class SupportSlices:
 
 
 class SliceMethod(Protocol):
-    """Anything that segments slices after examples; few-shot networks and baselines alike."""
+    """A method that segments slices by examples: a few-shot network or a baseline."""
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class SliceMethod(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ScanAnswer:
-    """What a method says about all slices of a scan.
+    """The answer of a method for all slices of a scan.
 
     Attributes:
         chance: Probability `(S, H, W)`.
@@ -88,7 +88,7 @@ class ScanAnswer:
 
 @runtime_checkable
 class ScanMethod(Protocol):
-    """A method with rules of its own for whole scans: where can the organ be, is it there, what is kept?"""
+    """A method that also has rules for whole scans: where an organ can be, and whether it is there at all."""
 
     def scan(
         self,
@@ -116,7 +116,7 @@ class ScanMethod(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """A case as the methods see it, and the way back to its grid.
+    """A case as the methods get it, and how a mask returns to the grid of the scan.
 
     Attributes:
         case: Scan and labels as stored.
@@ -151,13 +151,13 @@ class PreparedCase:
         return np.asarray(self.seen.back(probability))
 
 
-def prepare(case: Case, *, size: int = FIELD_SIZE, whole_range: bool = False) -> PreparedCase:
+def prepare(case: Case, *, size: int = PUBLISHED_SIZE, whole_range: bool = False) -> PreparedCase:
     """Normalize a scan and turn it into square canonical slices, as the segmenter does.
 
     With ``whole_range`` from its smallest to its largest value, as the released SD-FSMIS does.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LatentsegWarning)  # the field's CT is known to be windowed to 8 bits
+        warnings.simplefilter("ignore", LatentsegWarning)  # the published CT files are windowed to 8 bits
         return PreparedCase(case, square_slices(case.image, size, whole_range=whole_range))
 
 

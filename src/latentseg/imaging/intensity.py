@@ -18,7 +18,7 @@ HU_REACH = (-20000.0, 20000.0)
 """No scanner gives Hounsfield units beyond."""
 
 SOFT_TISSUE_WINDOW_HU = (-125.0, 275.0)
-"""The few-shot field's abdominal window (level 75, width 400)."""
+"""The abdominal window of the few-shot literature (level 75, width 400)."""
 
 
 TISSUE_FLOOR = -0.7

@@ -1,1 +1,1 @@
-"""Previews of masks on images, and one self-contained HTML page."""
+"""Reports: one self-contained HTML page about a batch, or about the reproduction of a paper."""

@@ -1,4 +1,4 @@
-"""A folder that `latentseg batch` wrote: how it was made, what became of every case, where the files are."""
+"""Reads the folder of a batch: its manifest, the records of its cases, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ IN_METHOD = {"options": dict, "files": dict, "own_weights": dict, "targets": lis
 
 @dataclass(frozen=True)
 class Run:
-    """The outputs of a batch.
+    """A batch as it was found in its folder.
 
     Attributes:
         folder: Where they are.
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def failed(self) -> list[Record]:
-        """The cases with a reason instead."""
+        """The cases that failed, each with its reason."""
         return [record for record in self.records if record.failed]
 
     @cached_property

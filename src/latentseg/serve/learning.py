@@ -25,7 +25,7 @@ from latentseg.serve.verdicts import read_verdicts, verdict_of
 from latentseg.serve.view import View
 
 MOST_SHOTS = 12  # slices of one support
-FROM_ACCEPTED = 3  # slices of an accepted scan, as the few-shot field takes
+FROM_ACCEPTED = 3  # slices of an accepted scan, as in the few-shot literature
 NOT_FOUND_DOUBT = 2.0  # a scan in which nothing was looked for comes before all others
 
 

@@ -1,7 +1,7 @@
 """Random geometry and contrast for batches of slices, on tensors, drawn from one generator.
 
-The two are independent on purpose: a support and a query of one episode share the anatomy and nothing of its
-look, which is what carries a model from CT to an MR sequence it never saw.
+The two are independent on purpose: support and query of an episode then share the anatomy but not the
+contrast, which is how a model learns to work on MR sequences that it never saw.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-AIR = -0.9  # in [-1, 1], below which a pixel of a CT in the few-shot field's window is air
+AIR = -0.9  # in [-1, 1], below which a pixel of a CT in the abdominal window is air
 CURVE_KNOTS = 9
 
 
@@ -86,22 +86,22 @@ def intensity_curves(rng: np.random.Generator, n: int) -> Tensor:
 
 
 def recolor(
-    images: Tensor, rng: np.random.Generator, *, curve: float = 0.8, looks: Tensor | None = None
+    images: Tensor, rng: np.random.Generator, *, curve: float = 0.8, contrasts: Tensor | None = None
 ) -> Tensor:
     """Give images ``(n, 1, H, W)`` in [-1, 1] another contrast, bias field, noise and resolution.
 
     Args:
         images: Slices.
         rng: Source of all draws.
-        curve: Probability that a look has a random intensity curve.
-        looks: ``(n,)`` long in [0, n), which look each image has; images of one look share their curve
-            and nothing else. Each image has its own when left out.
+        curve: Probability that a contrast has a random intensity curve.
+        contrasts: ``(n,)`` long in [0, n), the number of the contrast of each image; images with the same
+            number share their intensity curve and nothing else. By default each image has its own contrast.
     """
     n, _, height, width = images.shape
-    looks = torch.arange(n) if looks is None else looks
+    contrasts = torch.arange(n) if contrasts is None else contrasts
     index = ((images + 1) * 127.5).round().clamp(0, 255).long().flatten(1)
-    curved = torch.gather(intensity_curves(rng, n)[looks], 1, index).view_as(images)
-    out = torch.where(_chance(rng, n, curve)[looks], curved, images)
+    curved = torch.gather(intensity_curves(rng, n)[contrasts], 1, index).view_as(images)
+    out = torch.where(_chance(rng, n, curve)[contrasts], curved, images)
     field = torch.tensor(rng.normal(0, 0.25, (n, 1, 4, 4)), dtype=torch.float32)
     bias = F.interpolate(field, size=(height, width), mode="bicubic", align_corners=True).exp()
     out = torch.where(_chance(rng, n, 0.4), (out + 1) * bias - 1, out)
@@ -115,7 +115,7 @@ def recolor(
 def another_window(
     image: NDArray[np.float32], lungs: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """What another window would make of a CT slice in the few-shot field's window.
+    """What another window would make of a CT slice in the abdominal window.
 
     A narrower one turns fat black and bone white; a wider one takes contrast from tissue, and lungs are grey.
 
@@ -140,7 +140,7 @@ class SliceAugmentation(BaseModel):
     """How single slices are varied for the trainings of the tumor networks.
 
     Attributes:
-        windows: Chance of another window, on CT scans in the few-shot field's.
+        windows: Chance of another window, on CT scans in the abdominal window.
         noisy: Chance of the noise of a sharp reconstruction.
         curve: Chance of another contrast, see :func:`recolor`.
         geometry: Ranges of position, size and shape.

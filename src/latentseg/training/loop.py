@@ -1,8 +1,9 @@
-"""A training loop that survives: EMA, checkpoints by time, a JSONL log, a loss plot, the same data on resume.
+"""The training loop: averaged weights (EMA), checkpoints, a log, a loss plot, and exact resumption.
 
-A step consists of one or more pieces, and piece ``k`` of step ``i`` is a function of (seed, i, k) alone. So a
-run that was killed and resumed sees the batches that an undisturbed run would have seen, and so do several
-processes (``accelerate launch``), which share the pieces of a step among them and sum their gradients.
+A step has one or more batches, called pieces. Piece ``k`` of step ``i`` depends on (seed, i, k) alone. A run
+that was killed and resumed therefore sees the same batches as an uninterrupted run. Several processes
+(``accelerate launch``) share the pieces of a step and sum their gradients, so they see the same batches as
+well.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from latentseg.training.optimizer import Group, Kind, Schedule, make_optimizer, 
 
 Model = TypeVar("Model", bound=nn.Module)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STUCK = 20  # steps in a row whose gradients are no numbers, after which a run is given up
+STUCK = 20  # steps in a row with NaN or infinite gradients after which a run is given up
 
 
 class LoopOptions(BaseModel, extra="forbid", frozen=True):
-    """How long and how fast to train.
+    """Length, speed and bookkeeping of a training.
 
     Attributes:
         steps: Number of optimizer steps, the length of the learning-rate schedule.
@@ -54,8 +55,8 @@ class LoopOptions(BaseModel, extra="forbid", frozen=True):
         pieces: Batches per step, whose gradients are averaged; several processes share them.
         precision: ``auto`` takes bf16 where the hardware has units for it; fp16 scales the loss.
         tf32: Let a GPU multiply float32 matrices in TF32.
-        prefetch: Draw the next batches while a step runs. Left out, only beside a GPU: on a CPU the two would
-            fight for the same cores.
+        prefetch: Draw the next batches while a step runs. By default only with a GPU; on a CPU both would
+            compete for the same cores.
         workers: Threads that draw batches ahead.
         threads: CPU threads, 0 for torch's choice.
     """
@@ -134,7 +135,9 @@ def rate_at(step: int, options: LoopOptions) -> float:
 
 
 class Loop(Generic[Model]):
-    """One training run in one folder (``checkpoint.pt``, ``log.jsonl``, ``loss.png``, exported weights).
+    """One training run, which keeps everything in one folder.
+
+    The folder holds ``checkpoint.pt``, ``log.jsonl``, ``loss.png`` and the exported weights.
 
     Raises:
         UsageError: The packages of the extra ``train`` are not installed.

@@ -1,7 +1,7 @@
 """ACDC: cine MR of the heart, short axis, 100 training patients, the end-diastolic frame.
 
-Bernard et al., IEEE TMI 2018; CC BY-NC-SA 4.0: for evaluation only. The few-shot field has no published folds
-for it that we know of: these follow its rule, and the preprocessing is that of MS-CMRSeg.
+Bernard et al., IEEE TMI 2018; CC BY-NC-SA 4.0: for evaluation only. We know of no
+published few-shot folds for it: these follow the usual rule, and the preprocessing is that of MS-CMRSeg.
 """
 
 from __future__ import annotations

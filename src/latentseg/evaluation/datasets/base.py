@@ -18,7 +18,7 @@ from latentseg.imaging import Volume, read, read_labels
 Pair = tuple[Volume, Volume]
 
 ORGANS = ("liver", "right_kidney", "left_kidney", "spleen")
-"""The four organs of the few-shot field's abdominal benchmarks."""
+"""The four organs of the abdominal benchmarks in the few-shot literature."""
 
 ENVIRONMENT_VARIABLE = "LATENTSEG_DATA"
 DEFAULT_ROOT = "../shared/data"
@@ -75,7 +75,7 @@ def stack_along_k(volume: Volume) -> Volume:
     """Take the third axis as the slice axis, whatever the affine says.
 
     Short-axis stacks of the heart are oblique: the slice axis may lie nearer to left-right than to
-    head-foot. The slices that the field segments are the acquired ones.
+    head-foot. Published code segments the acquired slices.
     """
     return replace(volume, orientation="LAS")
 
@@ -96,7 +96,7 @@ class Dataset:
         label_of: Label id by organ name; every id of the label maps is here.
         organs: What is evaluated unless something else is asked for; empty is every label.
         relabel: New label id by stored one, for files that keep the original's ids.
-        cross_folds: Folds of the field's cross-domain protocol; empty where it has none here.
+        cross_folds: Folds of the published cross-domain protocol; empty where it does not use this data set.
         repair: Correction of what the files say about their grid.
         image_file: Name of an image, with `{case}`.
         label_file: Name of a label map, with `{case}`.
@@ -124,7 +124,7 @@ class Dataset:
         return replace(self, root=Path(root))
 
     def across_domains(self) -> Dataset:
-        """The same data set with the folds of the field's cross-domain protocol.
+        """The same data set with the folds of the published cross-domain protocol.
 
         Raises:
             UsageError: The protocol has none for this data set.
@@ -229,7 +229,7 @@ class Dataset:
 
 
 def field_folds(count: int, *, parts: int = 5) -> tuple[tuple[int, ...], ...]:
-    """The few-shot field's folds over `count` cases: equal parts, each with the first scan of the next.
+    """The folds of the few-shot literature: equal parts of the cases, each with the first scan of the next.
 
     The last fold also holds position 0, which comes first, as in the published scripts. With 20 cases:
     {0-4}, {4-8}, {8-12}, {12-16}, {0, 16-19}. Of fewer than four cases there is one fold of all.

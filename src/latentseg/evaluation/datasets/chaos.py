@@ -1,4 +1,4 @@
-"""CHAOS T2-SPIR abdominal MR of 20 healthy volunteers, as the few-shot field preprocesses it.
+"""CHAOS T2-SPIR abdominal MR of 20 healthy volunteers, preprocessed as in the few-shot literature.
 
 Kavur et al., Medical Image Analysis 2021; CC BY-NC-SA 4.0: for evaluation only.
 """

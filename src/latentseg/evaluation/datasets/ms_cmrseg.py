@@ -1,6 +1,7 @@
 """MS-CMRSeg 2019: balanced SSFP cine MR of the heart, short axis, 35 labelled patients.
 
-Zhuang, IEEE TPAMI 2019. The field's preprocessed files keep the ids of the original, which are mapped here.
+Zhuang, IEEE TPAMI 2019. The published preprocessed files keep the label ids of the original, which are mapped
+here.
 """
 
 from __future__ import annotations

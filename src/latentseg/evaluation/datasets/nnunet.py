@@ -1,7 +1,7 @@
 """Any data set in the layout of nnU-Net: `imagesTr`, `labelsTr` and `dataset.json`.
 
-The folder is given in the place of a name. Cases are in natural order. Folds are those of
-`splits_final.json` (the validation cases of each split) where it lies in the folder, else the field's rule.
+The folder is given in the place of a name. Cases are in natural order. Folds are those of `splits_final.json`
+(the validation cases of each split) where the folder has one, else those of the few-shot literature.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def label_names(about: Mapping[str, Any], *, where: str) -> dict[str, int]:
 
 
 def _folds(path: Path, ids: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Folds of `splits_final.json`, else the field's."""
+    """Folds of `splits_final.json`, else those of the few-shot literature."""
     splits = path / "splits_final.json"
     if not splits.exists():
         return field_folds(len(ids))

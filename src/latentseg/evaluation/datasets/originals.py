@@ -1,7 +1,7 @@
-"""From a data set as it is downloaded to the pairs that the few-shot field works on.
+"""From a data set as it is downloaded to the image and label files of the few-shot literature.
 
-The steps are those of the field's notebooks: clip, resample to one spacing, crop or pad to one size.
-Affines stay true through all of them.
+The steps are those of the published notebooks: clip, resample to one spacing, crop or pad to one size.
+Affines are kept correct in all of them.
 """
 
 from __future__ import annotations

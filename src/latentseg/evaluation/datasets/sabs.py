@@ -1,4 +1,4 @@
-"""BTCV "SABS" portal-venous abdominal CT of 30 patients, as the few-shot field preprocesses it.
+"""BTCV "SABS" portal-venous abdominal CT of 30 patients, preprocessed as in the few-shot literature.
 
 Landman et al., MICCAI 2015 "Beyond the Cranial Vault" workshop and challenge.
 """
@@ -23,7 +23,7 @@ BORDER = 32  # pixels of 512 that are cut off on each side
 def mend_orientation(volume: Volume) -> Volume:
     """Overrule a false LPS header by the LAS that the voxels are in; take other headers at their word.
 
-    The field's preprocessed files say that the second axis points to the posterior. It points to the
+    The published preprocessed files say that the second axis points to the posterior. It points to the
     anterior in every one of them: taken at their word, spine and table come to lie in front of the liver.
     Left and right are correct, as the labels of the two kidneys confirm. The affine stays the file's own.
     """

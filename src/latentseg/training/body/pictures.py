@@ -17,7 +17,7 @@ from latentseg.training.augment import Geometry, recolor, sampling_grid, warp
 from latentseg.training.body.pack import BodyPack, PackedBody
 
 KNOTS = np.array([-1, -0.96, -0.85, -0.6, -0.3, -0.1, 0.05, 0.2, 0.5, 1.0])
-"""Where random contrasts bend: close together at fat and soft tissue of the few-shot field's window."""
+"""Where random contrasts bend: close together at fat and soft tissue in the abdominal window."""
 
 MIRRORED = 1
 """Number of the operation that flips columns: it swaps the sides of axial and coronal pictures."""

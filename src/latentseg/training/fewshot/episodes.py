@@ -1,6 +1,6 @@
 """Episodes: two targets shown in one slice and asked for in others, from packed scans.
 
-A target is a supervoxel (self-supervision; spec 3.2) or, where a pack allows it, a labelled structure.
+A target is a supervoxel (self-supervision) or, where a pack allows it, a labelled structure.
 Support and queries are adjacent slices of one scan, the same slice, or, for labels, slices of two patients.
 Their geometry and their contrast are drawn independently; without that nothing carries over from CT to MR.
 """
@@ -135,10 +135,10 @@ class Episodes:
         if bool(painted.any()):
             images[painted] = paint(_compact(maps[painted]), rng)
         grid = sampling_grid(rng, len(images), images.shape[-1], self.options.geometry)
-        looks = torch.arange(len(images)).unflatten(0, (-1, slices))
+        contrasts = torch.arange(len(images)).unflatten(0, (-1, slices))
         alike = torch.tensor(rng.random(len(scenes)) < max(self.options.one_look, ease))
-        looks[alike] = looks[alike][:, :1]
-        images = recolor(warp(images, grid), rng, looks=looks.flatten())
+        contrasts[alike] = contrasts[alike][:, :1]
+        images = recolor(warp(images, grid), rng, contrasts=contrasts.flatten())
         masks = self._masks(maps, scenes)
         masks = (warp(masks, grid) > 0.5).float()
         images, masks = images.unflatten(0, (-1, slices)), masks.unflatten(0, (-1, slices))

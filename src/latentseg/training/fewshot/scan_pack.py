@@ -88,7 +88,7 @@ def pack_supervoxels(packed: Pack, *, smallest: int) -> Iterator[str]:
 
 
 def smallest_of(dataset: str) -> int:
-    """Fewest voxels of a supervoxel of a data set, as the field has it."""
+    """Fewest voxels of a supervoxel of a data set, as in published code."""
     return SMALLEST.get(dataset, SMALLEST_ELSEWHERE)
 
 

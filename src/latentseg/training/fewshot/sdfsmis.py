@@ -1,8 +1,8 @@
 """Training SD-FSMIS on a frozen backbone: batched episodes, the paper's latent loss and a loss on the mask.
 
-The latent loss alone weighs all four channels of all cells alike and prefers nothing over a small organ (spec
-5.6); cross-entropy and Dice on the mask, through the light mask head, make a small organ count as much as a
-large one.
+The latent loss alone weighs all channels and cells alike, so that an empty mask costs little where the organ
+is small. Cross-entropy and Dice on the mask, through the light mask head, make a small organ count as much as
+a large one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pseudo-labels: graph-based segmentation of volumes (Felzenszwalb and Huttenlocher 2004, in 3-D).
 
-The self-supervision of the few-shot field (spec 3.2): a 26-neighbor graph whose edge weights are grey-value
+The self-supervision of the few-shot literature: a 26-neighbor graph whose edge weights are grey-value
 differences, stretched between slices by the anisotropy ``s = z / x``; components merge in order of weight
 while the edge is no heavier than both components' inner difference plus ``scale / size``; then components
 below ``min_size`` voxels merge over their lightest edge.
@@ -21,7 +21,7 @@ from latentseg.training.pack import Pack, save_array
 
 log = logging.getLogger(__name__)
 OFFSETS = np.array([o for o in product((-1, 0, 1), repeat=3) if o > (0, 0, 0)], dtype=np.int64)
-INNER_SCALE = 1 / 255  # of the field's implementation, for grey values in 0..255
+INNER_SCALE = 1 / 255  # of the published implementation, for grey values in 0..255
 VOLUME_SIZE = 5000  # fewest voxels of a supervoxel in an abdominal volume
 SLICE_SIZE = 400  # the same per slice of a volume of a few slices
 BODY_GREY = 10  # of 255; air is darker
@@ -35,7 +35,7 @@ def supervoxels(
     Args:
         image: ``(S, H, W)``, any intensities; stretched to 0..255 inside.
         spacing_mm: Distance between slices, rows and columns.
-        min_size: Fewest voxels of a supervoxel (the field: 5000 for abdomen, 1000 for heart).
+        min_size: Fewest voxels of a supervoxel (in papers 5000 for abdomen, 1000 for heart).
         scale: Larger values prefer larger components before the minimum size is enforced.
 
     Returns:
@@ -85,7 +85,7 @@ def body_mask(image: NDArray[Any], *, above: float) -> NDArray[np.bool_]:
 
 
 def add_supervoxels(packed: Pack) -> None:
-    """Compute ``supervoxels.npy`` of a pack: the field's minimum size for volumes, less for single slices.
+    """Compute ``supervoxels.npy`` of a pack: the published minimum size for volumes, less for single slices.
 
     Ids start at 1; 0 is outside the body.
 

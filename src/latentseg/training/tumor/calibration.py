@@ -67,8 +67,8 @@ def calibrate_organs(
             for modality in MODALITIES:
                 images = images_of(samples, scan)
                 if modality != scan.modality:
-                    looks = torch.zeros(len(images), dtype=torch.long)
-                    images = recolor(images, np.random.default_rng(number), curve=1.0, looks=looks)
+                    contrasts = torch.zeros(len(images), dtype=torch.long)
+                    images = recolor(images, np.random.default_rng(number), curve=1.0, contrasts=contrasts)
                 for organ, score in highest(network, frozen, queries, modality, images, asked).items():
                     scores.setdefault(key_of(organ, modality), []).append(score)
         for key, found in scores.items():

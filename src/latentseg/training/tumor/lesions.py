@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 REACH = 2.3  # radii around the middle that a lesion and its mass effect touch
 LARGER = 0.7  # exponent of the draw of a radius; below 1 large lesions come up more often than log-uniformly
-SOLID = (-0.55, 0.3)  # grey value of a tumor in air or fat: soft tissue in the few-shot field's window
+SOLID = (-0.55, 0.3)  # grey value of a tumor in air or fat: soft tissue in the abdominal window
 
 
 @dataclass(frozen=True)

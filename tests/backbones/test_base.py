@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from helpers.sd_folders import tiny_unet
 from latentseg.backbones.base import Backbone
 from latentseg.backbones.stable_diffusion import Diffusers2D
 
-from .test_stable_diffusion import tiny_unet, tiny_vae
+from .test_stable_diffusion import tiny_vae
 
 
 def test_diffusers_2d_is_a_backbone() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from helpers.sd_folders import tiny_unet
 from latentseg.backbones.device import RunOptions
 from latentseg.backbones.stable_diffusion import Diffusers2D
 from latentseg.errors import ModelError
@@ -29,24 +30,8 @@ def tiny_vae(channels: int = 3) -> AutoencoderKL:
     )
 
 
-def tiny_unet() -> UNet2DConditionModel:
-    torch.manual_seed(1)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=12,
-        attention_head_dim=2,
-    )
-
-
 def tiny(**options: object) -> Diffusers2D:
-    return Diffusers2D(tiny_vae(), tiny_unet(), image_size=32, options=RunOptions(**options))  # type: ignore[arg-type]
+    return Diffusers2D(tiny_vae(), tiny_unet(seed=1), image_size=32, options=RunOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -57,7 +42,7 @@ def images() -> torch.Tensor:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tiny_vae().save_pretrained(tmp_path / "vae")
-    tiny_unet().save_pretrained(tmp_path / "unet")
+    tiny_unet(seed=1).save_pretrained(tmp_path / "unet")
     (tmp_path / "scheduler").mkdir()
     return tmp_path
 
@@ -114,7 +99,7 @@ def test_features_are_multi_scale_and_leave_no_hooks(images: torch.Tensor) -> No
 
 
 def test_one_channel_models_are_served_too(images: torch.Tensor) -> None:
-    backbone = Diffusers2D(tiny_vae(channels=1), tiny_unet(), image_size=32)
+    backbone = Diffusers2D(tiny_vae(channels=1), tiny_unet(seed=1), image_size=32)
     assert backbone.decode(backbone.encode(images)).shape == images.shape
 
 

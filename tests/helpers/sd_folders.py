@@ -45,16 +45,36 @@ def save_stable_diffusion(folder: Path, *, width: int = 8, channels: int = 4) ->
 def save_dinov2(folder: Path) -> Path:
     """A DINOv2 of one layer."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Dinov2Model(
-            Dinov2Config(
-                hidden_size=12,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                mlp_ratio=2,
-                image_size=224,
-                patch_size=14,
-            )
-        )
+        model = tiny_dino()
     model.save_pretrained(folder)
     return folder
+
+
+def tiny_dino() -> Dinov2Model:
+    torch.manual_seed(0)
+    return Dinov2Model(
+        Dinov2Config(
+            hidden_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            image_size=224,
+            patch_size=14,
+        )
+    )
+
+
+def tiny_unet(in_channels: int = 4, *, seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=in_channels,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=12,
+        attention_head_dim=2,
+    ).eval()

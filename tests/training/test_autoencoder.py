@@ -26,12 +26,6 @@ FIRST = "autoencoder.vae.encoder.conv_in.weight"
 OPTIONS = AutoencoderOptions(loop=LoopOptions(steps=10, learning_rate=3e-3), batch=8, crop=32)
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    out: Pack = packs.small_pack(tmp_path_factory.mktemp("pack"))
-    return out
-
-
 @pytest.fixture
 def task(packed: Pack, monkeypatch: pytest.MonkeyPatch) -> AutoencoderTask:
     packs.shrink_networks(monkeypatch)

@@ -10,13 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from helpers import packs
 from latentseg.backbones.compact import (
     TOKENS,
-    CompactAutoencoder,
     CompactBackbone,
     condition_tokens,
-    save_autoencoder,
     save_denoiser,
 )
 from latentseg.errors import ModelError
@@ -40,24 +37,9 @@ def fake_embed(phrases: Sequence[str]) -> NDArray[np.float32]:
     return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    out: Pack = packs.small_pack(tmp_path_factory.mktemp("pack"))
-    return out
-
-
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny autoencoder on disk."""
-    packs.shrink_networks(monkeypatch)
-    torch.manual_seed(0)
-    save_autoencoder(CompactAutoencoder(), tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def task(packed: Pack, folder: Path) -> DenoiserTask:
-    return build(OPTIONS, packed, CompactBackbone.from_folder(folder), embed=fake_embed)
+def task(packed: Pack, backbone: CompactBackbone) -> DenoiserTask:
+    return build(OPTIONS, packed, backbone, embed=fake_embed)
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -80,12 +80,6 @@ def test_no_hole_without_healthy_tissue() -> None:
     assert draw_hole(image, everywhere, rng, HOLES, organs=(1,), findings=(2,)) is None
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    out: Pack = packs.small_pack(tmp_path_factory.mktemp("pack"))
-    return out
-
-
 @pytest.fixture
 def task(packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DenoiserTask:
     packs.shrink_networks(monkeypatch)

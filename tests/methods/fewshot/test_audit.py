@@ -13,14 +13,8 @@ import latentseg as ls
 from latentseg.errors import GeometryError
 from latentseg.imaging import write_like
 from latentseg.methods.fewshot.audit import AuditRow, _remark, audit
-from latentseg.methods.fewshot.parts import SegmentOptions
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.phantom.bodies import Phantom
-
-
-@pytest.fixture
-def segmenter(tiny_model: Path) -> FewShotSegmenter:
-    return ls.load(backbone=tiny_model, options=SegmentOptions(min_presence=0.0))
 
 
 def add(folder: Path, name: str, phantom: Phantom, keep: tuple[int, ...]) -> None:

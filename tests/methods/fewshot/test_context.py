@@ -14,14 +14,8 @@ from safetensors.torch import save_file
 import latentseg as ls
 from latentseg.errors import InputError, ModelError
 from latentseg.methods.fewshot.context import SupportContext
-from latentseg.methods.fewshot.parts import SegmentOptions
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.phantom.bodies import Phantom
-
-
-@pytest.fixture
-def segmenter(tiny_model: Path) -> FewShotSegmenter:
-    return ls.load(backbone=tiny_model, options=SegmentOptions(min_presence=0.0))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import SimpleITK as sitk  # noqa: N813
 import latentseg as ls
 from latentseg.errors import GeometryError, UsageError
 from latentseg.imaging import write_like
-from latentseg.methods.fewshot.segmenter import FewShotSegmenter, SegmentOptions
+from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.methods.fewshot.support import Support
 from latentseg.methods.fewshot.support_inputs import as_supports
 from latentseg.phantom.bodies import Phantom
@@ -28,11 +28,6 @@ def files(shown: Phantom, tmp_path: Path) -> tuple[Path, Path]:
     return image, write_like(
         shown.labels.array == LIVER, like=shown.image, path=tmp_path / "ex/a_mask.nii.gz"
     )
-
-
-@pytest.fixture
-def segmenter(tiny_model: Path) -> FewShotSegmenter:
-    return ls.load(backbone=tiny_model, options=SegmentOptions(min_presence=0.0))
 
 
 def test_pairs_of_whatever_libraries_give(files: tuple[Path, Path]) -> None:

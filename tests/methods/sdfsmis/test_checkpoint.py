@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.sd_folders import tiny_unet
 from latentseg.errors import ModelError
 from latentseg.methods.sdfsmis.checkpoint import FewShotWeights, load, load_released, released_state, save
 from latentseg.methods.sdfsmis.condition import ConditionTranslator
 from latentseg.methods.sdfsmis.network import FewShotUNet
-
-from .test_network import tiny_unet
 
 
 @pytest.fixture

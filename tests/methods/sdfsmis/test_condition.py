@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
 
+from helpers.sd_folders import tiny_dino
 from latentseg.errors import ModelError
 from latentseg.methods.sdfsmis.condition import (
     BackboneFeatures,
@@ -21,20 +21,6 @@ from latentseg.methods.sdfsmis.condition import (
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny_dino() -> Dinov2Model:
-    torch.manual_seed(0)
-    return Dinov2Model(
-        Dinov2Config(
-            hidden_size=12,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            mlp_ratio=2,
-            image_size=224,
-            patch_size=14,
-        )
-    )
 
 
 class FakeBackbone:

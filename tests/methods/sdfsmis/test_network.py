@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
+from helpers.sd_folders import tiny_unet
 from latentseg.methods.sdfsmis.interaction import FoldedCondition, SupportCache, SupportQueryInteraction
 from latentseg.methods.sdfsmis.network import FewShotUNet
-
-
-def tiny_unet(in_channels: int = 4) -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=in_channels,
-        out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=12,
-        attention_head_dim=2,
-    ).eval()
 
 
 @pytest.fixture

@@ -22,13 +22,6 @@ STILL = Geometry(degrees=0, zoom=(1, 1), stretch=0, shift=0, elastic=0)
 OPTIONS = EpisodeOptions(scenes=3, targets=2, queries=4, min_area=12, painted=0.3)
 
 
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """Two phantoms of 8 slices."""
-    packed: Pack = packs.small_pack(tmp_path_factory.mktemp("phantoms"))
-    return packed
-
-
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the contrast as it is."""
@@ -84,8 +77,8 @@ def draws(packed: Pack, chosen: EpisodeOptions, *, n: int = 12) -> list[EpisodeB
     return [source.draw(np.random.default_rng((3, i))) for i in range(n)]
 
 
-def test_shapes_and_ranges(phantoms: Pack) -> None:
-    for batch in draws(phantoms, OPTIONS, n=3):
+def test_shapes_and_ranges(packed: Pack) -> None:
+    for batch in draws(packed, OPTIONS, n=3):
         assert batch.support_images.shape == (3, 1, 64, 64)
         assert batch.query_images.shape == (12, 1, 64, 64)
         assert batch.support_masks.shape == (6, 64, 64)
@@ -97,8 +90,8 @@ def test_shapes_and_ranges(phantoms: Pack) -> None:
             assert set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_a_batch_depends_on_the_generator_alone(phantoms: Pack) -> None:
-    first, second = Episodes(phantoms, OPTIONS), Episodes(phantoms, OPTIONS)
+def test_a_batch_depends_on_the_generator_alone(packed: Pack) -> None:
+    first, second = Episodes(packed, OPTIONS), Episodes(packed, OPTIONS)
     second.draw(np.random.default_rng(99))
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002 - to show that it does not matter
@@ -108,8 +101,8 @@ def test_a_batch_depends_on_the_generator_alone(phantoms: Pack) -> None:
     assert not torch.equal(a.support_images, other.support_images)
 
 
-def test_targets_are_mostly_there(phantoms: Pack) -> None:
-    batches = draws(phantoms, OPTIONS)
+def test_targets_are_mostly_there(packed: Pack) -> None:
+    batches = draws(packed, OPTIONS)
     support = torch.cat([batch.support_masks for batch in batches]).sum((1, 2))
     query = torch.cat([batch.query_masks for batch in batches]).sum((1, 2))
     assert float((support > 0).float().mean()) > 0.95
@@ -117,17 +110,17 @@ def test_targets_are_mostly_there(phantoms: Pack) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-def test_labelled_targets_are_labels_of_the_pack(phantoms: Pack) -> None:
+def test_labelled_targets_are_labels_of_the_pack(packed: Pack) -> None:
     still = options(labelled=1.0, geometry=STILL, other_patient=0.0)
-    images = torch.tensor(np.array(phantoms.images), dtype=torch.float32) / 127.5 - 1
-    for batch in draws(phantoms, still, n=6):
+    images = torch.tensor(np.array(packed.images), dtype=torch.float32) / 127.5 - 1
+    for batch in draws(packed, still, n=6):
         for scene, image in enumerate(batch.support_images[:, 0]):
             (index,) = ((images - image).abs().amax((1, 2)) < 1e-4).nonzero().flatten().tolist()
             for mask in batch.support_masks[2 * scene : 2 * scene + 2]:
-                ids = set(np.unique(phantoms.labels[index][mask.numpy() > 0]).tolist())
+                ids = set(np.unique(packed.labels[index][mask.numpy() > 0]).tolist())
                 assert len(ids) == 1
                 assert ids <= packs.KEEP.keys()
-                assert np.array_equal(phantoms.labels[index] == ids.pop(), mask.numpy() > 0)
+                assert np.array_equal(packed.labels[index] == ids.pop(), mask.numpy() > 0)
 
 
 @pytest.mark.usefixtures("plain")
@@ -223,13 +216,13 @@ def test_painted_scenes_keep_their_masks(numbered: Pack) -> None:
 
 @pytest.mark.parametrize(("one_look", "alike"), [(0.0, False), (1.0, True)])
 def test_support_and_query_look_alike_only_by_chance_or_choice(
-    phantoms: Pack, one_look: float, alike: bool
+    packed: Pack, one_look: float, alike: bool
 ) -> None:
     same_slice = options(
         painted=0.0, labelled=0.0, elsewhere=0.0, reach_mm=0.0, geometry=STILL, one_look=one_look
     )
     correlations = []
-    for batch in draws(phantoms, same_slice, n=8):
+    for batch in draws(packed, same_slice, n=8):
         for scene, image in enumerate(batch.support_images):
             query = batch.query_images[4 * scene]
             assert torch.equal(batch.support_masks[2 * scene], batch.query_masks[8 * scene])
@@ -237,9 +230,9 @@ def test_support_and_query_look_alike_only_by_chance_or_choice(
     assert (np.min(correlations) > 0.3) == alike
 
 
-def test_merged_supervoxels_contain_the_one_that_was_drawn(phantoms: Pack) -> None:
-    source = Episodes(phantoms, options(merge=1.0))
-    image, ids = phantoms.images[4], phantoms.supervoxels[4].astype(np.int64)
+def test_merged_supervoxels_contain_the_one_that_was_drawn(packed: Pack) -> None:
+    source = Episodes(packed, options(merge=1.0))
+    image, ids = packed.images[4], packed.supervoxels[4].astype(np.int64)
     label = max(source.areas["supervoxels"][4], key=source.areas["supervoxels"][4].get)
     targets = [source._target(np.random.default_rng(i), label, image, ids, True) for i in range(10)]
     assert all(label in target and 0 not in target for target in targets)

@@ -9,12 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import packs
 from latentseg.backbones.compact import (
-    CompactAutoencoder,
     CompactBackbone,
     new_denoiser,
-    save_autoencoder,
     save_denoiser,
 )
 from latentseg.backbones.image_features import FeatureNetwork
@@ -29,20 +26,6 @@ EPISODES = EpisodeOptions(scenes=2, targets=2, queries=3, min_area=12)
 OPTIONS = FewShotOptions(
     loop=LoopOptions(steps=10, learning_rate=1e-3), episodes=EPISODES, start="matching", prior=False
 )
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    out: Pack = packs.small_pack(tmp_path_factory.mktemp("pack"))
-    return out
-
-
-@pytest.fixture
-def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompactBackbone:
-    packs.shrink_networks(monkeypatch)
-    torch.manual_seed(0)
-    save_autoencoder(CompactAutoencoder(), tmp_path / "autoencoder")
-    return CompactBackbone.from_folder(tmp_path / "autoencoder")
 
 
 @pytest.fixture

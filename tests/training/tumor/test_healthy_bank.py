@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from helpers import packs, tiny_features
-from latentseg.backbones.compact import CompactAutoencoder, CompactBackbone, save_autoencoder
+from helpers import tiny_features
+from latentseg.backbones.compact import CompactBackbone
 from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.methods.tumor.healthy_bank import RetrievalOptions, cell_features
 from latentseg.training.pack import Pack
@@ -27,19 +25,9 @@ OPTIONS = BankOptions(
 )
 
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    out: Pack = packs.small_pack(tmp_path_factory.mktemp("pack"))
-    return out
-
-
 @pytest.fixture
-def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BankMaker:
-    packs.shrink_networks(monkeypatch)
-    torch.manual_seed(0)
-    save_autoencoder(CompactAutoencoder(), tmp_path)
+def maker(backbone: CompactBackbone, monkeypatch: pytest.MonkeyPatch) -> BankMaker:
     network = FeatureNetwork(tiny_features.tiny_state())
-    backbone = CompactBackbone.from_folder(tmp_path)
     monkeypatch.setattr(backbone, "encode", lambda images: torch.zeros(len(images), 4, 32, 32))
     return BankMaker(backbone, network, OPTIONS)
 

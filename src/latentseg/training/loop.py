@@ -374,7 +374,7 @@ class Loop(Generic[Model]):
 
 
 def trained(task: Task[Model], options: LoopOptions, folder: Path, *, resume: bool) -> Model:
-    """Run a training to its end, or on from what is in its folder; returns the averaged model.
+    """Run a training to its end, or on from its folder; returns the model with the averaged weights.
 
     Raises:
         ModelError: The folder holds a run and ``resume`` is not set, or its checkpoint does not fit.
@@ -382,7 +382,8 @@ def trained(task: Task[Model], options: LoopOptions, folder: Path, *, resume: bo
     """
     loop = Loop(task, options, folder)
     loop.run(resume=resume)
-    return loop.average
+    task.model.load_state_dict(loop.average.state_dict())
+    return task.model.eval()
 
 
 @contextmanager

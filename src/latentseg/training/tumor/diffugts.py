@@ -353,14 +353,10 @@ class TumorTraining:
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
             grow_from(task.network, read_weights(self.start), where=self.start)
-        attention = trained(task, self.options.loop, folder / "attention", resume=resume)
-        task.network.attention.load_state_dict(attention.state_dict())
-        task.network.attention.eval()
+        trained(task, self.options.loop, folder / "attention", resume=resume)
         if self.options.organs.names:
             organ_task = self._organ_task(task)
-            organs = trained(organ_task, self.options.organ_loop, folder / "organs", resume=resume)
-            task.network.organs.load_state_dict(organs.state_dict())
-            task.network.organs.eval()
+            trained(organ_task, self.options.organ_loop, folder / "organs", resume=resume)
             organ_task.measure()
         task.learn_views()
         task.calibrate()

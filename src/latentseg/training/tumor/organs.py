@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,46 @@ class OrganBatch(NamedTuple):
     known: Tensor
 
 
-class OrganTask(Task[OrganMaps]):
-    """Trains the classifier of organs.
+class OrganTraining(Task[OrganMaps]):
+    """Trains the classifier of organs, on slices or on volumes.
+
+    Attributes:
+        network: Whose organs are trained.
+        metadata: Facts for the file of the weights.
+    """
+
+    counted = "organs"
+    network: TumorNetwork
+    metadata: Mapping[str, str] = MappingProxyType({})
+
+    def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
+        logits = self.model(batch.stages)
+        inside = batch.organs > 0
+        found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
+        return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
+
+    @torch.no_grad()
+    def measure_on(self, samples: Iterable[OrganBatch]) -> None:
+        """Set the quality of the organs by their Dice over samples, given one by one."""
+        both, sizes = (torch.zeros(len(self.model.names)) for _ in range(2))
+        numbers = torch.arange(1, 1 + len(self.model.names))[:, None]
+        place = self.model.quality.device
+        for one in samples:
+            found = self.model([stage.to(place) for stage in one.stages]).argmax(1).flatten().cpu() == numbers
+            truth = one.organs.flatten() == numbers
+            both += one.known[0, 1:] * 2 * (found & truth).sum(1)
+            sizes += one.known[0, 1:] * (found.sum(1) + truth.sum(1))
+        self.model.quality.copy_(both / sizes.clamp(min=1))
+
+    def export(self, model: OrganMaps, folder: Path) -> None:
+        """Write ``tumor.safetensors`` with the organs."""
+        self.network.organs.load_state_dict(model.state_dict())
+        files.save(folder / files.FILE, self.network, dict(self.metadata))
+
+
+class OrganTask(OrganTraining):
+    """Trains the classifier of organs on slices, whose frozen features are kept.
 
     Args:
         samples: What is learned from.
@@ -42,8 +81,6 @@ class OrganTask(Task[OrganMaps]):
         batch: Samples per step.
         seed: Of the samples.
     """
-
-    counted = "organs"
 
     def __init__(
         self,
@@ -64,50 +101,28 @@ class OrganTask(Task[OrganMaps]):
     def batch(self, rng: np.random.Generator, progress: float) -> OrganBatch:
         """Draw samples, and encode those that are drawn for the first time."""
         del progress
-        rows = rng.integers(0, self.count, self.size)
-        self._fill(rows)
-        stages, organs = self.kept[rows], torch.from_numpy(self.organs[rows])
+        stages, organs, known = self._kept(rng.integers(0, self.count, self.size))
         if rng.random() < MIRRORED:
             stages, organs = [stage.flip(-1) for stage in stages], organs.flip(-1)
-        return OrganBatch(stages, organs, torch.from_numpy(self.known[rows]))
+        return OrganBatch(stages, organs, known)
 
-    def _fill(self, rows: NDArray[np.integer]) -> None:
+    def _kept(self, rows: NDArray[np.integer]) -> OrganBatch:
         for row in self.kept.missing(rows):
             sample = self.sample(row)
             self.kept.fill(row, sample.image)
             self.organs[row] = on_grid(sample.organs, self.kept.grid)
             self.known[row] = sample.known
+        return OrganBatch(
+            self.kept[rows], torch.from_numpy(self.organs[rows]), torch.from_numpy(self.known[rows])
+        )
 
     def sample(self, row: int) -> OrganSample:
         """The sample of a row; a function of the seed and the row alone."""
         return self.samples.draw(np.random.default_rng((self.seed, 9, row)))
 
-    def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
-        logits = self.model(batch.stages)
-        inside = batch.organs > 0
-        found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
-        return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
-
-    @torch.no_grad()
     def measure(self) -> None:
         """Set the quality of the organs by their Dice over samples of the training."""
-        both = torch.zeros(len(self.model.names))
-        sizes = torch.zeros(len(self.model.names))
-        for row in range(min(self.count, MEASURED)):
-            self._fill(np.array([row]))
-            numbers = torch.arange(1, 1 + len(self.model.names))[:, None]
-            found = self.model(self.kept[np.array([row])]).argmax(1).flatten() == numbers
-            truth = torch.from_numpy(self.organs[row]).flatten() == numbers
-            known = torch.from_numpy(self.known[row, 1:])
-            both += known * 2 * (found & truth).sum(1)
-            sizes += known * (found.sum(1) + truth.sum(1))
-        self.model.quality.copy_(both / sizes.clamp(min=1))
-
-    def export(self, model: OrganMaps, folder: Path) -> None:
-        """Write ``tumor.safetensors`` with the organs."""
-        self.network.organs.load_state_dict(model.state_dict())
-        files.save(folder / files.FILE, self.network, {})
+        self.measure_on(self._kept(np.array([row])) for row in range(min(self.count, MEASURED)))
 
 
 def on_grid(organs: NDArray[np.int64], grid: Sequence[int]) -> NDArray[np.int64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.last_used import LastUsed
-from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.network import TumorNetwork
-from latentseg.methods.tumor.organs import OrganMaps, organ_loss
-from latentseg.training.loop import Task
+from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.training.tumor.blocks import (
     KEPT,
     TISSUE,
@@ -26,7 +23,7 @@ from latentseg.training.tumor.blocks import (
     on_network_grid,
     organ_of,
 )
-from latentseg.training.tumor.organs import OrganBatch
+from latentseg.training.tumor.organs import OrganBatch, OrganTraining
 from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
 
 MEASURED = 40  # blocks by which the quality of the organs is measured
@@ -87,8 +84,8 @@ class OrganBlocks:
         return self._volumes.of(place, read)
 
 
-class VolumeOrganTask(Task[OrganMaps]):
-    """Trains the classifier of organs.
+class VolumeOrganTask(OrganTraining):
+    """Trains the classifier of organs on blocks of volumes.
 
     Args:
         blocks: What is learned from.
@@ -97,8 +94,6 @@ class VolumeOrganTask(Task[OrganMaps]):
         batch: Blocks per step.
         metadata: Facts for the file of the weights.
     """
-
-    counted = "organs"
 
     def __init__(
         self,
@@ -129,28 +124,6 @@ class VolumeOrganTask(Task[OrganMaps]):
         organs = F.adaptive_avg_pool3d(classes, (depth, height, width)).argmax(1)
         return OrganBatch(stages, organs, torch.from_numpy(known)[None])
 
-    def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
-        logits = self.model(batch.stages)
-        inside = batch.organs > 0
-        found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
-        return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
-
-    @torch.no_grad()
     def measure(self, seed: int) -> None:
         """Set the quality of the organs by their Dice over blocks of the training."""
-        both, sizes = (torch.zeros(len(self.blocks.names)) for _ in range(2))
-        numbers = torch.arange(1, 1 + len(self.blocks.names))[:, None]
-        place = self.model.quality.device
-        for row in range(MEASURED):
-            one = self._encoded(np.random.default_rng((seed, 9, row)))
-            found = self.model([stage.to(place) for stage in one.stages]).argmax(1).flatten().cpu() == numbers
-            truth = one.organs.flatten() == numbers
-            both += one.known[0, 1:] * 2 * (found & truth).sum(1)
-            sizes += one.known[0, 1:] * (found.sum(1) + truth.sum(1))
-        self.model.quality.copy_(both / sizes.clamp(min=1))
-
-    def export(self, model: OrganMaps, folder: Path) -> None:
-        """Write ``tumor.safetensors`` with the organs."""
-        self.network.organs.load_state_dict(model.state_dict())
-        files.save(folder / files.FILE, self.network, self.metadata)
+        self.measure_on(self._encoded(np.random.default_rng((seed, 9, row))) for row in range(MEASURED))

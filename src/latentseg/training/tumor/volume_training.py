@@ -203,9 +203,7 @@ class VolumeTraining:
         torch.manual_seed(self.options.loop.seed)
         task = VolumeTask(self.options, self.stages, queries=self.queries, metadata=self.metadata)
         last = folder / "attention"
-        attention = trained(task, self.options.loop, last, resume=resume)
-        task.network.attention.load_state_dict(attention.state_dict())
-        task.network.attention.eval()
+        trained(task, self.options.loop, last, resume=resume)
         if task.organs.names and self.options.organ_loop is not None:
             self._learn_organs(task, self.options.organ_loop, folder / "organs", resume=resume)
         task.calibrate()
@@ -220,8 +218,7 @@ class VolumeTraining:
         learning = VolumeOrganTask(
             task.organs, task.encoded, task.network, batch=options.batch, metadata=metadata
         )
-        task.network.organs.load_state_dict(trained(learning, loop, folder, resume=resume).state_dict())
-        task.network.organs.eval()
+        trained(learning, loop, folder, resume=resume)
         learning.measure(loop.seed)
 
     def _residuals(self, task: VolumeTask) -> ResidualTask:

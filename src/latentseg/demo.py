@@ -1,4 +1,4 @@
-"""What `latentseg demo` shows: an organ marked in one scan is found in others, phantom or real."""
+"""The demo: an organ that is marked in one scan is found in others, phantoms or real scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and how networks run: the device, the type of their numbers, and how many slices at a time."""
+"""How networks are run: the device, the number format, and how many slices are computed at a time."""
 
 from __future__ import annotations
 

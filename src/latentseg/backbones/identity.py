@@ -1,4 +1,4 @@
-"""What identifies weights: a few digits that change with them."""
+"""The fingerprint of weights: a few digits that change whenever the weights change."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a model's folder holds and what it is good for, by a few files that tell it apart.
+"""The folder layouts of the models: how each is recognised, what the model offers, and for which methods.
 
-A backbone declares here how its folder is recognised, what it offers and which methods it serves; the methods
-themselves say how they are built on it (`methods/fewshot/load.py`, `methods/tumor/load.py`).
+How a method is built on a model is declared by the methods (`methods/fewshot/load.py`,
+`methods/tumor/load.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Drawing latents from a frozen denoiser: reproducible noise, guidance, the plain sampler."""
+"""Sampling latents from a frozen denoiser: reproducible noise, guidance, and a plain sampler."""
 
 from __future__ import annotations
 

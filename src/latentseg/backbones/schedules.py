@@ -1,4 +1,4 @@
-"""How a denoiser's clean latents turn to noise, with time in [0, 1]: 0 is clean, 1 is noise.
+"""Noise schedules: how clean latents turn into noise over a time from 0 (clean) to 1 (noise).
 
 Two kinds cover the backbones: rectified flows (compact, MAISI rflow), whose network predicts a velocity, and
 variance-preserving diffusion (Stable Diffusion, MAISI ddpm), whose network predicts the noise. Steps are

@@ -1,4 +1,4 @@
-"""What a batch works on: scans listed in a table or found in a folder, each with a name of its own."""
+"""The cases of a batch: scans that a table lists or a folder holds, each with a unique name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a result is, per target, and which results a person should look at first."""
+"""Confidence of a result, per target, by which people decide which results they review first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOUBTFUL = 0.5  # doubt about presence that is pointed out: a presence of 0.25 t
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure one result is.
+    """The confidence of one result.
 
     Attributes:
         presence: Score in [0, 1] that the target is in the scan at all.
@@ -61,7 +61,7 @@ class Confidence:
 
 
 def confidence(result: Segmentation) -> Confidence:
-    """Measure how sure a result is."""
+    """Measure the confidence of a result."""
     axis = to_canonical(result.scan).axes[0]
     considered = result.mask | (result.probability >= CONSIDERED)
     bits = entropy_bits(result.probability[considered])

@@ -1,4 +1,4 @@
-"""What a run would take: time and memory of every case, from its header and two measured phantoms."""
+"""Estimates time and memory of a run, from the headers of the scans and two measured phantoms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content hashes: two runs of one key give one result, so that a finished case is known to be finished."""
+"""Content hashes, by which a resumed run knows that a case is finished: equal keys give equal results."""
 
 from __future__ import annotations
 

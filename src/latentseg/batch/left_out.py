@@ -1,4 +1,4 @@
-"""Files of a cohort that are no scans: masks beside their scans, and results of this program."""
+"""Recognizes files in a cohort that are not scans: masks beside the scans, and results of this program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves beside its results: how they were made, what to look at first, what failed and why."""
+"""The manifest and the tables of a run: how results were made, which to review first, what failed and why."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The same cases through Ray: one model per worker, on one machine or many that share the files.
+"""Runs a batch with Ray: one model per worker process, on one machine or on several that share the files.
 
-Paths travel and arrays stay: a worker reads the scan, segments it and moves the results into place itself.
-A case whose worker dies is given to the one that takes its place.
+Only paths are sent between processes: a worker reads the scan, segments it and moves the results into place.
+When a worker dies, a new one takes over its case.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RETRIES = 3  # deaths of workers that one case may cause
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker needs to do the work: everything is small, or a path.
+    """What is sent to a worker: small values and paths only.
 
     Attributes:
         place: Working folder that paths are relative to.

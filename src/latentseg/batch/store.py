@@ -1,8 +1,8 @@
-"""The output folder of a batch: each case appears whole, under one name, with a record of how it was made.
+"""The output folder of a batch, in which each case appears as a whole, with a record of how it was made.
 
-A case is put together in a folder of its own below ``.partial`` and renamed into place. Whoever opens the
-output folder next removes what a killed run left there; a lock tells a killed run from one that is at work,
-such as another shard.
+The files of a case are first written to a folder below ``.partial``, which is then renamed. The next run
+removes what a killed run left there; a lock tells a killed run from one that is still running, such as
+another shard.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DOOR = ".lock"  # held while workplaces come and go
 
 @dataclass(frozen=True)
 class Record:
-    """What is known about one case; on disk it is ``<case>/<case>_case.json``.
+    """The record of one case; on disk it is ``<case>/<case>_case.json``.
 
     Attributes:
         case: Name of the case.
@@ -55,7 +55,7 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Whether there is a reason instead of results."""
+        """Whether the case failed, so that there is a reason and no result."""
         return self.error is not None
 
 

@@ -1,4 +1,4 @@
-"""The DICOM series of a folder of studies, as cases: every series of slices, wherever its files are."""
+"""Finds the DICOM series in a folder of studies; each series of slices is a case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of the examples of a run, so that results can be looked at beside what was shown."""
+"""Pictures of the examples of a run, which a report shows beside the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a reproduction, which belongs to one recipe."""
+"""The folder of a reproduction, in which runs of different recipes must not be mixed."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Where in the body a scan lies: a height in millimeters for every axial slice, read from the picture.
 
 The height is measured along the body, upwards from the middle of the kidneys, in millimeters of an average
-adult. It is the same for the same anatomy in everybody: whoever lays two scans side by side, in CT or MR and
-whatever their fields of view, finds like at like height. A small network reads it from each slice by itself;
-as slices are a known distance apart, one straight line is laid through its readings.
+adult. The same anatomy has about the same height in every patient, in CT and MR and for any field of view. A
+small network estimates the height of each slice; as the distance of the slices is known, a straight line is
+fitted to its estimates.
 
 ```python
 from latentseg.imaging import read
@@ -127,7 +127,7 @@ def locate(volume: Volume, *, network: BodyNetwork | None = None) -> BodyPositio
 
 
 def fit_line(along_mm: Array, read_mm: Array, spread_mm: Array) -> tuple[Array, float]:
-    """Lay a line through the readings of slices, robustly.
+    """Fit a line to the estimates of the slices, robustly.
 
     Args:
         along_mm: `(S,)` where the slices are.

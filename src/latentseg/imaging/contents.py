@@ -1,4 +1,4 @@
-"""Warnings about scans that can be read and are hardly what they are taken for."""
+"""Warnings about files that can be read but are probably not what the user thinks they are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Paths, formats and whole-or-nothing writing: everything about files that is not yet an image.
+"""Files: their names, suffixes and formats, and writing that leaves a whole file or none.
 
-A format is named by the suffix of the file and confirmed by its first bytes, so that a text file called
-``scan.nii.gz`` is refused in one sentence instead of failing deep inside a library.
+The format is taken from the suffix and confirmed by the first bytes, so that a text file called
+``scan.nii.gz`` is refused with a clear sentence instead of failing inside a library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Volumes from files of every format, and results as files on the grid of their scan."""
+"""Reads volumes and label maps of all formats, and writes results on the grid of their scan."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def read(
 
 
 def as_volume(anything: Any, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:
-    """A scan from whatever stands for one: a :class:`Volume` as it is, all else as :func:`read` reads it.
+    """A :class:`Volume` as it is, or anything else as :func:`read` reads it.
 
     Raises:
         InputError: as :func:`read`.

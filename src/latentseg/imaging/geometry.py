@@ -1,8 +1,8 @@
-"""Grids: the canonical slice order inside, the input's own grid outside.
+"""Geometry: from the grid of a scan to axial slices in a canonical order, and exactly back.
 
-The world frame is RAS in millimeters. Inside the networks every volume is a stack of axial slices
-`(S, H, W)` in LPS order: slice 0 is the most inferior, row 0 the most anterior, column 0 the patient's right
-side (radiological view). Getting there takes axis permutations and flips only, so that the way back is exact.
+World coordinates are RAS in millimeters. Methods work on a stack of axial slices `(S, H, W)` in LPS order:
+slice 0 is the most inferior, row 0 the most anterior, column 0 at the patient's right side (radiological
+view). The voxels are only permuted and flipped, not resampled, so that the inverse is exact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from latentseg.imaging.volume import Volume
 
 @dataclass(frozen=True, eq=False)
 class Canonical:
-    """A volume as axial slices, and the way back.
+    """A volume as canonical axial slices, with the inverse of the reordering.
 
     Attributes:
         slices: `(S, H, W)` view of the volume's array: inferior to superior, anterior to posterior, patient's

@@ -1,4 +1,4 @@
-"""A scan as a network sees it, and the way back to the scan's own grid."""
+"""A scan as the input of a network, and how results return to the grid of the scan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Undo = Callable[[NDArray[Any]], NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class NetworkInput:
-    """A scan as a network sees it: a stack of square slices for a 2-D backbone, a block for a 3-D one.
+    """A scan as the input of a network: square slices for a 2-D backbone, one block for a 3-D backbone.
 
     Attributes:
         scan: The scan.

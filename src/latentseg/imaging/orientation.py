@@ -1,9 +1,8 @@
-"""Which way a scan really runs, read from the picture: headers that put the spine in front are common.
+"""Checks the orientation of a scan by its pictures, since headers with a wrong orientation are common.
 
-Pictures across each of the three axes are turned in all eight ways, and the body network says which of them
-is the right way round, and how high in the body it lies. Together they give a probability to each of the 48
-orders and directions of the axes. What no picture tells, such as left and right of a thigh, stays as the
-header says, without a word.
+Slices across each of the three axes are turned in all eight ways, and the body network estimates which of
+them is upright and how high in the body it lies. Together these give a probability to each of the 48 possible
+orientations. What pictures cannot tell, such as left and right of a thigh, is taken from the header.
 
 ```python
 from latentseg.imaging import read
@@ -103,7 +102,7 @@ class OrientationCheck:
 
     @property
     def mended(self) -> str | None:
-        """The axis codes to take instead of those stated, where they are sure."""
+        """The axis codes to use instead of the stated ones, where that is certain."""
         return self.found if self.is_wrong and self.confidence >= SURE else None
 
     def warning(self) -> str | None:

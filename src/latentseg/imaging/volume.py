@@ -1,4 +1,4 @@
-"""A volume: voxels and where they are in the patient."""
+"""The class :class:`Volume`: an array of voxels with its position in the patient."""
 
 from __future__ import annotations
 

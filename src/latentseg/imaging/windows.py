@@ -1,6 +1,6 @@
-"""Windows for people: what is drawn black and white, chosen by what is to be looked at.
+"""Display windows: which intensities are drawn black and white, depending on the target.
 
-Networks see other windows, see :mod:`latentseg.imaging.intensity`; these are for pictures alone.
+They are for pictures only; the windows of the networks are in :mod:`latentseg.imaging.intensity`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""After the network: what the scan's own intensities say about the mask that it proposes.
+"""Refinement of a mask by the intensities of the scan, after the network.
 
-The network answers on a grid of 8 pixels and for any contrast; the scan at hand has one contrast and full
-resolution. Two steps without training, both on the slices of one scan together:
+The output of the network has a resolution of 8 pixels and does not know the contrast of the scan at hand. Two
+steps without training use the full resolution and the contrast of this scan, on all of its slices together:
 
 1. **Appearance.** Histograms of the confident foreground and of what surrounds it give a likelihood ratio for
    every grey value, which is added to the network's logits (as in Grab Cut, Rother et al. 2004, without its
    graph).
 2. **Guided filter** (He et al. 2013): the probability follows the edges of the image.
 
-Parts that are small beside the largest one are then let go.
+Components that are small compared with the largest one are then removed.
 """
 
 from __future__ import annotations

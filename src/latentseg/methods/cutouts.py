@@ -1,4 +1,4 @@
-"""Cut-outs: squares of slices enlarged to whole images, for a closer look, and the way back."""
+"""Cut-outs: squares of slices that are enlarged to full image size, and how results are put back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Log-odds: evidence adds up in them, so every method keeps them from its first part to its last.
+"""Log-odds, the scale on which all parts of a method add up their evidence.
 
-They are clamped once, here: no part is surer than one in ten thousand, and none can outvote all others.
+They are limited here and nowhere else, to probabilities between 1e-4 and 1 - 1e-4, so that no part can
+outvote all others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured of a mask: intensities inside it, its largest axial diameter, its bounding box."""
+"""Measurements of a mask: intensities inside it, largest axial diameter, bounding box."""
 
 from __future__ import annotations
 

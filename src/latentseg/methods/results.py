@@ -1,4 +1,4 @@
-"""What a segmenter returns for each target, on the grid of the scan it was given."""
+"""The result of a segmenter for one target and for several, on the grid of the scan, and how it is saved."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ def file_name(target: str) -> str:
 
 
 def check_names(targets: Sequence[str]) -> None:
-    """Require targets that can be told apart, as keys and as files.
+    """Refuse target names that are equal, or that would give files of the same name.
 
     Raises:
         UsageError: No target, one without a name, or two whose files would have one name.
@@ -371,7 +371,7 @@ def check_priority(priority: Sequence[str], targets: Sequence[str]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Notice before the work, and not after it, that results cannot be written.
+    """Check, before the work begins, that results can be written.
 
     Raises:
         InputError: The folder, or the nearest one above it that exists, is a file or may not be written.

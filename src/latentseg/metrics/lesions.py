@@ -1,4 +1,4 @@
-"""Lesion by lesion: was each one found, and how well was each found one delineated?
+"""Lesion-wise measures: how many lesions were found, and how well the found ones were delineated.
 
 A lesion is a connected component (26 neighbors; 8 on a slice).
 

@@ -1,4 +1,4 @@
-"""Is the target there at all? Scores of presence, and how well they tell presence from absence."""
+"""Presence: scores of whether a target is in a scan at all, and how well they separate yes from no."""
 
 from __future__ import annotations
 

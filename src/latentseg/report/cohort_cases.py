@@ -1,4 +1,4 @@
-"""The results of one case after the other, looked at again: pictures, and metrics where there is a truth."""
+"""The results of a batch for its page, case by case: pictures, and metrics where the truth is known."""
 
 from __future__ import annotations
 

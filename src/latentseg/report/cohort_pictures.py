@@ -1,4 +1,4 @@
-"""Pictures of one target in one scan: slices to scroll, where it is largest, where least sure, and why."""
+"""Pictures of one target in one scan: slices to scroll, the largest and the least certain slice, evidence."""
 
 from __future__ import annotations
 

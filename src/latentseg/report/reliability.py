@@ -1,4 +1,4 @@
-"""How far probabilities can be believed: of the voxels that are given p, the share that is in the target."""
+"""Reliability diagrams: of the voxels with probability p, the share that belongs to the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices of a scan to be scrolled on a page: drawn once, at most so many, all in one picture."""
+"""Slices of a scan that can be scrolled on a page: a limited number, all in one picture."""
 
 from __future__ import annotations
 

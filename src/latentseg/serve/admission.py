@@ -1,4 +1,4 @@
-"""What is refused before it is opened: files whose headers promise more than this machine should unpack."""
+"""Refuses files, before they are opened, whose headers announce more data than this machine should unpack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices between drawn ones, filled by their shape: signed distances to the outline, mixed linearly."""
+"""Interpolates masks between drawn slices, by their signed distances to the outline."""
 
 from __future__ import annotations
 

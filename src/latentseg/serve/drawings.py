@@ -1,7 +1,7 @@
-"""What people drew: one small picture for each slice and target, so that a stroke changes one file.
+"""The drawings of people: one small picture for each slice and target, so that a stroke changes one file.
 
-A slice that is in here was looked at by a person: its voxels are what they say, also where they are empty.
-Everything else of a scan is found by the model.
+A drawn slice was checked by a person, so its mask is final, even where it is empty. On all other slices the
+model decides.
 """
 
 from __future__ import annotations

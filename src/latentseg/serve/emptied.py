@@ -1,4 +1,4 @@
-"""What an emptied slice says of its neighbors: a structure does not go on beyond where a person ended it."""
+"""Removes what continues beyond a slice that a person emptied: there the structure has ended."""
 
 from __future__ import annotations
 

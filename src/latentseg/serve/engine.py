@@ -1,6 +1,6 @@
-"""The model in memory: scans are prepared once, then every target is cheap.
+"""The engine of the workbench, which keeps the model and the prepared scans in memory.
 
-One thread computes at a time. What was prepared is kept up to a number of bytes, the oldest is dropped first.
+One thread computes at a time. Prepared scans are cached up to a number of bytes; the oldest is dropped first.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Engine:
                 del self._kept[key]
 
     def ahead(self, scan: Scan) -> None:
-        """Begin to prepare a scan that somebody opened; whatever is asked for comes first."""
+        """Begin to prepare a scan that somebody opened; jobs that were asked for come first."""
         with self._lock:
             self._stop_ahead()
             stop = Event()
@@ -129,7 +129,7 @@ class Engine:
             thread.start()
 
     def close(self) -> None:
-        """Stop what nobody asked for; what was asked for is stopped by its event."""
+        """Stop preparing ahead; a search is stopped by the event of its caller."""
         with self._lock:
             self._stop_ahead()
         if self._ahead:
@@ -146,7 +146,7 @@ class Engine:
 
     @contextmanager
     def _at_work(self, scan: Scan, stop: Event, clock: Clock) -> Iterator[None]:
-        """Compute alone; a scan that is being prepared already is waited for."""
+        """Be the only thread that computes; wait for a scan that is being prepared already."""
         with self._lock:
             self._stop_ahead(other_than=scan.id)
         clock.enter("preparing the scan")
@@ -210,7 +210,7 @@ class Engine:
 
 
 class Clock:
-    """How far a job is, from what such jobs took before."""
+    """The progress of a job, estimated from the time that such jobs took before."""
 
     def __init__(self, tell: Told, expected: Mapping[str, float]) -> None:
         self.tell, self.total = tell, max(sum(expected.values()), 1e-3)

@@ -1,4 +1,4 @@
-"""What happens, told to every open page as server-sent events."""
+"""Events of a project, which every open page receives as server-sent events."""
 
 from __future__ import annotations
 

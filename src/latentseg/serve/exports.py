@@ -1,7 +1,7 @@
-"""Files to take away: masks on the scan's own grid, a DICOM SEG, a page with pictures and measurements.
+"""Exports: masks on the grid of the scan, a DICOM SEG, a page with pictures and measurements.
 
-What goes out is what stands: what was found, and on slices that a person drew what they drew. Rejected
-results stay here.
+The current mask is exported: what the model found, and on drawn slices what the person drew. Rejected results
+are not exported.
 """
 
 from __future__ import annotations

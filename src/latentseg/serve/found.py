@@ -1,4 +1,4 @@
-"""What the model found, on disk: a mask, a probability of eight bits, and how sure they are."""
+"""Results of the model on disk: a mask, a probability with eight bits, and their confidence."""
 
 from __future__ import annotations
 

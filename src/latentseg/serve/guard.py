@@ -1,7 +1,7 @@
-"""Who may ask: the token, the host, the page a request comes from, and how large it may be.
+"""Checks every request: its token, its host, the page that it comes from, and its size.
 
-A page on the internet can make a browser send requests to this machine, and can give this machine a name of
-its own. It knows no token, and its ``Origin`` and ``Host`` are not ours.
+A page on the internet can make a browser send requests to this machine, even under a domain name of its own.
+But it does not know the token, and its ``Origin`` and ``Host`` are not ours.
 """
 
 from __future__ import annotations

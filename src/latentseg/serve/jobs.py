@@ -1,4 +1,4 @@
-"""The queue: jobs in their order, on disk, so that a server that was killed goes on where it was."""
+"""The queue of jobs, which is kept on disk so that a killed server continues where it was."""
 
 from __future__ import annotations
 

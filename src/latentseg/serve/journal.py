@@ -1,4 +1,4 @@
-"""Who did what and when: one line of JSON for each event, appended and never changed."""
+"""The journal: who did what and when, one line of JSON per event, which is never changed."""
 
 from __future__ import annotations
 

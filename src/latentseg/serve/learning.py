@@ -1,4 +1,4 @@
-"""Which examples a target is shown by, and which scans to look at first.
+"""Chooses the examples of a target, and the scans that are worth a review first.
 
 Examples are the slices that people drew, and the scans that they accepted. Slices of the scan itself come
 first, then accepted scans, the newest first.

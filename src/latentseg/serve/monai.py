@@ -1,4 +1,4 @@
-"""What MONAI Label's clients ask for, in terms of a workbench: images, labels, inference and the next sample.
+"""The protocol of MONAI Label on a workbench: images, labels, inference and the next sample.
 
 A submitted label is a correction that was accepted: it becomes an example, and open scans are run again.
 """

@@ -1,4 +1,4 @@
-"""Which files of this machine a request may name: those inside the folders given at the start."""
+"""Restricts the files that a request may name to the folders that were given at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors as answers: a status, and the same sentence that the command line prints."""
+"""Errors as HTTP answers: a status, and the same sentence that the command line prints."""
 
 from __future__ import annotations
 

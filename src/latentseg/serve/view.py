@@ -1,4 +1,4 @@
-"""The frame that viewers draw in: the scan's own voxels in RAS order, by permutation and flips alone.
+"""The frame in which viewers draw: the voxels of the scan in RAS order, only permuted and flipped.
 
 A volume in the view frame is ``(X, Y, Z)``: x grows to the patient's right, y to the front, z to the head.
 Whatever the file's own order is, a drawing made there comes back to the scan's grid bit for bit.

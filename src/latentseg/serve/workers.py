@@ -1,6 +1,7 @@
-"""Targets found by workers of Ray, on this machine or on others that see the project under the same path.
+"""Searches by worker processes of Ray, on this machine or on others that see the project under the same path.
 
-Paths travel and arrays stay: a worker reads the project's folder and puts what it finds into it.
+Only paths are sent between processes: a worker reads the scan from the project's folder and writes its
+results there.
 """
 
 from __future__ import annotations

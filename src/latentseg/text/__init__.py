@@ -1,4 +1,4 @@
-"""Text prompts: what they mean, and the vectors that stand for them."""
+"""Text prompts: how they are understood, and their embeddings."""
 
 from latentseg.text.bank import EmbeddingBank, build_bank, embed, shipped_bank
 from latentseg.text.encoders import TextEncoder, TransformerEncoder, load_encoder

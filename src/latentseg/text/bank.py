@@ -1,4 +1,4 @@
-"""Precomputed embeddings: what the vocabulary can say needs no encoder."""
+"""Precomputed embeddings of all phrases of the vocabulary, so that no text encoder is needed for them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every training of this project shares: packed slices, augmentation and a loop that survives a kill."""
+"""Trainings: what all share (packed slices, augmentation, a loop that can be resumed), and each recipe."""

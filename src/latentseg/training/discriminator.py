@@ -1,4 +1,4 @@
-"""A small patch discriminator: what keeps an autoencoder from answering texture with blur.
+"""A small patch discriminator, which keeps an autoencoder from blurring texture.
 
 Hinge losses and the adaptive weight are those of Esser et al. 2021 (VQGAN), which latent diffusion models
 train their autoencoders with.

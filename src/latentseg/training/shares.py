@@ -1,4 +1,4 @@
-"""How often each data set is drawn from, so that neither many scans nor long ones drown the others."""
+"""How often each data set is drawn from, so that large data sets and long scans do not dominate."""
 
 from __future__ import annotations
 

@@ -37,7 +37,6 @@ class Backbone(Protocol):
     @property
     def device(self) -> torch.device:
         """The device of the networks; inputs are moved to it."""
-        ...
 
     name: str
     dims: int
@@ -56,22 +55,18 @@ class Backbone(Protocol):
         Returns:
             Scaled mean of the posterior, ``(B, C, h, w)`` with ``h = H / downscale``.
         """
-        ...
 
     def encode_with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What :meth:`encode` and :meth:`features` (of the encoder) return, from one pass."""
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents ``(B, C, h, w)`` to grey images ``(B, 1, H, W)``, not clipped to [-1, 1]."""
-        ...
 
     def decode_rgb(self, latents: Tensor) -> Tensor:
         """Decode scaled latents ``(B, C, h, w)`` to all channels of the model, ``(B, 3, H, W)``, not clipped.
 
         A model made for one channel returns that channel alone, ``(B, 1, H, W)``.
         """
-        ...
 
     def features(self, images: Tensor, *, timestep: int | None = None) -> list[Tensor]:
         """Frozen features of images ``(B, 1, H, W)``, finest grid first: a list of ``(B, C_i, h_i, w_i)``.
@@ -79,7 +74,6 @@ class Backbone(Protocol):
         They are the stages of the encoder and, at a timestep, those of the denoiser's decoder, which sees the
         clean latents and an empty (zero) condition.
         """
-        ...
 
     def denoise(self, latents: Tensor, timestep: int, condition: Tensor) -> Tensor:
         """Evaluate the denoiser once.
@@ -92,7 +86,6 @@ class Backbone(Protocol):
         Returns:
             What the model predicts (noise, velocity or image, as it was trained), ``(B, C, h, w)``.
         """
-        ...
 
 
 @runtime_checkable
@@ -106,7 +99,6 @@ class FillsHoles(Protocol):
     @property
     def fills_holes(self) -> bool:
         """Whether the loaded weights were trained to fill holes."""
-        ...
 
     def denoise_hole(self, latents: Tensor, timestep: int, condition: Tensor, context: Tensor) -> Tensor:
         """Evaluate the denoiser once, given the surroundings of the holes.
@@ -120,7 +112,6 @@ class FillsHoles(Protocol):
         Returns:
             What the model predicts, ``(B, C, h, w)``; only the values inside the holes are meaningful.
         """
-        ...
 
 
 @runtime_checkable
@@ -139,7 +130,6 @@ class TakesVolumes(Protocol):
         self, shape: tuple[int, int, int], *, spacing_mm: tuple[float, float, float] | None = None
     ) -> Backbone:
         """The same model for volumes ``(D, H, W)`` of one shape and spacing."""
-        ...
 
     def require_memory(self, shape: tuple[int, int, int], *, inpainting: bool, beside: int = 0) -> str:
         """Check, before anything is computed, that a volume fits into the free memory.
@@ -155,7 +145,6 @@ class TakesVolumes(Protocol):
         Raises:
             MemoryLimitError: The volume does not fit; the error says which size would.
         """
-        ...
 
 
 def hole_context(latents: Tensor, holes: Tensor) -> Tensor:

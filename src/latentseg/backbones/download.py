@@ -46,11 +46,9 @@ class Source(Protocol):
 
     def declared(self) -> dict[str, str]:
         """Return the sha256 of files as the source itself states them, as far as it does."""
-        ...
 
     def fetch(self, name: str, target: Path) -> None:
         """Bring one file to `target`, going on with what is already there where possible."""
-        ...
 
 
 def pull(

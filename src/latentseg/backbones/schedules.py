@@ -22,23 +22,18 @@ class Schedule(Protocol):
 
     def timestep(self, t: float) -> int:
         """The step of the network's training schedule that stands for ``t``."""
-        ...
 
     def noised(self, clean: Tensor, noise: Tensor, t: float) -> Tensor:
         """``q(z_t | z_0)``: clean latents with the noise of time ``t``."""
-        ...
 
     def step(self, latents: Tensor, prediction: Tensor, t: float, to: float) -> Tensor:
         """From ``z_t`` and what the network predicts there to ``z_to``, ``to < t``."""
-        ...
 
     def clean(self, latents: Tensor, prediction: Tensor, t: float) -> Tensor:
         """The estimate of ``z_0`` at ``t``."""
-        ...
 
     def renoised(self, latents: Tensor, noise: Tensor, t: float, to: float) -> Tensor:
         """``q(z_to | z_t)``: more noise, ``to > t``."""
-        ...
 
 
 class RectifiedFlow:

@@ -74,15 +74,12 @@ class Listener(Protocol):
 
     def started(self, *, pending: int, kept: int) -> None:
         """The run begins: ``pending`` cases are to be done, ``kept`` were finished before."""
-        ...
 
     def finished(self, record: Record) -> None:
         """One case is done, or has failed."""
-        ...
 
     def ended(self) -> None:
         """The run is over, for whatever reason."""
-        ...
 
 
 class Silence:

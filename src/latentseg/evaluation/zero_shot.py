@@ -46,11 +46,9 @@ class TumorMethod(Protocol):
     @property
     def name(self) -> str:
         """Name in tables."""
-        ...
 
     def __call__(self, scan: Volume, prompt: str) -> Found:
         """Look for it."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,9 @@ class Shelf(Protocol):
     @property
     def scans(self) -> list[Scan]:
         """All scans, in the order in which they were added."""
-        ...
 
     def scan(self, name: str) -> Scan:
         """A scan by its id."""
-        ...
 
 
 class Project:

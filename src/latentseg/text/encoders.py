@@ -27,7 +27,6 @@ class TextEncoder(Protocol):
 
     def encode(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors ``(N, D)`` of ``N`` phrases."""
-        ...
 
 
 class TransformerEncoder:

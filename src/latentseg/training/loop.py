@@ -124,7 +124,6 @@ class Grouped(Protocol):
 
     def groups(self) -> list[Group]:
         """The groups; every parameter that is trained is in one of them."""
-        ...
 
 
 def rate_at(step: int, options: LoopOptions) -> float:

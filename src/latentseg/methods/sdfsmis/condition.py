@@ -61,7 +61,6 @@ class FeatureSource(Protocol):
 
     def __call__(self, images: Tensor, *, compat: Compat = "fixed") -> Tensor:
         """Features ``(N, dim, g, g)`` of images ``(N, 1, H, W)`` in [-1, 1]."""
-        ...
 
 
 class DinoFeatures:

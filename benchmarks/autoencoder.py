@@ -31,7 +31,7 @@ from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone
 from latentseg.backbones.identity import fingerprint
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
-from latentseg.evaluation.protocols import prepare
+from latentseg.evaluation.slices import prepare
 from latentseg.imaging import Volume, fit_square, normalize, to_canonical
 from latentseg.imaging.intensity import scan_noise
 from latentseg.methods.sdfsmis.mask_decoding import mask_images

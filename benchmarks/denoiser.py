@@ -29,15 +29,15 @@ from latentseg.backbones.base import Backbone
 from latentseg.backbones.compact import condition_tokens
 from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
-from latentseg.backbones.sampling import SamplingOptions, sample
 from latentseg.evaluation.datasets import SABS
-from latentseg.evaluation.protocols import prepare
+from latentseg.evaluation.slices import prepare
 from latentseg.imaging import fit_square, normalize, to_canonical
 from latentseg.phantom.bodies import abdomen
 from latentseg.text import embed
 from latentseg.training.config import read_config
 from latentseg.training.denoiser import DenoiserOptions, describe
 from latentseg.training.pack import Pack
+from plain_sampler import SamplingOptions, sample
 
 ROWS = (
     ("CT", "abdomen"),

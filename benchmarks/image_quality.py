@@ -1,4 +1,4 @@
-"""What is measured with a declared feature network: Frechet distance and perceptual distance.
+"""Quality of made images: Frechet and perceptual distance with a declared feature network, and pasting.
 
 The network is EfficientNet-Lite0, see :mod:`latentseg.backbones.image_features`. Natural images are not
 scans: distances say how samples compare with real slices beside a floor and a ceiling, and are not comparable
@@ -77,3 +77,18 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     product = np.linalg.eigvalsh(root @ cov_b @ root).clip(0)
     means = float(np.square(a.mean(0) - b.mean(0)).sum())
     return means + float(np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(product).sum())
+
+
+def paste(images: Tensor, filled: Tensor, masks: Tensor, *, seam: int = 3) -> Tensor:
+    """Images ``(B, 1, ...)`` whose masked part comes from ``filled``, blended over ``seam`` pixels around it.
+
+    Inside the mask the result is ``filled`` alone, so that nothing of the original is left there.
+    """
+    pool = F.avg_pool2d if masks.ndim == 4 else F.avg_pool3d
+    grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
+    soft = masks.float()
+    if seam:
+        width = 2 * seam + 1
+        wide = grow(soft, width, stride=1, padding=seam)
+        soft = torch.maximum(soft, pool(wide, width, stride=1, padding=seam, count_include_pad=False))
+    return soft * filled + (1 - soft) * images

@@ -30,14 +30,14 @@ from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from skimage.restoration import inpaint_biharmonic
 
-from image_quality import perceptual_distance
+from image_quality import paste, perceptual_distance
 from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone, condition_tokens
 from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
-from latentseg.evaluation.protocols import prepare
-from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, paste, pool_mask, smooth_fill
+from latentseg.evaluation.slices import prepare
+from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
 from latentseg.text import embed
 
 Slice = NDArray[np.float32]

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from latentseg.evaluation.baselines import MaskCopy, PrototypeMatching
 from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.evaluation.methods import FewShotMethod
-from latentseg.evaluation.protocols import EP1, Outcome, SliceMethod, run_protocol
-from latentseg.evaluation.tables import Row, summarize, table_cells
+from latentseg.evaluation.protocols import EP1, Outcome, run_protocol
+from latentseg.evaluation.rows import Row
+from latentseg.evaluation.slices import SliceMethod
+from latentseg.evaluation.tables import summarize, table_cells
 from latentseg.imaging import normalize, to_canonical
 from latentseg.imaging.previews import PREDICTION, SUPPORT, TRUTH, Canvas, Layer, heatmap, key_slices, overlay
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter

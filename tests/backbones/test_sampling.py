@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from helpers import toys
-from latentseg.backbones.sampling import SamplingOptions, intervals, noise, sample
+from latentseg.backbones.sampling import intervals, noise
 from latentseg.errors import UsageError
+from plain_sampler import SamplingOptions, sample
 
 KEYS = [f"item {i}" for i in range(40)]
 

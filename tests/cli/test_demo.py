@@ -15,7 +15,7 @@ from latentseg.backbones import registry
 from latentseg.cli import main
 from latentseg.evaluation.datasets import CHAOS, SABS, Dataset
 from latentseg.evaluation.methods import FewShotMethod
-from latentseg.evaluation.protocols import SupportSlices
+from latentseg.evaluation.slices import SupportSlices
 from latentseg.imaging import write_like
 from latentseg.imaging.previews import overlay
 from latentseg.phantom.bodies import Phantom, abdomen

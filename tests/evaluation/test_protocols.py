@@ -14,8 +14,14 @@ from latentseg.errors import InputError, UsageError
 from latentseg.evaluation.baselines import MaskCopy
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.datasets.base import Dataset
-from latentseg.evaluation.protocols import EP1, EP2, SupportSlices, run_protocol
-from latentseg.evaluation.slices import ScanAnswer, chunk_bounds, segment_by_chunks, support_positions
+from latentseg.evaluation.protocols import EP1, EP2, run_protocol
+from latentseg.evaluation.slices import (
+    ScanAnswer,
+    SupportSlices,
+    chunk_bounds,
+    segment_by_chunks,
+    support_positions,
+)
 
 
 @dataclass

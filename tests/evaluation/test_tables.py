@@ -10,7 +10,8 @@ import pytest
 
 from latentseg.errors import InputError
 from latentseg.evaluation.output import write_tables
-from latentseg.evaluation.tables import Row, markdown, summarize
+from latentseg.evaluation.rows import Row
+from latentseg.evaluation.tables import markdown_table, summarize, table_cells
 
 
 def row(case: str, organ: str, counts: tuple[int, int, int], *, method: str = "copy", fold: int = 0) -> Row:
@@ -45,7 +46,8 @@ def test_a_patient_of_two_folds_counts_once() -> None:
 
 
 def test_methods_stand_in_their_own_lines() -> None:
-    text = markdown(summarize([*ROWS, row("0", "liver", (1, 0, 0), method="other")]))
+    summaries = summarize([*ROWS, row("0", "liver", (1, 0, 0), method="other")])
+    text = markdown_table(*table_cells(summaries), texts=3)
     lines = text.splitlines()
     assert len(lines) == 4
     assert lines[0].startswith(
@@ -77,7 +79,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_nothing_to_tabulate() -> None:
     with pytest.raises(InputError, match="no result"):
-        markdown([])
+        table_cells([])
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from latentseg.errors import GeometryError
-from latentseg.metrics.overlap import Overlap, dice, overlap, pooled_dice, volume_error_ml
+from latentseg.metrics.overlap import Overlap, dice, overlap, pooled_dice
 
 TRUTH = np.array([[1, 1, 1], [1, 0, 0]])
 PREDICTION = np.array([[0, 0, 1], [1, 1, 0]])
@@ -38,7 +38,6 @@ def test_pooled_dice_weighs_voxels_and_not_cases() -> None:
 
 
 def test_volume_errors_are_signed() -> None:
-    assert volume_error_ml(PREDICTION, TRUTH, voxel_volume_ml=0.5) == pytest.approx(-0.5)
     assert overlap(PREDICTION, TRUTH).relative_volume_error == pytest.approx(-0.25)
 
 

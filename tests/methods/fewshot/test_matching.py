@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from helpers.tiny_features import tiny_state
-from latentseg.backbones.image_features import FeatureNetwork, read_feature_network, save_feature_network
+from latentseg.backbones.image_features import FeatureNetwork, headless, read_feature_network
+from latentseg.backbones.weights import write_weights
 from latentseg.errors import ModelError
 from latentseg.methods.fewshot.matching import MatchingSupport, best, matching_prior, places, scan_prior
 from latentseg.methods.fewshot.matching_features import MatchingFeatures, on_grid
@@ -103,7 +104,7 @@ def test_features_are_unit_vectors_and_survive_the_disk(tmp_path: Path) -> None:
     features = MatchingFeatures(network, grid=8)(images)
     assert features.shape == (2, 12, 8, 8)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2, 8, 8))
-    save_feature_network(network, tmp_path / "matching.safetensors")
+    write_weights(tmp_path / "matching.safetensors", headless(network))
     again = read_feature_network(tmp_path / "matching.safetensors")
     torch.testing.assert_close(MatchingFeatures(again, grid=8)(images), features, atol=2e-2, rtol=0)
     with pytest.raises(ValueError, match="without its head"):

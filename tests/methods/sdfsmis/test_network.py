@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from helpers.sd_folders import tiny_unet
-from latentseg.methods.sdfsmis.interaction import FoldedCondition, SupportCache, SupportQueryInteraction
+from latentseg.methods.sdfsmis.cache import SupportCache
+from latentseg.methods.sdfsmis.interaction import FoldedCondition, SupportQueryInteraction
 from latentseg.methods.sdfsmis.network import FewShotUNet
 
 

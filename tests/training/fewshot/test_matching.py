@@ -10,7 +10,8 @@ import torch
 
 from helpers import packs
 from helpers.tiny_features import tiny_state
-from latentseg.backbones.image_features import FeatureNetwork, save_feature_network
+from latentseg.backbones.image_features import FeatureNetwork, headless
+from latentseg.backbones.weights import write_weights
 from latentseg.errors import ModelError
 from latentseg.methods.fewshot import matching_features
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
@@ -70,7 +71,7 @@ def test_written_and_read(task: MatchingTask, images: torch.Tensor, tmp_path: Pa
     again = matching_features.load(tmp_path / "matching.safetensors", grid=8)
     torch.testing.assert_close(again(images), task.features(images), atol=2e-2, rtol=0)
     assert not any(parameter.requires_grad for parameter in again.parameters())
-    save_feature_network(task.features.network, tmp_path / "plain.safetensors")
+    write_weights(tmp_path / "plain.safetensors", headless(task.features.network))
     assert matching_features.load(tmp_path / "plain.safetensors", grid=8).adapter is None
 
 

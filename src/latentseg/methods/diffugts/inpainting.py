@@ -166,18 +166,3 @@ def _fill(
             known = schedule.noised(clean, draw(f"known/{i}/{again}"), to) if to > 0 else clean
             z = torch.where(hole, stepped, known)
     return z
-
-
-def paste(images: Tensor, filled: Tensor, masks: Tensor, *, seam: int = 3) -> Tensor:
-    """Images ``(B, 1, ...)`` whose masked part comes from ``filled``, blended over ``seam`` pixels around it.
-
-    Inside the mask the result is ``filled`` alone, so that nothing of the original is left there.
-    """
-    pool = F.avg_pool2d if masks.ndim == 4 else F.avg_pool3d
-    grow = F.max_pool2d if masks.ndim == 4 else F.max_pool3d
-    soft = masks.float()
-    if seam:
-        width = 2 * seam + 1
-        wide = grow(soft, width, stride=1, padding=seam)
-        soft = torch.maximum(soft, pool(wide, width, stride=1, padding=seam, count_include_pad=False))
-    return soft * filled + (1 - soft) * images

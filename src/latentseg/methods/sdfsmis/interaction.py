@@ -23,8 +23,6 @@ from torch.nn import functional
 
 from latentseg.methods.sdfsmis.cache import SupportCache, pick_group
 
-__all__ = ["FoldedCondition", "Interaction", "SupportCache", "SupportQueryInteraction", "SupportWritten"]
-
 
 class SupportWritten(Exception):  # noqa: N818 - a signal, not an error
     """Ends the support pass once the last self-attention has written its keys: the rest is not needed."""

@@ -17,10 +17,10 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentseg.methods.sdfsmis.cache import SupportCache
 from latentseg.methods.sdfsmis.interaction import (
     FoldedCondition,
     Interaction,
-    SupportCache,
     SupportQueryInteraction,
     SupportWritten,
 )

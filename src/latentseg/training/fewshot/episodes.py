@@ -251,6 +251,3 @@ def _compact(maps: Tensor) -> Tensor:
     ids = torch.cat([maps.flatten(), maps.new_zeros(1)])
     index: Tensor = torch.unique(ids, return_inverse=True)[1]
     return index[:-1].view_as(maps)
-
-
-__all__ = ["EpisodeBatch", "EpisodeOptions", "Episodes", "Scene"]

@@ -6,7 +6,6 @@ Unlike :func:`~latentseg.training.pack.pack` it keeps all slices, so that positi
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from latentseg.imaging import Volume, fit_square, normalize, to_canonical
 from latentseg.training.fewshot.supervoxels import BODY_GREY, body_mask, supervoxels
 from latentseg.training.pack import Pack, PackWriter, save_array
 
-log = logging.getLogger(__name__)
 SMALLEST = {"MS-CMRSeg": 1000}  # voxels of a supervoxel; hearts have thin walls
 SMALLEST_ELSEWHERE = 5000
 

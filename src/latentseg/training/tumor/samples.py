@@ -22,7 +22,6 @@ from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_o
 from latentseg.training.tumor.lesions import add_lesion
 
 SMALLEST_LESION = 12  # pixels
-FEWEST = 1e-3  # of the chance of a data set that only has slices of the other kind
 
 
 class SampleOptions(SliceAugmentation):

@@ -14,6 +14,7 @@ from latentseg.metrics.presence import auroc
 from latentseg.metrics.statistics import Interval, bootstrap_mean, spread
 
 _Key = TypeVar("_Key", bound=Hashable)
+_Row = TypeVar("_Row")
 DERIVED = ("dice", "iou", "volume_ml", "truth_volume_ml")
 METRICS = ("nsd", "hd95_mm", "assd_mm", "iou")
 
@@ -139,9 +140,9 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def grouped(rows: Iterable[Row], *, key: Callable[[Row], _Key]) -> dict[_Key, list[Row]]:
+def grouped(rows: Iterable[_Row], *, key: Callable[[_Row], _Key]) -> dict[_Key, list[_Row]]:
     """Rows by key, in order of first appearance."""
-    groups: dict[_Key, list[Row]] = {}
+    groups: dict[_Key, list[_Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from latentseg.errors import InputError
 from latentseg.evaluation.page import Section
+from latentseg.evaluation.tables import grouped
 from latentseg.evaluation.tumor_rows import TumorRow, in_percent, measured, three_decimals
 from latentseg.evaluation.zero_shot import Found
 from latentseg.metrics.presence import auroc
@@ -132,9 +133,7 @@ def summarize_volumes(rows: Iterable[VolumeRow]) -> list[VolumeSummary]:
     Raises:
         InputError: A data set without a volume with tumor.
     """
-    groups: dict[tuple[str, str, str], list[VolumeRow]] = {}
-    for row in rows:
-        groups.setdefault((row.data, row.prompt, row.method), []).append(row)
+    groups = grouped(rows, key=lambda row: (row.data, row.prompt, row.method))
     return [_summary(*key, of) for key, of in groups.items()]
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from latentseg.errors import InputError
 from latentseg.evaluation.datasets.tumors import Category, TumorCase
 from latentseg.evaluation.page import Section
+from latentseg.evaluation.tables import grouped
 from latentseg.evaluation.tumor_rows import TumorRow, in_percent, measured, three_decimals, write_tumor_tables
 from latentseg.imaging import Volume, to_canonical
 from latentseg.metrics.presence import auroc
@@ -144,9 +145,7 @@ def summarize_categories(rows: Iterable[SliceRow]) -> list[CategorySummary]:
     Raises:
         InputError: A category without a slice with tumor.
     """
-    groups: dict[tuple[str, str], list[SliceRow]] = {}
-    for row in rows:
-        groups.setdefault((row.category, row.method), []).append(row)
+    groups = grouped(rows, key=lambda row: (row.category, row.method))
     return [_summary(*key, of) for key, of in groups.items()]
 
 
@@ -182,10 +181,8 @@ def average_precision(present: Sequence[float], absent: Sequence[float]) -> floa
 
 
 def _by_patient(rows: Sequence[SliceRow], what: str) -> dict[str, list[float]]:
-    out: dict[str, list[float]] = {}
-    for row in rows:
-        out.setdefault(row.patient, []).append(float(getattr(row, what)))
-    return out
+    by_patient = grouped(rows, key=lambda row: row.patient)
+    return {patient: [float(getattr(row, what)) for row in of] for patient, of in by_patient.items()}
 
 
 def _share(rows: Sequence[SliceRow], part: str, whole: str) -> float:

@@ -35,10 +35,10 @@ def network(*, trained: bool = False) -> AnomalyAttention:
 def test_shapes(dims: int) -> None:
     maps = network()(stages(dims=dims), texts())
     assert maps.logits.shape == (3, 2, *[16] * dims)
-    assert maps.abnormal.shape == (3, 1, *[16] * dims)
+    assert maps.margin.sigmoid().shape == (3, 1, *[16] * dims)
     assert maps.class_embeddings.shape == (3, 2, TEXT_DIM)
     assert maps.score.shape == (3,)
-    assert 0 <= float(maps.abnormal.min()) <= float(maps.abnormal.max()) <= 1
+    assert 0 <= float(maps.margin.sigmoid().min()) <= float(maps.margin.sigmoid().max()) <= 1
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -62,7 +62,7 @@ def test_stages_of_one_grid_attend_together() -> None:
 def test_swapping_the_texts_swaps_the_maps() -> None:
     model, features, said = network(), stages(), texts()
     there, back = model(features, said), model(features, said.flip(1))
-    torch.testing.assert_close(there.abnormal, 1 - back.abnormal)
+    torch.testing.assert_close(there.margin.sigmoid(), 1 - back.margin.sigmoid())
     torch.testing.assert_close(there.class_embeddings, back.class_embeddings.flip(1))
 
 
@@ -75,7 +75,7 @@ def test_items_of_a_batch_do_not_see_each_other() -> None:
 def test_untrained_maps_are_near_even() -> None:
     """Not above one half everywhere, as a sigmoid of summed softmaxes would be."""
     maps = network()(stages(), texts())
-    assert 0.25 < float((maps.abnormal > 0.5).float().mean()) < 0.75
+    assert 0.25 < float((maps.margin.sigmoid() > 0.5).float().mean()) < 0.75
 
 
 def test_the_adapter_is_residual() -> None:
@@ -133,7 +133,7 @@ def test_it_learns_to_find_what_differs() -> None:
         optimizer.step()
     features, masks = batch()
     maps = model(features, said)
-    found = (maps.abnormal > 0.5).float()
+    found = (maps.margin.sigmoid() > 0.5).float()
     assert float((1 - dice(found[:4, 0], masks[:4, 0])).mean()) > 0.8
     assert float(found[4:].mean()) < 0.02
     assert ((maps.score > 0) == (abnormal > 0)).all()

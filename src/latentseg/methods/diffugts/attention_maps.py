@@ -51,11 +51,6 @@ class AttentionMaps(NamedTuple):
         """The map on another grid, its log-odds interpolated, ``(B, 1, ...)``."""
         return resized(self.margin, grid).sigmoid()
 
-    @property
-    def abnormal(self) -> Tensor:
-        """The map: probability of the abnormal text, ``(B, 1, ...)``."""
-        return self.logits.softmax(1)[:, ABNORMAL : ABNORMAL + 1]
-
 
 class TextAttention(nn.Module):
     """Attention of one stage's positions to texts.

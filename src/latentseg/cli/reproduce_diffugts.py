@@ -79,14 +79,12 @@ def evaluate(run: Run) -> None:
 def page(run: Run) -> None:
     """Write the tables of what was evaluated, and the page with the worst cases and the curves."""
     from latentseg.evaluation.reproduce_diffugts import evaluated_rows, facts_of, write_volume_tables
-    from latentseg.report.reproduction import write_tumor_reproduction
+    from latentseg.report.reproduction import tumor_content, write_reproduction
 
     rows, about = evaluated_rows(run), facts_of(run)
     write_volume_tables(rows, folder=run.folder, about=about)
-    pictures = [run.picture_of(row) for row in rows]
-    write_tumor_reproduction(
-        run.folder / "page.html", rows=rows, pictures=pictures, about=about, curves=run.curves
-    )
+    content = tumor_content(rows, [run.picture_of(row) for row in rows])
+    write_reproduction(run.folder / "page.html", content, about=about, curves=run.curves)
     typer.echo((run.folder / "table.md").read_text(encoding="utf-8"))
 
 

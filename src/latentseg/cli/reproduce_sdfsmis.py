@@ -351,7 +351,7 @@ def protocol_of(plan: Plan, unit: Unit) -> EP1:
 def page(plan: Plan) -> None:
     """Write the table with the published rows, the curves and the worst cases."""
     from latentseg.evaluation.runs import merge_runs
-    from latentseg.report.reproduction import write_reproduction
+    from latentseg.report.reproduction import fewshot_content, write_reproduction
 
     folders = [plan.folder(unit) for unit in plan.units]
     rows, about = merge_runs([folder / "evaluation" for folder in folders])
@@ -365,7 +365,7 @@ def page(plan: Plan) -> None:
     }
     show_rows(rows, plan.out, about=about)
     curves = {folder.name: folder / "loss.png" for folder in folders}
-    write_reproduction(plan.out / "page.html", rows=rows, pictures=pictures, about=about, curves=curves)
+    write_reproduction(plan.out / "page.html", fewshot_content(rows, pictures), about=about, curves=curves)
 
 
 RUN: dict[str, Callable[[Plan], None]] = {

@@ -25,88 +25,74 @@ STYLE = (
 
 
 @dataclass(frozen=True)
-class WorstCase:
-    """A case for the list of the worst.
+class Content:
+    """What the page of a method shows.
 
     Attributes:
-        dice: Of it; None where there was nothing to find.
-        cells: Of its line in the table.
-        picture: Of it, which may not be there.
+        method: Its name.
+        tables: Our rows beside those of the authors.
+        header: Of the table of the worst cases.
+        cases: Dice, which is None where there was nothing to find, cells and picture of each case.
     """
 
-    dice: float | None
-    cells: Sequence[str]
-    picture: Path
+    method: str
+    tables: Sequence[Section]
+    header: Sequence[str]
+    cases: Sequence[tuple[float | None, list[str], Path]]
+
+
+def fewshot_content(rows: Sequence[Row], pictures: Sequence[Path]) -> Content:
+    """The page of SD-FSMIS, from every evaluated case and its picture; baselines have none.
+
+    Raises:
+        InputError: There is no row.
+    """
+    header = ["scan", "organ", "method", "fold", "Dice %", "HD95 mm", "volume ml", "true ml"]
+    cases = [
+        (row.dice, _fewshot_cells(row), picture)
+        for row, picture in zip(rows, pictures, strict=True)
+        if row.method.startswith("SD-FSMIS")
+    ]
+    return Content("SD-FSMIS", sections(summarize(rows)), header, cases)
+
+
+def tumor_content(rows: Sequence[VolumeRow], pictures: Sequence[Path]) -> Content:
+    """The page of DiffuGTS, from every evaluated volume and its picture."""
+    header = ["data", "prompt", "scan", "Dice %", "lesions found", "lesions", "predicted", "anomaly score"]
+    cases = [
+        (row.dice, _tumor_cells(row), picture)
+        for row, picture in zip(rows, pictures, strict=True)
+        if row.method.startswith("DiffuGTS")
+    ]
+    return Content("DiffuGTS", [volume_table(summarize_volumes(rows))], header, cases)
 
 
 def write_reproduction(
-    path: Path,
-    *,
-    rows: Sequence[Row],
-    pictures: Sequence[Path],
-    about: Mapping[str, object],
-    curves: Mapping[str, Path],
+    path: Path, content: Content, *, about: Mapping[str, object], curves: Mapping[str, Path]
 ) -> None:
-    """Write the HTML page of SD-FSMIS, which needs no other file.
+    """Write the HTML page of a reproduction, which needs no other file.
 
     Args:
         path: Of the page.
-        rows: Every evaluated case.
-        pictures: One for each row; the baselines have none.
+        content: Tables and cases.
         about: Facts for its head.
         curves: Pictures of the trainings' curves, by title; those that are not there are left out.
 
     Raises:
-        InputError: There is no row, or the page cannot be written.
+        InputError: The page cannot be written.
     """
-    header = ["scan", "organ", "method", "fold", "Dice %", "HD95 mm", "volume ml", "true ml"]
-    cases = [
-        WorstCase(row.dice, _fewshot_cells(row), picture)
-        for row, picture in zip(rows, pictures, strict=True)
-        if row.method.startswith("SD-FSMIS")
-    ]
-    tables = sections(summarize(rows))
-    _write_page(path, "SD-FSMIS", tables, worst=(header, cases), about=about, curves=curves)
-
-
-def write_tumor_reproduction(
-    path: Path,
-    *,
-    rows: Sequence[VolumeRow],
-    pictures: Sequence[Path],
-    about: Mapping[str, object],
-    curves: Mapping[str, Path],
-) -> None:
-    """Write the HTML page of DiffuGTS; arguments as of :func:`write_reproduction`."""
-    tables = [volume_table(summarize_volumes(rows))]
-    header = ["data", "prompt", "scan", "Dice %", "lesions found", "lesions", "predicted", "anomaly score"]
-    cases = [
-        WorstCase(row.dice, _tumor_cells(row), picture)
-        for row, picture in zip(rows, pictures, strict=True)
-        if row.method.startswith("DiffuGTS")
-    ]
-    _write_page(path, "DiffuGTS", tables, worst=(header, cases), about=about, curves=curves)
-
-
-def _write_page(
-    path: Path,
-    name: str,
-    tables: Sequence[Section],
-    *,
-    worst: tuple[Sequence[str], Sequence[WorstCase]],
-    about: Mapping[str, object],
-    curves: Mapping[str, Path],
-) -> None:
-    parts = [f"<h1>Reproduction of {name}</h1>", _list(f"{k}: {v}" for k, v in about.items())]
-    for section in tables:
+    parts = [f"<h1>Reproduction of {content.method}</h1>", _list(f"{k}: {v}" for k, v in about.items())]
+    for section in content.tables:
         parts += [f"<h2>{escape(section.title)}</h2>", _table(section.header, section.body)]
         parts.append(_list(section.notes))
-    header, cases = worst
-    known = sorted((one for one in cases if one.dice is not None), key=lambda one: one.dice or 0.0)[:WORST]
-    parts += ["<h2>Worst cases</h2>", _table(header, [one.cells for one in known]), f"<p>{LEGEND}</p>"]
-    parts += [_picture(", ".join(one.cells[:3]), one.picture) for one in known]
+    known = [case for case in content.cases if case[0] is not None]
+    worst = sorted(known, key=lambda case: case[0] or 0.0)[:WORST]
+    table = _table(content.header, [cells for _, cells, _ in worst])
+    parts += ["<h2>Worst cases</h2>", table, f"<p>{LEGEND}</p>"]
+    parts += [_picture(", ".join(cells[:3]), picture) for _, cells, picture in worst]
     parts += ["<h2>Trainings</h2>", *(_picture(title, file) for title, file in curves.items())]
-    head = f'<meta charset="utf-8"><title>Reproduction of {name}</title><style>{STYLE}</style>'
+    title = f"<title>Reproduction of {content.method}</title>"
+    head = f'<meta charset="utf-8">{title}<style>{STYLE}</style>'
     text = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
     write_file(path, text)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from latentseg.errors import InputError, UsageError, caution
 from latentseg.imaging import Volume, default_suffix, to_canonical, write_like
 from latentseg.imaging.components import box_around
+from latentseg.imaging.dicom.seg import SegKind, Segment, seg_dataset
 from latentseg.imaging.dicom.series import DicomHeader
+from latentseg.imaging.dicom.sr import write_sr
 from latentseg.imaging.files import write_file, write_json, written_whole
 from latentseg.imaging.previews import Canvas, Layer, figure, fitted_height, key_slices, montage, overlay
 from latentseg.imaging.windows import display_windows
 from latentseg.methods.bids import dseg_name, dseg_table
 from latentseg.methods.measures import bounding_box, intensity_statistics, largest_axial_diameter_mm
 from latentseg.methods.radiomic_features import radiomic_features, radiomics_module
-
-if TYPE_CHECKING:
-    from latentseg.imaging.dicom.seg import SegKind
+from latentseg.text.codes import segment_code
 
 SAVED = ("mask", "prob", "preview")
 DICOM_SAVED = ("dicom-labelmap", "dicom-prob", "dicom-sr")
@@ -195,7 +195,7 @@ class Segmentation:
         seg = base / f"{self.scan.name}_seg-{file_name(self.target)}.dcm"
         if "dicom-sr" in what and seg in written:
             path = base / f"{self.scan.name}_sr-{file_name(self.target)}.dcm"
-            written.append(save_sr(seg, [self.volume_ml], like=self.scan, path=path))
+            written.append(write_sr(seg, volumes_ml=[self.volume_ml], like=self.scan, path=path))
         return written
 
 
@@ -280,7 +280,7 @@ class Segmentations(dict[str, Segmentation]):
             masks, seg = {name: self[name].mask for name in priority}, base / f"{scan.name}_combined.dcm"
             if save_seg(masks, like=scan, path=seg) and "dicom-sr" in what:
                 volumes = [self[name].volume_ml for name in priority]
-                save_sr(seg, volumes, like=scan, path=base / f"{scan.name}_combined_sr.dcm")
+                write_sr(seg, volumes_ml=volumes, like=scan, path=base / f"{scan.name}_combined_sr.dcm")
 
 
 def save_seg(
@@ -294,9 +294,6 @@ def save_seg(
     Raises:
         InputError: The file cannot be written.
     """
-    from latentseg.imaging.dicom.seg import Segment, seg_dataset
-    from latentseg.text.codes import segment_code
-
     segments = [Segment(name, array, segment_code(name)) for name, array in arrays.items()]
     try:
         dataset = seg_dataset(segments, like=like, kind=kind)
@@ -306,17 +303,6 @@ def save_seg(
     with written_whole(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
     return [path]
-
-
-def save_sr(seg: Path, volumes_ml: Sequence[float], *, like: Volume, path: Path) -> Path:
-    """Write the volumes of the segments of a DICOM SEG as a structured report.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    from latentseg.imaging.dicom.sr import write_sr
-
-    return write_sr(seg, volumes_ml=volumes_ml, like=like, path=path)
 
 
 def file_name(target: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentseg.imaging import to_canonical
+from latentseg.methods.measures import touches_border
 
 if TYPE_CHECKING:
     from latentseg.methods.results import Segmentation
@@ -72,7 +73,7 @@ def confidence(result: Segmentation) -> Confidence:
         uncertainty=round(float(bits.mean()), 4) if bits.size else 0.0,
         worst_slice=int(per_slice.argmax()) if bits.size else -1,
         slice_axis="IJK"[axis],
-        touches_border=_touches_border(result.mask),
+        touches_border=touches_border(result.mask),
     )
 
 
@@ -81,7 +82,3 @@ def entropy_bits(probability: NDArray[np.float32]) -> NDArray[np.float64]:
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     bits: NDArray[np.float64] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
     return bits
-
-
-def _touches_border(mask: NDArray[np.bool_]) -> bool:
-    return any(bool(np.take(mask, [0, -1], axis).any()) for axis in range(3))

@@ -46,6 +46,11 @@ def bounding_box(mask: NDArray[np.bool_]) -> list[list[int]] | None:
     return [[edges.start, edges.stop - 1] for edges in box] if box[0].stop else None
 
 
+def touches_border(mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask ``(I, J, K)`` reaches the edge of its grid."""
+    return any(bool(np.take(mask, [0, -1], axis).any()) for axis in range(3))
+
+
 def largest_axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> float:
     """The longest straight line between two points of a mask in one axial slice, in millimeters.
 

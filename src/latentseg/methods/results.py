@@ -24,7 +24,12 @@ from latentseg.imaging.files import write_file, write_json, written_whole
 from latentseg.imaging.previews import Canvas, Layer, figure, fitted_height, key_slices, montage, overlay
 from latentseg.imaging.windows import display_windows
 from latentseg.methods.bids import dseg_name, dseg_table
-from latentseg.methods.measures import bounding_box, intensity_statistics, largest_axial_diameter_mm
+from latentseg.methods.measures import (
+    bounding_box,
+    intensity_statistics,
+    largest_axial_diameter_mm,
+    touches_border,
+)
 from latentseg.methods.radiomic_features import radiomic_features, radiomics_module
 from latentseg.text.codes import segment_code
 
@@ -108,7 +113,6 @@ class Segmentation:
         if not self.absent:
             world = self.scan.affine_ras_mm @ [*_center(self.mask), 1.0]
             centroid = [round(float(v), 2) for v in world[:3]]
-        edges = [np.take(self.mask, [0, -1], axis).any() for axis in range(3)]
         marks = getattr(self.scan.header, "marks", ())
         return {
             "target": self.target,
@@ -119,7 +123,7 @@ class Segmentation:
             "largest_axial_diameter_mm": round(self.largest_axial_diameter_mm, 2),
             "centroid_ras_mm": centroid,
             "bounding_box_ijk": bounding_box(self.mask),
-            "touches_border": bool(any(edges)),
+            "touches_border": touches_border(self.mask),
             **intensity_statistics(self.scan.array[self.mask]),
             **({"reason": self.reason} if self.reason else {}),
             **({"approximate": "; ".join(marks)} if marks else {}),

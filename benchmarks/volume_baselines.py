@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accuracy_volumes import Setting
 from numpy.typing import NDArray
 from torch import Tensor
 
 import latentseg as ls
+from accuracy_volumes import Setting
 from latentseg.evaluation.datasets.base import Case
 from latentseg.methods.fewshot.alignment import Alignment
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter

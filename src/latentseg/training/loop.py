@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -105,6 +105,10 @@ class Task(ABC, Generic[Model]):
         for network in (self.model, *self.frozen_networks):
             network.to(device)
 
+    def groups(self) -> list[Group]:
+        """Every parameter that is trained, in groups that may have different learning rates."""
+        return [Group([p for p in self.model.parameters() if p.requires_grad])]
+
     @abstractmethod
     def batch(self, rng: np.random.Generator, progress: float) -> Any:
         """Draw one batch on the CPU; ``progress`` is the share of the schedule that is done, in [0, 1)."""
@@ -118,14 +122,6 @@ class Task(ABC, Generic[Model]):
         """Write the weights that users load, from the averaged model."""
 
 
-@runtime_checkable
-class Grouped(Protocol):
-    """A task whose parameters do not all have the same learning rate."""
-
-    def groups(self) -> list[Group]:
-        """The groups; every parameter that is trained is in one of them."""
-
-
 def rate_at(step: int, options: LoopOptions) -> float:
     """Learning rate of a step."""
     return options.learning_rate * rate_factor(
@@ -134,9 +130,7 @@ def rate_at(step: int, options: LoopOptions) -> float:
 
 
 class Loop(Generic[Model]):
-    """One training run, which keeps everything in one folder.
-
-    The folder holds ``checkpoint.pt``, ``log.jsonl``, ``loss.png`` and the exported weights.
+    """One training run in one folder (``checkpoint.pt``, ``log.jsonl``, ``loss.png``, exported weights).
 
     Raises:
         UsageError: The packages of the extra ``train`` are not installed.
@@ -156,7 +150,7 @@ class Loop(Generic[Model]):
         self.trained = [p for p in task.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(
             options.optimizer,
-            groups=task.groups() if isinstance(task, Grouped) else [Group(self.trained)],
+            groups=task.groups(),
             learning_rate=options.learning_rate,
             weight_decay=options.weight_decay,
         )

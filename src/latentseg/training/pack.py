@@ -22,11 +22,14 @@ from latentseg.imaging import Volume, fit_square, normalize, read, read_labels, 
 from latentseg.imaging.files import write_json, written_whole
 from latentseg.imaging.intensity import Modality
 from latentseg.methods.tumor.body_crop import body_box
+from latentseg.methods.tumor.lung_field import lung_field
 from latentseg.phantom import bodies as phantom
 from latentseg.training.splits import Part, Split
 
 log = logging.getLogger(__name__)
 MINIMUM_BODY = 0.03  # a slice with less foreground than this share teaches nothing
+MINIMUM_LUNG = 0.02
+LUNG = 200  # label of lungs that were found as air
 
 
 class Source(BaseModel, extra="forbid", frozen=True):
@@ -84,12 +87,15 @@ class PackOptions(BaseModel, extra="forbid", frozen=True):
     Attributes:
         size: Edge of the slices.
         body: Whether slices are cut to the body, as the tumor networks see them.
+        lungs: Whether slices are cut to the lungs, in their window and with their label (:data:`LUNG`), as
+            the tumor networks of lungs see them; scans and slices without lungs are left out.
         split: YAML file of a :class:`~latentseg.training.splits.Split`, beside this one.
         sources: Scans and procedural patients.
     """
 
     size: int = 256
     body: bool = False
+    lungs: bool = False
     split: str | None = None
     sources: tuple[Source | PhantomSource, ...]
 
@@ -175,14 +181,20 @@ def pack(options: PackOptions, *, data: Path, folder: Path, chosen: Chosen = EVE
     writer = PackWriter(folder)
     for source in options.sources:
         for one in _patients(source, options.size, data, chosen):
-            stacks = _slices(one, source, size=options.size, body=options.body)
+            found = {LUNG: "lung"} if options.lungs else {}
+            if options.lungs:
+                stacks = _lung_slices(one, options.size)
+            else:
+                stacks = _slices(one, source, size=options.size, body=options.body)
+            if not len(stacks[0]):
+                continue
             procedural = isinstance(source, PhantomSource)
             writer.add(
                 *stacks,
                 source=source.name,
                 case=one.case,
                 modality=one.scan.modality,
-                labels=one.names,
+                labels=one.names | found,
                 procedural=procedural,
             )
     if not writer.scans:
@@ -281,6 +293,22 @@ def _slices(
     inside = slice(int(shown.argmax()), len(shown) - int(shown[::-1].argmax()))
     packed = np.clip((image + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
     return packed[inside], label[inside].astype(np.uint8), canonical.spacing_mm
+
+
+def _lung_slices(
+    patient: Patient, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[float, float, float]]:
+    """Slices of the lungs of one scan in their window, with their label below those of the scan."""
+    nothing = np.zeros((0, size, size), np.uint8)
+    field = lung_field(patient.scan, size)
+    if field is None:
+        return nothing, nothing, (1.0, 1.0, 1.0)
+    canonical = field.seen.canonical
+    labels = field.fitted(canonical.apply(patient.labels)).astype(np.uint8)
+    labels = np.where((labels == 0) & field.inside, np.uint8(LUNG), labels)
+    shown = np.flatnonzero((labels == LUNG).mean((1, 2)) > MINIMUM_LUNG)
+    packed = np.clip((field.seen.images[shown] + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
+    return packed, labels[shown], canonical.spacing_mm
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:

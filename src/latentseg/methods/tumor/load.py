@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,10 +33,17 @@ def on_compact(
     stages = compact_stages(folder, trained.config, device=device)
     network.check_made_for(facts, looked_at(folder, trained.config), where=path)
     files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
-    queries, identity = queries_of(facts, text_dim=trained.config.text_dim), fingerprint([path, *files])
-    left_out = network.left_out(facts)
+    lungs = folder / network.LUNGS
+    shipped = [lungs] if weights is None and lungs.exists() else []
+    queries = queries_of(facts, text_dim=trained.config.text_dim)
+    identity, left_out = fingerprint([path, *files, *shipped]), network.left_out(facts)
     known = {} if weights else read_known(folder)
-    return TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out, known)
+    made = TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out, known)
+    if not shipped:
+        return made
+    alone, facts = network.load(lungs)
+    network.check_made_for(facts, looked_at(folder, alone.config), where=lungs)
+    return replace(made, lungs=replace(made, network=alone.to(device)))
 
 
 def on_maisi(

@@ -21,6 +21,7 @@ from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Views
 
 FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
+LUNGS = "tumor-lung.safetensors"  # the same, for lungs that are looked at alone
 AGAIN = "download or train the weights again"
 
 

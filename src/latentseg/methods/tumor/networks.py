@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone
@@ -14,6 +16,7 @@ from latentseg.imaging.network_input import NetworkInput
 from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.known import Measured
+from latentseg.methods.tumor.lung_field import LungField
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.organs import FIELD_MM
 from latentseg.methods.tumor.queries import Queries
@@ -31,6 +34,7 @@ class TumorNetworks:
         fingerprint: Identifies the weights.
         without: Findings that were left out of the training.
         known: What was measured with these weights, by finding.
+        lungs: Those that look at lungs alone, in their window, where there are some.
     """
 
     stages: FrozenStages
@@ -40,6 +44,7 @@ class TumorNetworks:
     fingerprint: str
     without: tuple[str, ...] = ()
     known: Mapping[str, Measured] = field(default_factory=dict)
+    lungs: TumorNetworks | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -63,6 +68,8 @@ class PreparedScan:
         stages: Frozen features, in half precision.
         organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
         decoded: Slices through the autoencoder, of those that some prompt had refined.
+        lungs: Where they are, of a scan of which the lungs alone are seen.
+        alone: Parts of the scan that some prompt had looked at alone, by organ; None where it shows none.
     """
 
     networks: TumorNetworks
@@ -71,6 +78,8 @@ class PreparedScan:
     stages: list[Tensor]
     organs: Tensor | None
     decoded: Reconstructions
+    lungs: LungField | None = None
+    alone: dict[str, PreparedScan | None] = field(default_factory=dict, repr=False)
 
     @property
     def scan(self) -> Volume:
@@ -81,6 +90,35 @@ class PreparedScan:
     def step_mm(self) -> float:
         """Distance of the slices."""
         return self.seen.spacing_mm[0]
+
+    def away(self, organ: str) -> Tensor | None:
+        """How far ``(S, 1, ...)`` an organ is (:meth:`OrganMaps.distances`); None where that is not known."""
+        organs = self.networks.network.organs
+        if self.lungs is not None:
+            return self.lungs.away()
+        if self.organs is None or organ not in organs.trusted:
+            return None
+        return organs.distances(self.organs, organ, field=self.field)
+
+    def inside(self, organ: str) -> NDArray[np.bool_] | None:
+        """Where a tumor of an organ is looked for, ``(S, ...)``; None where that is not known."""
+        if self.lungs is not None:
+            return self.lungs.inside
+        organs = self.networks.network.organs
+        if self.organs is None or organ not in organs.trusted:
+            return None
+        return organs.inside(self.organs, organ)
+
+    def found(self, organ: str) -> NDArray[np.bool_] | None:
+        """Where an organ itself was found, ``(S, ...)``, by cells; None where that is not known."""
+        if self.lungs is not None:
+            cell = self.networks.stages.config.cell
+            return self.lungs.inside[:, ::cell, ::cell]
+        organs = self.networks.network.organs
+        if self.organs is None or organ not in organs.trusted:
+            return None
+        found = organs.found(self.organs, organ)
+        return found[0] if self.seen.block else found
 
     @property
     def field(self) -> tuple[float, ...] | None:
@@ -93,4 +131,5 @@ class PreparedScan:
         """Size in memory."""
         tensors = [self.images, *self.stages, self.decoded.decoded]
         organs = 0 if self.organs is None else self.organs.nbytes
+        organs += sum(one.nbytes for one in self.alone.values() if one is not None)
         return self.scan.array.nbytes + organs + sum(tensor.nbytes for tensor in tensors)

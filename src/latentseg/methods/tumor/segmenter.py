@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentseg.errors import UsageError, caution
 from latentseg.imaging import Volume
+from latentseg.imaging.network_input import NetworkInput
 from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
 from latentseg.methods.diffugts.reconstructions import Reconstructions
@@ -27,8 +28,10 @@ from latentseg.methods.tumor.appearance import with_edges
 from latentseg.methods.tumor.blocks import in_tissue_window, items_of, memory_of, per_slice, seen_by, stacked
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
+from latentseg.methods.tumor.lung_field import LungField, lung_field
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
+from latentseg.methods.tumor.organs import CAVITY
 from latentseg.methods.tumor.pseudo_healthy import Refinement
 from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
@@ -97,19 +100,33 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
             GeometryError: Axial slices too narrow to be segmented.
             MemoryLimitError: A 3-D backbone, and a volume that would not fit; said before the work.
         """
-        networks, seen = seen_by(self.networks, scan, self.options)
+        return self._encoded(*seen_by(self.networks, scan, self.options))
+
+    def _encoded(
+        self, networks: TumorNetworks, seen: NetworkInput, lungs: LungField | None = None
+    ) -> PreparedScan:
         images = items_of(seen)
         coded = [networks.stages.with_latents(slab) for slab in images.split(self.options.slab)]
         slabs, latents = zip(*coded, strict=True)
         stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
-        organs = self._organs(stages, seen.spacing_mm[0])
+        organs = self._organs(networks, stages, seen.spacing_mm[0])
         decoded = Reconstructions(networks.backbone, images, latents[0] if seen.block else None)
-        return PreparedScan(networks, seen, images, stages, organs, decoded)
+        return PreparedScan(networks, seen, images, stages, organs, decoded, lungs)
+
+    def _field(self, prepared: PreparedScan, organ: str) -> PreparedScan:
+        """The scan, or its lungs alone for a tumor of theirs."""
+        networks, scan = self.networks.lungs, prepared.scan
+        if networks is None or organ != CAVITY or scan.modality != "CT" or not self.options.organs:
+            return prepared
+        if organ not in prepared.alone:
+            lungs = lung_field(scan, networks.backbone.image_size)
+            prepared.alone[organ] = lungs and self._encoded(networks, lungs.seen, lungs)
+        return prepared.alone[organ] or prepared
 
     @torch.no_grad()
-    def _organs(self, stages: Sequence[Tensor], step_mm: float) -> Tensor | None:
+    def _organs(self, networks: TumorNetworks, stages: Sequence[Tensor], step_mm: float) -> Tensor | None:
         """Chances of organs, smooth across slices; None where none are known or asked for."""
-        organs = self.networks.network.organs
+        organs = networks.network.organs
         if not (organs.names and self.options.organs):
             return None
         slabs = zip(*(level.split(self.options.slab) for level in stages), strict=True)
@@ -123,13 +140,15 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         Raises:
             UsageError: A prompt that cannot be read.
         """
-        scan, options, networks = prepared.scan, self.options, prepared.networks
+        scan, options = prepared.scan, self.options
         query = self.networks.queries(target, scan.modality)
         warn_of_modality(query, scan)
         warn_of_place(query)
+        whole, prepared = prepared, self._field(prepared, query.prompt.organ)
+        networks = prepared.networks
         attention = Attention(networks, options)
         found = attention.of_scan(prepared, query)
-        scores = found.scores * self._in_view(prepared, found)
+        scores = found.scores * self._in_view(whole, found)
         above = (scores >= options.min_presence).numpy()
         suspicious = np.flatnonzero(bridged(above, options.gap_mm / prepared.step_mm))
         found = attention.closer(prepared, found, suspicious)
@@ -140,9 +159,8 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
             window_hu = getattr(networks.backbone, "window_hu", None)
             images = in_tissue_window(prepared.seen, window_hu)
             chance = with_edges(images, chance, options=options.appearance, cut=CUT)
-        if prepared.organs is not None and found.away is not None:
-            organ = networks.network.organs.found(prepared.organs, query.prompt.organ)
-            organ = organ[0] if prepared.seen.block else organ
+        organ = prepared.found(query.prompt.organ)
+        if organ is not None:
             chance = within(chance, organ, own=options.own, cut=CUT)
         fine = np.asarray(prepared.seen.undo(chance)).clip(0, 1)
         restore, presence = prepared.seen.canonical.restore, float(scores.max())

@@ -59,9 +59,7 @@ class Attention:
 
     def of_scan(self, prepared: PreparedScan, query: Query) -> SliceAttention:
         """The maps of all slices, smooth across them."""
-        away, organs = None, self.networks.network.organs
-        if prepared.organs is not None and query.prompt.organ in organs.trusted:
-            away = organs.distances(prepared.organs, query.prompt.organ, field=prepared.field)
+        away = prepared.away(query.prompt.organ)
         margins, scores = [], []
         for start in range(0, len(prepared.images), self.options.slab):
             at = slice(start, start + self.options.slab)
@@ -143,8 +141,9 @@ class Attention:
         self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
     ) -> NDArray[np.bool_]:
         """Where the organ is or, where that is not known, large pieces of what was found; ``(S, ...)``."""
-        if prepared.organs is not None and attention.away is not None:
-            return self.networks.network.organs.inside(prepared.organs, attention.query.prompt.organ)
+        inside = prepared.inside(attention.query.prompt.organ)
+        if inside is not None:
+            return inside
         found = self._found(attention, suspicious)
         found[~np.isin(np.arange(len(found)), suspicious)] = False
         return large_in_volume(found, fraction=PART)

@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.tumor.body_crop import denoised
 from latentseg.methods.tumor.features import FrozenStages
+from latentseg.methods.tumor.lung_field import distances_from
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
 from latentseg.methods.tumor.views import PART_OF, key_of
@@ -65,11 +68,14 @@ def calibrate_organs(
         scores: dict[str, list[float]] = {}
         for number, scan in enumerate(scans if asked else ()):
             for modality in MODALITIES:
-                images = images_of(samples, scan)
+                images, labels = images_of(samples, scan)
                 if modality != scan.modality:
                     contrasts = torch.zeros(len(images), dtype=torch.long)
                     images = recolor(images, np.random.default_rng(number), curve=1.0, contrasts=contrasts)
-                for organ, score in highest(network, frozen, queries, modality, images, asked).items():
+                away = dict.fromkeys(asked) | distances(
+                    scan, labels, set(asked) - set(network.organs.trusted)
+                )
+                for organ, score in highest(network, frozen, queries, modality, images, away).items():
                     scores.setdefault(key_of(organ, modality), []).append(score)
         for key, found in scores.items():
             network.views.by_organ[key] = round(float(np.quantile(found, share)), 2)
@@ -83,11 +89,17 @@ def healthy_scans(samples: Samples, sources: AbstractSet[str]) -> list[PackedSca
     return long if len(long) >= FEWEST else every
 
 
-def images_of(samples: Samples, scan: PackedScan) -> Tensor:
-    """Evenly spaced slices ``(n, 1, H, W)`` of a packed scan as they are segmented, in [-1, 1]."""
+def images_of(samples: Samples, scan: PackedScan) -> tuple[Tensor, NDArray[np.uint8]]:
+    """Evenly spaced slices ``(n, 1, H, W)`` of a packed scan as they are segmented, and their labels."""
     places = np.linspace(0, scan.count - 1, min(SLICES, scan.count)).astype(int)
     slices = samples.packed.images[scan.first + places].astype(np.float32) / 127.5 - 1
-    return torch.from_numpy(denoised(slices) if scan.modality == "CT" else slices)[:, None]
+    images = torch.from_numpy(denoised(slices) if scan.modality == "CT" else slices)[:, None]
+    return images, np.asarray(samples.packed.labels[scan.first + places])
+
+
+def distances(scan: PackedScan, labels: NDArray[np.uint8], organs: AbstractSet[str]) -> dict[str, Tensor]:
+    """Distances from those of some organs that are labelled in a scan, as of :func:`distances_from`."""
+    return {name: distances_from(labels == label) for label, name in scan.labels.items() if name in organs}
 
 
 @torch.no_grad()
@@ -97,15 +109,20 @@ def highest(
     queries: Queries,
     modality: str,
     images: Tensor,
-    organs: list[str],
+    organs: Mapping[str, Tensor | None],
 ) -> dict[str, float]:
-    """The highest score of a scan's slices, as a logit, for a tumor of each organ that is in view."""
+    """The highest score of a scan's slices, as a logit, for a tumor of each organ that is in view.
+
+    Of organs that the network does not find, the distances may be given.
+    """
     stages = frozen(images)
     chances = network.organs(stages).softmax(1) if network.organs.names else images
     found: dict[str, float] = {}
-    for organ in organs:
+    for organ, labelled in organs.items():
         known = organ in network.organs.trusted
-        away = network.organs.distances(chances, organ) if known else None
+        away = network.organs.distances(chances, organ) if known else labelled
+        if away is not None:
+            away = resized(away, stages[0].shape[2:])
         if away is None or bool((away < 1).any()):
             texts = queries(tumor_of(organ), modality).texts.expand(len(images), -1, -1)
             found[organ] = float(network.attention(stages, texts, away=away).score.max())

@@ -352,7 +352,10 @@ class TumorTraining:
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
-            grow_from(task.network, read_weights(self.start), where=self.start)
+            known = read_weights(self.start)
+            if not self.options.organs.names:  # of a part of the body alone, neither are told apart
+                known = {name: w for name, w in known.items() if not name.startswith(("organs.", "views."))}
+            grow_from(task.network, known, where=self.start)
         trained(task, self.options.loop, folder / "attention", resume=resume)
         if self.options.organs.names:
             organ_task = self._organ_task(task)

@@ -22,7 +22,6 @@ Mask = NDArray[np.bool_]
 
 REACH = 2.3  # radii around the middle that a lesion and its mass effect touch
 LARGER = 0.7  # exponent of the draw of a radius; below 1 large lesions come up more often than log-uniformly
-SOLID = (-0.55, 0.3)  # grey value of a tumor in air or fat: soft tissue in the abdominal window
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class LesionOptions:
         core: Chance of a necrotic core darker than the lesion.
         mass_effect: Largest displacement of the surroundings, as a share of the radius.
         blur: Smallest and largest width of the border.
+        solid: Grey value of a tumor in air or fat: soft tissue in the few-shot field's window.
     """
 
     radius: tuple[float, float] = (2.5, 42.0)
@@ -52,6 +52,7 @@ class LesionOptions:
     core: float = 0.35
     mass_effect: float = 0.35
     blur: tuple[float, float] = (0.5, 1.8)
+    solid: tuple[float, float] = (-0.55, 0.3)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _level(organ: float, noise: float, rng: np.random.Generator, options: Lesion
     """Mean grey value: of soft tissue in air, fat and, at times, anywhere; else relative to the organ's."""
     low, high = options.contrast
     least = max(low, options.visible * noise)
-    level = float(rng.uniform(*SOLID))
+    level = float(rng.uniform(*options.solid))
     if organ < -0.7 or (rng.random() < 0.15 and abs(level - organ) > least):
         return max(level, organ + least)
     contrast = np.exp(rng.uniform(np.log(least), np.log(max(high, least))))

@@ -19,7 +19,7 @@ from latentseg.training.augment import SliceAugmentation, another_window, augmen
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of
-from latentseg.training.tumor.lesions import add_lesion
+from latentseg.training.tumor.lesions import LesionOptions, add_lesion
 
 SMALLEST_LESION = 12  # pixels
 
@@ -30,6 +30,7 @@ class SampleOptions(SliceAugmentation):
     Attributes:
         findings: Prompt of every label that is a lesion, such as ``sarcoma_mask: sarcoma``.
         hosts: Where synthetic lesions grow.
+        lesions: What they look like.
         organs: Prompt organ of every other label, where it is not the label's own name.
         validation: Patterns of scans (``source/case``) that are kept from the training.
         shares: Share of draws by data set, of those that have what is drawn.
@@ -46,6 +47,7 @@ class SampleOptions(SliceAugmentation):
     findings: dict[str, str] = Field(default_factory=dict)
     organs: dict[str, str] = Field(default_factory=dict)
     hosts: HostOptions = HostOptions()
+    lesions: LesionOptions = LesionOptions()
     validation: tuple[str, ...] = ()
     shares: dict[str, float] = Field(default_factory=dict)
     without: tuple[str, ...] = ()
@@ -142,7 +144,7 @@ class Samples:
             room = self.hosts.tissue(index, self._scan(index)) | host
         mask = np.zeros(image.shape, bool)
         for _ in range(3):
-            lesion = add_lesion(image, host, rng, room=room)
+            lesion = add_lesion(image, host, rng, room=room, options=self.options.lesions)
             if lesion.mask.sum() >= SMALLEST_LESION:
                 image, mask = lesion.image, mask | lesion.mask
             if rng.random() >= self.options.several:

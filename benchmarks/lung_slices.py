@@ -1,0 +1,115 @@
+"""Public slices and patches of lungs with outlined tumors, as files that ``configs/pack-lung.yaml`` packs.
+
+Usage: ``python benchmarks/lung_slices.py --lidc FOLDER --msd FILE.h5 FILE.h5`` (needs h5py); they are written
+to ``lung_slices`` below ``LATENTSEG_DATA``.
+
+* LIDC-IDRI (CC BY 3.0), lungs cut out and grey values standardized: ``vinibfr/LIDC-IDRI-Preprocessing`` on
+  GitHub, commit 9c54b8ab, ``data``. Lungs come to -860 HU, the chest wall to 40 HU, and what was cut away
+  becomes tissue and, farther out, air. Masks of one slice are joined. Patients that ``configs/split.yaml``
+  keeps back, 0001 to 0003, are left out.
+* MSD Task06 (CC BY-SA 4.0), patches of 48 x 48 pixels of 2 mm of 26 patients: ``shizoda/data``, commit
+  58a8c54a, ``msd/lung_2mm/val_patches.h5`` and ``test_patches.h5``. Nine, turned at random, make a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from latentseg.evaluation.datasets.base import data_root
+from latentseg.imaging import Volume, write_like
+
+HELD_OUT = ("0001", "0002", "0003")
+LUNG_HU, AIR_HU, RANGE_HU = -860.0, -1000.0, 900.0
+PATCH, FRAME, TURNS = 48, 20, 3
+Slice = NDArray[np.float64]
+
+
+def write(path: Path, hu: Slice, mask: NDArray[np.bool_], pixel_mm: float) -> None:
+    """Write a slice ``(rows, columns)`` and its mask."""
+    affine = np.diag([-pixel_mm, -pixel_mm, 5.0, 1.0])
+    scan = Volume(np.ascontiguousarray(hu.clip(-1024, 1300).T[:, :, None]).astype(np.int16), affine, "CT")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_like(scan.array, like=scan, path=path.with_name(f"{path.name}.nii.gz"), kind="image")
+    label = mask.T[:, :, None].astype(np.uint8)
+    write_like(label, like=scan, path=path.with_name(f"{path.name}_label.nii.gz"), kind="mask")
+
+
+def whole_chest(grey: Slice, rng: np.random.Generator) -> Slice:
+    """HU of a slice whose lungs were cut out, with a body around them."""
+    values, counts = np.unique(grey, return_counts=True)
+    outside = ndimage.binary_opening(grey == values[counts.argmax()], iterations=2)
+    inside = ~outside
+    dark = inside & (grey < np.percentile(grey[inside], 60))
+    lung, wall = np.median(grey[dark]), np.percentile(grey[inside], 93)
+    hu = LUNG_HU + (grey - lung) / (wall - lung) * RANGE_HU
+    hu[outside] = rng.normal(20, 15, outside.sum())
+    joined = ndimage.binary_closing(np.pad(inside, 40), iterations=40)
+    body = ndimage.binary_dilation(ndimage.binary_fill_holes(joined), iterations=30)[40:-40, 40:-40]
+    hu[~body] = AIR_HU
+    return np.asarray(hu)
+
+
+def lidc(folder: Path, out: Path) -> None:
+    """Slices of LIDC-IDRI."""
+    rng, masks = np.random.default_rng(0), defaultdict(list)
+    first: dict[tuple[str, bytes], Path] = {}
+    for path in sorted(folder.glob("Image/LIDC-IDRI-*/*.npy")):
+        patient = path.parent.name[-4:]
+        if patient in HELD_OUT:
+            continue
+        grey = np.load(path)
+        key = patient, grey.tobytes()
+        first.setdefault(key, path)
+        mask = folder / "Mask" / path.parent.name / path.name.replace("_NI", "_MA")
+        masks[first[key]].append(np.load(mask) > 0)
+    for path, found in masks.items():
+        write(out / path.stem, whole_chest(np.load(path), rng), np.any(found, 0), 0.7)
+
+
+def mosaics(path: Path, out: Path, rng: np.random.Generator) -> None:
+    """Patches of MSD, nine a picture, each patch in three of them."""
+    import h5py
+
+    with h5py.File(path) as file:
+        images, masks = file["images"][:, 0], file["labels"][:, 0] > 0
+    edge, number = 2 * FRAME + 3 * PATCH, 0
+    for _ in range(TURNS):
+        order = rng.permutation(len(images))
+        for start in range(0, len(images) - 8, 9):
+            hu, mask = np.full((edge, edge), 20.0), np.zeros((edge, edge), bool)
+            for place, index in enumerate(order[start : start + 9]):
+                row, column = (FRAME + PATCH * n for n in divmod(place, 3))
+                turn, flip = rng.integers(4), rng.random() < 0.5
+                one, two = (
+                    np.rot90(array[index], turn)[:, :: -1 if flip else 1] for array in (images, masks)
+                )
+                box = slice(row, row + PATCH), slice(column, column + PATCH)
+                hu[box] = ndimage.gaussian_filter(-950 + one * 1050, rng.uniform(0.3, 0.8))
+                mask[box] = two
+            padded = np.pad(hu, 30, constant_values=AIR_HU)
+            write(out / f"{path.stem}_{number:03d}", padded, np.pad(mask, 30), 2.0)
+            number += 1
+
+
+def main() -> None:
+    """Convert both."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lidc", type=Path, required=True, help="The folder `data` of the repository.")
+    parser.add_argument("--msd", type=Path, nargs="+", required=True)
+    options = parser.parse_args()
+    out, rng = data_root() / "lung_slices", np.random.default_rng(0)
+    lidc(options.lidc, out / "lidc")
+    for path in options.msd:
+        mosaics(path, out / "msd", rng)
+
+
+if __name__ == "__main__":
+    main()

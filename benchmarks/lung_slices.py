@@ -5,7 +5,7 @@ to ``lung_slices`` below ``LATENTSEG_DATA``.
 
 * LIDC-IDRI (CC BY 3.0), lungs cut out and grey values standardized: ``vinibfr/LIDC-IDRI-Preprocessing`` on
   GitHub, commit 9c54b8ab, ``data``. Lungs come to -860 HU, the chest wall to 40 HU, and what was cut away
-  becomes tissue and, farther out, air. Masks of one slice are joined. Patients that ``configs/split.yaml``
+  becomes tissue and, farther out, air. Patients that ``configs/split.yaml``
   keeps back, 0001 to 0003, are left out.
 * MSD Task06 (CC BY-SA 4.0), patches of 48 x 48 pixels of 2 mm of 26 patients: ``shizoda/data``, commit
   58a8c54a, ``msd/lung_2mm/val_patches.h5`` and ``test_patches.h5``. Nine, turned at random, make a picture.
@@ -14,7 +14,6 @@ to ``lung_slices`` below ``LATENTSEG_DATA``.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +56,16 @@ def whole_chest(grey: Slice, rng: np.random.Generator) -> Slice:
 
 def lidc(folder: Path, out: Path) -> None:
     """Slices of LIDC-IDRI."""
-    rng, masks = np.random.default_rng(0), defaultdict(list)
-    first: dict[tuple[str, bytes], Path] = {}
+    rng = np.random.default_rng(0)
     for path in sorted(folder.glob("Image/LIDC-IDRI-*/*.npy")):
-        patient = path.parent.name[-4:]
-        if patient in HELD_OUT:
-            continue
-        grey = np.load(path)
-        key = patient, grey.tobytes()
-        first.setdefault(key, path)
-        mask = folder / "Mask" / path.parent.name / path.name.replace("_NI", "_MA")
-        masks[first[key]].append(np.load(mask) > 0)
-    for path, found in masks.items():
-        write(out / path.stem, whole_chest(np.load(path), rng), np.any(found, 0), 0.7)
+        if path.parent.name[-4:] not in HELD_OUT:
+            mask = folder / "Mask" / path.parent.name / path.name.replace("_NI", "_MA")
+            write(out / path.stem, whole_chest(np.load(path), rng), np.load(mask) > 0, 0.7)
 
 
 def mosaics(path: Path, out: Path, rng: np.random.Generator) -> None:
     """Patches of MSD, nine a picture, each patch in three of them."""
-    import h5py
+    import h5py  # type: ignore[import-not-found]
 
     with h5py.File(path) as file:
         images, masks = file["images"][:, 0], file["labels"][:, 0] > 0
@@ -85,7 +76,7 @@ def mosaics(path: Path, out: Path, rng: np.random.Generator) -> None:
             hu, mask = np.full((edge, edge), 20.0), np.zeros((edge, edge), bool)
             for place, index in enumerate(order[start : start + 9]):
                 row, column = (FRAME + PATCH * n for n in divmod(place, 3))
-                turn, flip = rng.integers(4), rng.random() < 0.5
+                turn, flip = int(rng.integers(4)), rng.random() < 0.5
                 one, two = (
                     np.rot90(array[index], turn)[:, :: -1 if flip else 1] for array in (images, masks)
                 )

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from latentseg.errors import ModelError, UsageError
 from latentseg.training import loop as loop_module
+from latentseg.training.interruptions import stop_requests
 from latentseg.training.log import plot_log, read_log
-from latentseg.training.loop import Loop, LoopOptions, Task, rate_at, stop_requests
+from latentseg.training.loop import Loop, LoopOptions, Task, rate_at
 
 pytest.importorskip("matplotlib", reason="needs the extra `train`")
 OPTIONS = LoopOptions(steps=12, learning_rate=0.05, warmup=3, ema=0.9, log_every=1, checkpoint_minutes=60)
@@ -243,6 +244,21 @@ def test_a_run_that_learns_nothing_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no numbers, nothing is learned"):
         Loop(task, OPTIONS, tmp_path).run()
     assert all(p.isfinite().all() for p in task.model.parameters())
+
+
+def test_an_export_through_the_trained_model_leaves_its_weights(tmp_path: Path) -> None:
+    class Through(LineTask):
+        def export(self, model: nn.Sequential, folder: Path) -> None:
+            self.model.load_state_dict(model.state_dict())
+            super().export(self.model, folder)
+
+    through, beside = Through(), LineTask()
+    for task, folder in ((through, tmp_path / "through"), (beside, tmp_path / "beside")):
+        loop = Loop(task, OPTIONS, folder)
+        task.before = {5: loop.save}
+        loop.run()
+    assert equal(through.model, beside.model)
+    assert not equal(through.model, loop.average)
 
 
 def test_frozen_parameters_stay(tmp_path: Path) -> None:

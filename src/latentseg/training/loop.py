@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import copy
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -30,11 +29,11 @@ from latentseg.backbones.weights import reason
 from latentseg.errors import InputError, ModelError
 from latentseg.imaging.files import remove_leftovers, written_whole
 from latentseg.training.extras import require
+from latentseg.training.interruptions import stop_requests
 from latentseg.training.log import LOG_NAME, means_of, plot_log, write_row
 from latentseg.training.optimizer import Group, Kind, Schedule, make_optimizer, rate_factor, set_rate
 
 Model = TypeVar("Model", bound=nn.Module)
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STUCK = 20  # steps in a row with NaN or infinite gradients after which a run is given up
 
 
@@ -340,7 +339,8 @@ class Loop(Generic[Model]):
                 what = f"cannot write the checkpoint ({reason(error)}); the one before is kept"
                 raise InputError(what, where=str(self.checkpoint), fix="make room, then resume") from error
         if self.options.exports:
-            self.task.export(self.average, self.folder)
+            with unchanged(self.task.model):
+                self.task.export(self.average, self.folder)
         plot_log(self.folder / LOG_NAME)
 
     def _restore(self, resume: bool) -> None:
@@ -380,21 +380,8 @@ def trained(task: Task[Model], options: LoopOptions, folder: Path, *, resume: bo
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM comes; a second one interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    except ValueError:  # signals belong to the main thread
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Give a model its present weights back: an export may write the average through the model itself."""
+    weights = copy.deepcopy(model.state_dict())
+    yield
+    model.load_state_dict(weights)

@@ -181,6 +181,7 @@ def fewshot(
     segmenter = None
     if OF_A_MODEL & set(chosen):
         segmenter = load(backbone, weights, support_mode=support_mode, device=device, compat=compat)
+        runs = [replace(run, whole_range=segmenter.networks.whole_range) for run in runs]
     facts = run_facts(segmenter, support_mode)
     folder = RunFolder(out, facts=facts, restart=restart)
     seen = scans_seen(backbone, weights, runs) if segmenter else {}
@@ -302,6 +303,8 @@ def run_facts(segmenter: FewShotSegmenter | None, support_mode: str) -> dict[str
 
     fingerprint = segmenter.fingerprint if segmenter else ""
     rules = {"rules": "as released"} if segmenter and segmenter.options.compat == "official" else {}
+    if segmenter and segmenter.networks.whole_range:
+        rules["intensities"] = "smallest to largest value of a scan"
     return {"version": ls.__version__, "weights": fingerprint, "support_mode": support_mode, **rules}
 
 

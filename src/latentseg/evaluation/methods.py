@@ -34,12 +34,14 @@ class FewShotMethod:
     Attributes:
         name: Name in tables.
         fingerprint: Of the weights.
+        whole_range: How slices have to be normalized, see :class:`FewShotProtocol`.
     """
 
     def __init__(self, segmenter: FewShotSegmenter, *, name: str = "") -> None:
         official = ", as released" if segmenter.options.compat == "official" else ""
         self.name = name or f"SD-FSMIS ({segmenter.networks.backbone.name}{official})"
         self.fingerprint = segmenter.fingerprint
+        self.whole_range = segmenter.networks.whole_range
         self.segmenter = segmenter
         self._slices: OrderedDict[bytes, EncodedScan] = OrderedDict()
         self._contexts: LastUsed[SupportContext] = LastUsed(KEPT)
@@ -75,8 +77,10 @@ class FewShotMethod:
     def _context(self, support: SupportSlices) -> SupportContext:
         scans = [_key(scan.images) + _key(scan.masks) for scan in support.scans]
         key = b"".join([_key(support.images), _key(support.masks), *scans])
-        sources = ("",) * len(support.images)
-        example = Support("target", support.images, support.masks, sources, scans=support.scans)
+        sources, ranged = ("",) * len(support.images), support.images if self.whole_range else None
+        example = Support(
+            "target", support.images, support.masks, sources, scans=support.scans, ranged=ranged
+        )
         return self._contexts.of(key, lambda: self.segmenter.encode(example))
 
     def _encoded(self, slices: NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> EncodedScan:

@@ -312,10 +312,18 @@ def run_protocol(
         queries: How many query scans to take, from the first on; None is all.
 
     Raises:
-        UsageError: See `FewShotProtocol.check`.
+        UsageError: See `FewShotProtocol.check`; or a method whose weights want other intensities.
         InputError: Cases are missing or cannot be read, or a support scan does not hold an organ.
     """
     protocol.check()
+    for method in methods:
+        if getattr(method, "whole_range", protocol.whole_range) != protocol.whole_range:
+            said = ["percentiles", "range"]
+            seen, wanted = said[protocol.whole_range], said[not protocol.whole_range]
+            fix = "evaluate the weights with the intensities that they were trained with"
+            raise UsageError(
+                f"intensities are {seen}, and the weights want {wanted}", where=method.name, fix=fix
+            )
     (source, _), cases = protocol.cases()
 
     @cache

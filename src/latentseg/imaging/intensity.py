@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -156,6 +157,7 @@ def normalize(
     window: tuple[float, float] = SOFT_TISSUE_WINDOW_HU,
     where: str = "",
     whole_range: bool = False,
+    only: Sequence[int] | None = None,
 ) -> NDArray[np.float32]:
     """Map intensities to [-1, 1], from the statistics of the whole volume.
 
@@ -167,6 +169,7 @@ def normalize(
         window: lower and upper HU for CT.
         where: name of the image, for messages.
         whole_range: map the smallest and the largest voxel instead, padding aside, whatever the modality.
+        only: these slices alone, along the first axis.
 
     Raises:
         InputError: NaN or infinite voxels, or an image of a single value.
@@ -181,13 +184,14 @@ def normalize(
         low, high = float(inside.min()), float(inside.max())
     else:
         low, high = _ct_range(inside, window, where) if modality == "CT" else _foreground_range(inside)
-    out: NDArray[np.float32] = array.astype(np.float32)
+    some = slice(None) if only is None else list(only)
+    out: NDArray[np.float32] = array[some].astype(np.float32)
     out -= np.float32(low)
     out *= np.float32(2.0 / (high - low))
     out -= np.float32(1.0)
     np.clip(out, -1.0, 1.0, out=out)
     if padding is not None:
-        out[padding] = -1.0
+        out[padding[some]] = -1.0
     return out
 
 

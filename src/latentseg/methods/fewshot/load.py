@@ -57,7 +57,8 @@ def on_compact(asked: Request) -> FewShotNetworks:
         matching = matching_features.load(files[-1], grid=grid).to(asked.device)
     rule = rule_of(trained, where=path)
     sdfsmis = SDFSMIS(backbone, network, translator, features, head.eval().to(asked.device), rule)
-    return FewShotNetworks(sdfsmis, fingerprint(files), matching)
+    whole_range = whole_range_of(trained, where=path)
+    return FewShotNetworks(sdfsmis, fingerprint(files), matching, whole_range)
 
 
 def on_stable_diffusion(asked: Request) -> FewShotNetworks:
@@ -83,7 +84,8 @@ def on_stable_diffusion(asked: Request) -> FewShotNetworks:
         checkpoint.fill(head, trained.mask_head, where=str(path / "mask_head"))
         head.eval().to(asked.device)
     sdfsmis = SDFSMIS(backbone, network, translator, features, head, rule_of(trained, where=path))
-    return FewShotNetworks(sdfsmis, fingerprint([path, asked.folder]))
+    whole_range = whole_range_of(trained, where=path)
+    return FewShotNetworks(sdfsmis, fingerprint([path, asked.folder]), whole_range=whole_range)
 
 
 def rule_of(weights: checkpoint.FewShotWeights, *, where: Path) -> Rule:
@@ -98,6 +100,21 @@ def rule_of(weights: checkpoint.FewShotWeights, *, where: Path) -> Rule:
     if said == "cosine":
         return "cosine"
     raise ModelError(f"unknown query enhancement {said!r}", where=str(where), fix=checkpoint.AGAIN)
+
+
+def whole_range_of(weights: checkpoint.FewShotWeights, *, where: Path) -> bool:
+    """Whether weights were trained on scans from their smallest to their largest value.
+
+    Raises:
+        ModelError: Intensities that are not known, or that a matching prior was not trained with.
+    """
+    said = weights.metadata.get("intensities", "percentiles")
+    if said not in ("range", "percentiles"):
+        raise ModelError(f"unknown intensities {said!r}", where=str(where), fix=checkpoint.AGAIN)
+    if said == "range" and weights.network.prior_channels:
+        what = "the weights say `intensities: range`, and their matching prior knows percentiles alone"
+        raise ModelError(what, where=str(where), fix="train them with `intensities: percentiles`")
+    return said == "range"
 
 
 BUILDERS: dict[str, Callable[[Request], FewShotNetworks]] = {

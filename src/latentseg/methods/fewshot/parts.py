@@ -65,11 +65,14 @@ class FewShotNetworks:
         sdfsmis: Those of the paper.
         fingerprint: Identifies the weights in a saved support.
         matching: Features of the matching prior, for a network that has one.
+        whole_range: Whether scans are normalized from their smallest to their largest value, as the weights
+            were trained.
     """
 
     sdfsmis: SDFSMIS
     fingerprint: str
     matching: MatchingFeatures | None = None
+    whole_range: bool = False
 
     @property
     def backbone(self) -> Backbone:

@@ -20,7 +20,7 @@ from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search
 from latentseg.methods.fewshot.parts import FewShotNetworks, SegmentOptions, parts_of
 from latentseg.methods.fewshot.prepared import Found, PreparedScan, presence_of
-from latentseg.methods.fewshot.support import Support, is_flat
+from latentseg.methods.fewshot.support import Support, images_for, is_flat
 from latentseg.methods.fewshot.support_inputs import as_supports
 from latentseg.methods.log_odds import probability
 from latentseg.methods.results import Segmentation
@@ -83,7 +83,8 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
             InputError: A constant scan, or one with values that are no numbers.
             GeometryError: Axial slices too narrow to be segmented.
         """
-        seen = square_slices(scan, self.networks.backbone.image_size)
+        networks = self.networks
+        seen = square_slices(scan, networks.backbone.image_size, whole_range=networks.whole_range)
         encoded = self.encode_slices(seen.images, seen.spacing_mm)
         for part in self.parts:
             part.get_ready(encoded)
@@ -109,7 +110,8 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
             return target
         mode, compat = self.options.support_mode, self.options.compat
         size = self.networks.backbone.image_size
-        images = resized(torch.from_numpy(target.images)[:, None], size)
+        shown = images_for(target, whole_range=self.networks.whole_range)
+        images = resized(torch.from_numpy(shown)[:, None], size)
         marked = torch.from_numpy(target.masks.astype(np.float32))[:, None]
         masks = resized(marked, size, mode="nearest")[:, 0]
         examples = Examples(images, masks, len(target) if mode == "joint" else 1, target.scans)

@@ -48,6 +48,8 @@ class Support:
         sources: For each slice, the scan it was taken from.
         flat: Whether all of them are 2-D images.
         scans: The whole scans they come from; none of 2-D images.
+        ranged: The images from the smallest to the largest value of their scans, as weights of the released
+            recipe want them; None where that is not known.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Support:
     sources: tuple[str, ...]
     flat: bool = False
     scans: tuple[SupportScan, ...] = ()
+    ranged: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """``n``, the number of shots."""
@@ -140,7 +143,8 @@ class Support:
         check_slices(canonical, where=str(image.source or "image"))
         inside = canonical.apply(inside)
         pixel_mm = canonical.spacing_mm[1:]
-        values = normalize(canonical.slices, modality=image.modality, where=str(image.source or "image"))
+        how: Any = {"modality": image.modality, "where": str(image.source or "image")}
+        values = normalize(canonical.slices, **how)
         held = np.flatnonzero(inside.any((1, 2)))
         at = sorted({int(held[position]) for position in support_positions(len(held), count=slices)})
         images, _ = fit_square(values, SIZE, pixel_mm=pixel_mm)
@@ -148,7 +152,9 @@ class Support:
         step_mm, pixel = square_spacing_mm(canonical, SIZE)[:2]
         scan = SupportScan.of(images, masks, step_mm=step_mm, side_mm=pixel * SIZE, complete=complete)
         scans = () if is_flat(image) else (scan,)
-        return cls(name, images[at], masks[at], (image.name,) * len(at), is_flat(image), scans)
+        stretched = normalize(canonical.slices, whole_range=True, only=at, **how)
+        ranged, _ = fit_square(stretched, SIZE, pixel_mm=pixel_mm)
+        return cls(name, images[at], masks[at], (image.name,) * len(at), is_flat(image), scans, ranged)
 
     @classmethod
     def from_folder(
@@ -237,6 +243,7 @@ class Support:
     @classmethod
     def join(cls, supports: Sequence[Support]) -> Support:
         """One support with the slices of several, in order."""
+        ranged = [s.ranged for s in supports if s.ranged is not None]
         return cls(
             supports[0].name,
             np.concatenate([s.images for s in supports]),
@@ -244,7 +251,22 @@ class Support:
             tuple(source for s in supports for source in s.sources),
             all(s.flat for s in supports),
             tuple(scan for s in supports for scan in s.scans),
+            np.concatenate(ranged) if len(ranged) == len(supports) else None,
         )
+
+
+def images_for(support: Support, *, whole_range: bool) -> NDArray[np.float32]:
+    """The images ``(n, 256, 256)`` of a support in the intensities that weights were trained with.
+
+    Raises:
+        UsageError: They want the whole range of a scan, and the support was made without its scan.
+    """
+    if not whole_range:
+        return support.images
+    if support.ranged is None:
+        what = f"these weights want scans from their smallest to their largest value, and {support!r} is not"
+        raise UsageError(what, fix="make it with Support.from_files or from_volumes, or set its `ranged`")
+    return support.ranged
 
 
 def read_example(image: Any, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:

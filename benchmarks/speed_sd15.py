@@ -1,21 +1,23 @@
 """Speed, memory and agreement of SD-FSMIS at the size of Stable Diffusion 1.5, random weights, on a CPU.
 
-Usage: ``python benchmarks/speed_sd15.py [--slices 24] [--threads 2] [--cut] [--output FILE]``.
+Usage: ``python benchmarks/speed_sd15.py [--slices 12] [--threads 2] [--quick | --cut] [--output F]``, about
+six minutes on two idle cores with bf16 units. ``--quick`` takes narrow networks and says nothing of speed.
 
 Three supports and a volume of query slices go through
 
 * the released order of work: the support is encoded again for each of three chunks, queries go one at a time,
   float32, cross-attention computed;
 * our path: the support is encoded once and cached, queries go in batches, channels-last, cross-attention
-  folded, the autoencoder in slabs; in float32 and in bfloat16; and, in the faster of the two, with the light
-  decoder of mask latents in place of the autoencoder's (an option of the training, untrained here).
+  folded, the autoencoder in slabs, in the precision that our path would choose on this CPU; with the
+  autoencoder's decoder and with the light decoder of mask latents in its place (an option of the training).
 
-The speedup is that of the precision our path would choose on this CPU. Without bf16 units the other one is
-timed on two slices only, for the agreement of masks; peak memory is compared on twice the slices. Each run is
-a process of its own, so that its peak memory is its own, and measures the matmul peak before and after.
+Peak memory is compared on twice the slices. Each run is a process of its own, so that its peak memory is its
+own, and measures the matmul peak before and after.
 
-Random weights draw no organ, so that their maps are cut at the median, where most pixels lie: small errors
-change many. ``--cut`` runs our path in both precisions alone and says how much of their disagreement is that.
+Masks of bfloat16 and float32 are compared where they are as sure as those of trained networks: the last
+layers of the UNet and of both decoders are fitted, in float32 and in closed form, to draw what is bright in
+the query. They are fitted on half of the slices and judged on the other half, cut at one half. ``--cut`` is
+the other extreme: maps of random weights as they are, cut at the median, where most pixels lie.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ Figures = dict[str, Any]
 # GFLOP (two per multiply-add) of one slice or shot at 256 pixels.
 ENCODE, DECODE, DINO, SUPPORT_PASS, QUERY_PASS, QUERY_PASS_FOLDED = 273.0, 622.0, 46.0, 176.0, 199.0, 193.0
 DECODE_LIGHT = 0.4
+AGREEING = 8  # slices on which precisions are compared, the last layers fitted on the first half of them
+BRIGHT = 0.2  # in [-1, 1], above which a pixel of a query belongs to what is to be drawn
+RIDGE = 1e-4  # of the mean square of the features
 
 
 @dataclass
@@ -65,6 +70,7 @@ class Models:
     network: FewShotUNet
     translator: ConditionTranslator
     dino: DinoFeatures
+    head: MaskHead
 
 
 @dataclass
@@ -114,8 +120,9 @@ def build(dtype: torch.dtype, *, channels_last: bool, slab: int, thin: int = 1) 
     translator, dino = (
         random_weights(m, seed=2 + i, dtype=torch.float32) for i, m in enumerate((translator, dino))
     )
+    head = random_weights(MaskHead(), seed=4, dtype=torch.float32)
     backbone = Diffusers2D(vae, unet, options=options)
-    return Models(backbone, FewShotUNet(unet), translator, DinoFeatures(dino))
+    return Models(backbone, FewShotUNet(unet), translator, DinoFeatures(dino), head)
 
 
 def scan(slices: int, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -168,7 +175,7 @@ def our_path(models: Models, queries: Tensor, clock: Clock, *, batch: int = 8, l
         inputs = enhance(latents, fg, bg, compat="official")
         mask_latents = torch.cat([models.network.segment(x, cache) for x in inputs.split(batch)])
     with clock.stage("decode"):
-        return MaskHead()(mask_latents).tanh() if light else models.backbone.decode(mask_latents)
+        return models.head(mask_latents).tanh() if light else models.backbone.decode(mask_latents)
 
 
 def matmul_gflops(dtype: torch.dtype, *, n: int = 2048) -> float:
@@ -227,11 +234,92 @@ def child(name: str, *, slices: int, slab: int, thin: int, maps: Path) -> Figure
     }
 
 
+class LastLayers:
+    """Last layers that are fitted on the first half of the slices, or read from a file of such.
+
+    Args:
+        path: The file.
+        dtype: In which they are computed.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        self.path, self.dtype = path, dtype
+        self.known = dict(np.load(path)) if path.exists() else {}
+
+    def __call__(self, name: str, features: Tensor, target: Tensor) -> Tensor:
+        """What layer ``name`` makes ``(S, K, h, w)`` of features ``(S, C, h, w)``."""
+        if name not in self.known:
+            step = max(1, features.shape[-1] // 128)
+            x, y = (
+                t[: len(t) // 2, :, ::step, ::step].movedim(1, -1).flatten(0, 2) for t in (features, target)
+            )
+            x = nn.functional.pad(x.double(), (0, 1), value=1.0)
+            square = x.T @ x
+            ridge = RIDGE * square.diagonal().mean() * torch.eye(x.shape[1])
+            self.known[name] = torch.linalg.solve(square + ridge, x.T @ y.double()).float().numpy()
+            np.savez(self.path, **self.known)
+        weight = torch.from_numpy(self.known[name])
+        kernel, bias = weight[:-1].T[:, :, None, None], weight[-1]
+        return nn.functional.conv2d(
+            features.to(self.dtype), kernel.to(self.dtype), bias.to(self.dtype)
+        ).float()
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What a module is given while the context is open."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
+    yield seen
+    handle.remove()
+
+
+@torch.no_grad()
+def drawn(dtype: torch.dtype, layers: Path, *, slices: int, slab: int, thin: int) -> dict[str, np.ndarray]:
+    """What both decoders draw ``(S, 256, 256)`` with fitted last layers, and the truth."""
+    models, layer = build(dtype, channels_last=True, slab=slab, thin=thin), LastLayers(layers, dtype)
+    queries, _ = scan(slices, seed=1)
+    bright = (queries > BRIGHT).float()
+    cache, (fg, bg) = encode_support(models, condition_tokens=1)
+    enhanced = enhance(models.backbone.encode(queries), fg, bg, compat="official")
+    with inputs_of(models.network.unet.conv_out) as seen:
+        for one in enhanced.split(slab):
+            models.network.segment(one, cache)
+    quarters = nn.functional.pixel_unshuffle(nn.functional.avg_pool2d(bright, 4), 2)
+    latents = layer("unet", torch.cat(seen), 2 * quarters - 1)
+    hidden = nn.Sequential(*list(models.head)[:-2])(latents)
+    cells = layer("light", hidden, nn.functional.pixel_unshuffle(bright, 8))
+    with inputs_of(models.backbone.vae.decoder.conv_out) as seen:
+        models.backbone.decode(latents)
+    whole = layer("autoencoder", torch.cat(seen), bright)
+    light = nn.functional.pixel_shuffle(cells, 8)
+    return {"autoencoder": whole[:, 0].numpy(), "light": light[:, 0].numpy(), "truth": bright[:, 0].numpy()}
+
+
+def agreement(full: dict[str, np.ndarray], half: dict[str, np.ndarray]) -> Figures:
+    """How masks of both precisions agree on the slices that no layer was fitted on."""
+    rest = slice(len(full["truth"]) // 2, None)
+    found = {}
+    for name in ("autoencoder", "light"):
+        a, b, truth = full[name][rest], half[name][rest], full["truth"][rest] > 0.5
+        found[name] = {
+            "dice_bf16_fp32": overlap(a > 0.5, b > 0.5),
+            "dice_fp32_truth": overlap(a > 0.5, truth),
+            "share_near_the_cut": float((np.abs(a - 0.5) < 0.1).mean()),
+            "error_of_the_margin": float(np.sqrt(((b - a) ** 2).mean()) / np.abs(a - 0.5).mean()),
+        }
+    return found
+
+
+def overlap(p: np.ndarray, q: np.ndarray) -> float:
+    """Dice of two masks."""
+    return float(2 * (p & q).sum() / max(1, p.sum() + q.sum()))
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice of two maps, each slice cut at the median of the first map: random weights draw no organ."""
     cut = np.median(a, axis=(1, 2), keepdims=True)
-    p, q = a > cut, b > cut
-    return float(2 * (p & q).sum() / max(1, p.sum() + q.sum()))
+    return overlap(a > cut, b > cut)
 
 
 def cut_figures(full: np.ndarray, half: np.ndarray) -> Figures:
@@ -250,13 +338,12 @@ def cut_figures(full: np.ndarray, half: np.ndarray) -> Figures:
     _, masks = scan(len(full), seed=2)
     disks = np.stack([gaussian_filter(mask.numpy().astype(np.float32), 1.0) for mask in masks])
     disturbed = disks + error / spread * disks.std(axis=(1, 2), keepdims=True)
-    drawn, moved = disks > 0.25 * disks.max(), disturbed > 0.25 * disturbed.max()
     return {
         "error_of_the_spread": float(np.sqrt(((error / spread) ** 2).mean())),
         "dice_at_the_median": dice(full, half),
-        "dice_away_from_the_cut": float(2 * (p & q).sum() / (p.sum() + q.sum())),
+        "dice_away_from_the_cut": overlap(p, q),
         "share_away_from_the_cut": float(far.mean()),
-        "dice_of_disks": float(2 * (drawn & moved).sum() / (drawn.sum() + moved.sum())),
+        "dice_of_disks": overlap(disks > 0.25 * disks.max(), disturbed > 0.25 * disturbed.max()),
     }
 
 
@@ -277,12 +364,18 @@ def measure_cut(args: argparse.Namespace) -> None:
     args.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def child_of(args: argparse.Namespace, *words: str) -> str:
+    """Run this file in a fresh process; returns the last line that it says."""
+    command = [sys.executable, __file__, "--threads", str(args.threads), "--slab", str(args.slab)]
+    command += ["--thin", str(args.thin), *words]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603 - this file
+    return (done.stdout.splitlines() or [""])[-1]
+
+
 def spawn(name: str, slices: int, args: argparse.Namespace, maps: Path) -> Figures:
     """Run one configuration in a fresh process."""
-    command = [sys.executable, __file__, "--run", name, "--slices", str(slices), "--maps", str(maps)]
-    command += ["--threads", str(args.threads), "--slab", str(args.slab), "--thin", str(args.thin)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")  # noqa: S603 - this file
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    said = child_of(args, "--run", name, "--slices", str(slices), "--maps", str(maps))
+    figures: Figures = json.loads(said)
     print(
         f"{name:14} {slices:4} slices {figures['seconds']:8.1f} s {figures['seconds_per_slice']:7.2f} s/slice"
         f" {100 * figures['fraction_of_matmul_peak']:5.0f} % of matmul peak"
@@ -295,13 +388,9 @@ def spawn(name: str, slices: int, args: argparse.Namespace, maps: Path) -> Figur
 
 def parent(args: argparse.Namespace) -> None:
     """All runs, the comparison, the JSON file."""
-    ours, other = (
-        ("ours bf16", "ours fp32") if fastest_dtype() == torch.bfloat16 else ("ours fp32", "ours bf16")
-    )
-    few = args.slices if ours == "ours bf16" else min(2, args.slices)
-    light = ours.replace("ours", "light")
-    runs = [("released fp32", args.slices), (ours, args.slices), (other, few), (light, args.slices)]
-    if not args.skip_double:
+    ours = "ours bf16" if fastest_dtype() == torch.bfloat16 else "ours fp32"
+    runs = [(name, args.slices) for name in ("released fp32", ours, ours.replace("ours", "light"))]
+    if not args.quick:
         runs.append((ours, 2 * args.slices))
     print(
         f"torch {torch.__version__}, {args.threads} threads, {fastest_dtype()} is the fastest precision here"
@@ -310,7 +399,11 @@ def parent(args: argparse.Namespace) -> None:
         files = [Path(folder) / f"{i}.npy" for i in range(len(runs))]
         figures = [spawn(*run, args, file) for run, file in zip(runs, files, strict=True)]
         maps = [np.load(file) for file in files]
-    summary = summarize(figures, maps)
+        both = [Path(folder) / f"{name}.npz" for name in ("fp32", "bf16")]
+        for file in both:
+            child_of(args, "--draw", file.stem, "--maps", str(file))
+        masks = agreement(*(dict(np.load(file)) for file in both))
+    summary = summarize(figures, maps) | {"masks": masks}
     print(json.dumps(summary, indent=2))
     content = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -324,21 +417,15 @@ def parent(args: argparse.Namespace) -> None:
 
 
 def summarize(figures: list[Figures], maps: list[np.ndarray]) -> Figures:
-    """Ratios of the runs: released, ours, our other precision, the light decoder, perhaps twice as much."""
-    released, ours, other, light, *double = figures
-    few = len(maps[2])
+    """Ratios of the runs: released, ours, the light decoder, perhaps twice as much."""
+    released, ours, light, *double = figures
     memory = double[0]["peak_memory_gb"] / ours["peak_memory_gb"] if double else None
-    full, half = (maps[1], maps[2]) if ours["run"] == "ours fp32" else (maps[2], maps[1])
     return {
         "our_precision": ours["run"],
         "speedup": released["seconds"] / ours["seconds"],
         "speedup_light_decoder": released["seconds"] / light["seconds"],
-        "dice_bf16_fp32": dice(full[:few], half[:few]),
-        "dice_released_ours": dice(maps[0], maps[1]),
-        "dice_slices": few,
-        "dice_threshold": "median of the float32 map of each slice, because the weights are random",
+        "dice_released_ours_random_maps": dice(maps[0], maps[1]),
         "peak_memory_ratio_twice_the_slices": memory,
-        "other_precision_seconds_per_slice": other["seconds_per_slice"],
     }
 
 
@@ -347,22 +434,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--slices", type=int, default=24)
+    parser.add_argument("--slices", type=int, default=12)
     parser.add_argument("--slab", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--skip-double", action="store_true", help="leave out the run on twice the slices")
+    parser.add_argument("--quick", action="store_true", help="narrow networks, few slices: a trial")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "speed_sd15.json")
     parser.add_argument(
         "--thin", type=int, choices=(1, 2, 4), default=1, help="divide the widths, for a trial"
     )
     parser.add_argument("--cut", action="store_true", help="only the agreement of bf16 and fp32")
+    parser.add_argument("--draw", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--maps", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.quick:
+        args.thin, args.slices = 4, min(args.slices, 3)
     torch.set_num_threads(args.threads)
     if args.run:
         figures = child(args.run, slices=args.slices, slab=args.slab, thin=args.thin, maps=args.maps)
         print(json.dumps(figures))
+    elif args.draw:
+        dtype = torch.float32 if args.draw == "fp32" else torch.bfloat16
+        layers = args.maps.with_name("layers.npz")
+        np.savez(args.maps, **drawn(dtype, layers, slices=AGREEING, slab=args.slab, thin=args.thin))
     elif args.cut:
         measure_cut(args)
     else:

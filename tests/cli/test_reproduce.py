@@ -118,6 +118,21 @@ def test_wrong_calls(diffusion: Path, capsys: Capture, more: list[str], code: in
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spoiled", ["nowhere", "no unet", "no dinov2"])
+def test_models_are_read_before_the_work_and_the_folder(
+    diffusion: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, spoiled: str
+) -> None:
+    monkeypatch.setenv("LATENTSEG_OFFLINE", "1")
+    model = tmp_path / "model"
+    if spoiled != "nowhere":
+        shutil.copytree(diffusion, model)
+        shutil.rmtree(model / {"no unet": "unet", "no dinov2": "dinov2"}[spoiled])
+    assert main(words("released", model)) == 4
+    says = {"nowhere": "model", "no unet": "no config.json", "no dinov2": "dinov2-base"}
+    assert says[spoiled] in capsys.readouterr().err
+    assert not Path("out/recipe.json").exists()  # the same folder takes the right model
+
+
 def test_each_group_has_a_model_in_the_corrected_setting(
     scans: Path, tiny_tumor_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

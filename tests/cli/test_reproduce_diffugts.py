@@ -131,6 +131,39 @@ def test_a_run_that_is_killed_goes_on(root: Path, monkeypatch: pytest.MonkeyPatc
     assert folders == ["Liver", "Kidney", "Kidney"]  # the first was not looked at again
 
 
+def test_models_are_read_before_the_folder_is_begun(
+    root: Path, tiny_tumor_model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTSEG_OFFLINE", "1")
+    start = ["reproduce", "diffugts", str(root / "run.yaml"), "-o", str(root / "run"), "--device", "cpu"]
+    assert main([*start, "--backbone", str(tiny_tumor_model)]) == 4
+    assert "volumes train MAISI, and this is compact" in capsys.readouterr().err
+    text = (root / "run.yaml").read_text(encoding="utf-8")
+    (root / "run.yaml").write_text(f"{text}text_encoder: nobody/nobert\n", encoding="utf-8")
+    assert main([*start, "--backbone", str(root / "maisi")]) == 4
+    assert "nobert" in capsys.readouterr().err
+    (root / "run.yaml").write_text(text, encoding="utf-8")
+    next((root / "maisi").glob("diff*")).unlink()
+    assert main([*start, "--backbone", str(root / "maisi")]) == 4
+    assert not (root / "run" / "recipe.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("/Kidney,", "/Kidneys,"), "no data set that is known here"),
+        (("labels: [tumor]", "labels: [lesion]"), "no label 'lesion'"),
+        (("prompt: kidney tumor", "prompt: liver tumor"), "nothing to train on without liver"),
+    ],
+)
+def test_wrong_data_begin_no_folder(root: Path, capsys: Capture, wrong: tuple[str, str], says: str) -> None:
+    config = root / "run.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace(*wrong), encoding="utf-8")
+    assert main(words(root)) in (2, 3)
+    assert says in capsys.readouterr().err
+    assert not (root / "run" / "recipe.json").exists()
+
+
 def test_data_sets_that_cannot_be_used(root: Path) -> None:
     good = TumorFolder(folder=root / "Liver", prompt="liver tumor", labels=("cancer",))
     files = VolumeFiles(good)

@@ -40,7 +40,7 @@ def diffugts(
 ) -> None:
     """DiffuGTS on MAISI: check, train without each category, evaluate, page. A stopped call goes on."""
     from latentseg.backbones.registry import resolve
-    from latentseg.evaluation.reproduce_diffugts import Run
+    from latentseg.evaluation.reproduce_diffugts import Run, check_models
     from latentseg.methods.results import check_writable
     from latentseg.training.config import read_config
     from latentseg.training.tumor.volume_training import VolumeTrainingOptions
@@ -49,9 +49,11 @@ def diffugts(
     check_writable(out)
     options = read_config(config, VolumeTrainingOptions)
     run = Run(options, resolve(backbone), out, preset, device, limit)
-    check_recipe(out, {"backbone": str(run.backbone), "training": options.model_dump(mode="json")})
+    check_models(run)
     for step in chosen:
         typer.echo(f"step {step}", err=True)
+        if step != STEPS[0]:  # what cannot be used begins no folder
+            check_recipe(out, {"backbone": str(run.backbone), "training": options.model_dump(mode="json")})
         RUN[step](run)
 
 

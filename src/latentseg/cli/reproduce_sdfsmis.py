@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -142,10 +142,25 @@ def sdfsmis(
         queries=queries,
         device=device,
     )
+    check_models(plan, chosen)
     check_recipe(plan.out, recipe_of(plan))
     for step in chosen:
         typer.echo(f"step {step}", err=True)
         RUN[step](plan)
+
+
+def check_models(plan: Plan, steps: Sequence[str]) -> None:
+    """Read what is trained on before the hours of work that come first, and before the folder is begun.
+
+    Raises:
+        ModelError: The backbone or DINOv2 cannot be used.
+    """
+    from latentseg.backbones.registry import resolve
+    from latentseg.training.fewshot.frozen import load_frozen
+
+    missing = [unit for unit in plan.units if not is_exported(plan, unit)]
+    if missing and {"prepare", "train", "export"} & set(steps):
+        load_frozen(resolve(plan.backbone), dinov2=plan.dinov2)
 
 
 def training_set(queried: Dataset, name: str | None, setting: Setting) -> Dataset:
@@ -341,6 +356,7 @@ def protocol_of(plan: Plan, unit: Unit) -> EP1:
     return EP1(
         plan.dataset,
         fold=unit.fold,
+        support_index=min(2, len(plan.dataset.folds[unit.fold]) - 1),
         organs=organs,
         setting=plan.setting,
         whole_range=plan.options.intensities == "range",

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from latentseg.errors import InputError
+from latentseg.errors import InputError, ModelError
 from latentseg.evaluation.pictures import picture_file, save_picture, wrong_slices
 from latentseg.evaluation.tumor_methods import IntensityOutlier
 from latentseg.evaluation.tumor_rows import write_tumor_tables
@@ -24,6 +24,7 @@ from latentseg.imaging import Volume
 from latentseg.imaging.files import write_json
 from latentseg.methods.tumor.network import FILE
 from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.training.tumor.blocks import organ_of
 from latentseg.training.tumor.volume_training import VolumeTrainingOptions
 from latentseg.training.tumor.volumes import TumorFolder, VolumeFiles
 
@@ -78,6 +79,24 @@ class Run:
         }
 
 
+def check_models(run: Run) -> None:
+    """Read what is trained on, before the folder of the run is begun; nothing where all is trained.
+
+    Raises:
+        ModelError: The backbone or the text encoder cannot be used.
+    """
+    from latentseg.backbones.layouts import layout_of
+
+    kind = layout_of(run.backbone, "tumor").name
+    if kind != "maisi":
+        fix = "take maisi-ct, or `latentseg train tumor` on the other"
+        raise ModelError(f"volumes train MAISI, and this is {kind}", where=str(run.backbone), fix=fix)
+    if not all(run.weights_of(data).exists() for data in run.tumors):
+        from latentseg.training.tumor.on_maisi import maisi_training
+
+        maisi_training(run.options, run.backbone, device=run.device)
+
+
 def check_data(run: Run, say: Say) -> None:
     """Say what is there, and refuse before the work what cannot be used.
 
@@ -95,6 +114,11 @@ def check_data(run: Run, say: Say) -> None:
     for data in run.options.data:
         files = VolumeFiles(data)
         say(f"{data.title}: {len(files.training)} scans to train on, {len(files.held_out)} held out")
+    for data in run.tumors:
+        others = [one for one in run.tumors if organ_of(one.finding) != organ_of(data.finding)]
+        if not others and not run.weights_of(data).exists():
+            fix = "name a data set of another organ"
+            raise InputError(f"nothing to train on without {data.finding}", where="data", fix=fix)
 
 
 def train_each(run: Run, say: Say) -> None:

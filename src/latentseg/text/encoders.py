@@ -36,18 +36,21 @@ class TransformerEncoder:
         folder: A folder in the layout of transformers, or a name of the hub (then files may be downloaded).
         name: Name for messages and banks.
         pooling: ``mean`` over the tokens (sentence transformers) or the ``first`` token (SapBERT).
+        offline: Look for a name of the hub on this machine alone.
 
     Raises:
         ModelError: The files are missing or damaged.
     """
 
-    def __init__(self, folder: str | Path, *, name: str | None = None, pooling: Pooling = "mean") -> None:
+    def __init__(
+        self, folder: str | Path, *, name: str | None = None, pooling: Pooling = "mean", offline: bool = False
+    ) -> None:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
         self.name, self.pooling = name or str(folder), pooling
         logging.disable_progress_bar()
-        local = Path(folder).is_dir()
+        local = offline or Path(folder).is_dir()
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=local)
             model: Any = AutoModel.from_pretrained(folder, local_files_only=local)
@@ -77,14 +80,16 @@ class TransformerEncoder:
         return unit
 
 
-def load_encoder(name: str | Path | None = None, *, pooling: Pooling = "mean") -> TransformerEncoder:
-    """The offline default, or a model of transformers by folder or hub name.
+def load_encoder(
+    name: str | Path | None = None, *, pooling: Pooling = "mean", offline: bool = False
+) -> TransformerEncoder:
+    """The embedded default, or a model of transformers by folder or hub name (``offline``: see there).
 
     Raises:
         ModelError: It is not there.
     """
     if name is not None:
-        return TransformerEncoder(name, pooling=pooling)
+        return TransformerEncoder(name, pooling=pooling, offline=offline)
     return TransformerEncoder(default_folder(), name=DEFAULT)
 
 

@@ -52,6 +52,16 @@ def test_released_layout(weights: FewShotWeights, released: Path) -> None:
     assert {"conv_in.weight", "conv_in_ref.weight", "conv_out.weight"} <= state.keys()
 
 
+def test_half_precision_alone_is_read(weights: FewShotWeights, released: Path) -> None:
+    for file in list(released.rglob("*.safetensors")):
+        half = {name: tensor.half() for name, tensor in load_file(file).items()}
+        save_file(half, file.with_suffix(".fp16.safetensors"))
+        file.unlink()
+    read = load_released(released)
+    assert all(p.dtype == torch.float32 for p in read.network.parameters())
+    torch.testing.assert_close(outputs(read), outputs(weights), atol=1e-2, rtol=1e-2)
+
+
 def test_released_projector_as_a_pickle(weights: FewShotWeights, released: Path) -> None:
     (released / "image_projector" / "model.safetensors").unlink()
     torch.save(weights.translator.state_dict(), released / "image_projector" / "pytorch_model.bin")
@@ -92,7 +102,13 @@ def tensor_missing(folder: Path) -> None:
     save_file({k: t for k, t in load_file(file).items() if k != "conv_out.weight"}, file)
 
 
-@pytest.mark.parametrize("spoil", [no_unet, no_projector, truncated, not_few_shot, tensor_missing])
+def recipe_torn(folder: Path) -> None:
+    (folder / "recipe.json").write_text('{"intensities": "ran', encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "spoil", [no_unet, no_projector, truncated, not_few_shot, tensor_missing, recipe_torn]
+)
 def test_broken_checkpoints_are_one_sentence(released: Path, spoil: Callable[[Path], None]) -> None:
     spoil(released)
     with pytest.raises(ModelError) as caught:

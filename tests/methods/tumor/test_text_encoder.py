@@ -24,15 +24,16 @@ class Counting:
 
 
 def test_the_encoder_of_the_weights_is_loaded_with_its_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[str, str, bool]] = []
 
-    def load(name: str, *, pooling: str) -> Counting:
-        asked.append((name, pooling))
+    def load(name: str, *, pooling: str, offline: bool) -> Counting:
+        asked.append((name, pooling, offline))
         return Counting()
 
     monkeypatch.setattr(queries, "load_encoder", load)
+    monkeypatch.setenv("LATENTSEG_OFFLINE", "1")
     read = queries_of({ENCODER: "some/encoder", POOLING: "first"}, text_dim=3)
-    assert asked == [("some/encoder", "first")]
+    assert asked == [("some/encoder", "first", True)]
     assert read("liver tumor", "CT").texts.shape == (1, 2, 3)
     with pytest.raises(ModelError, match="3 numbers, and the tumor weights expect 384"):
         queries_of({ENCODER: "some/encoder"}, text_dim=384)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from helpers.sd_folders import save_dinov2, save_stable_diffusion
@@ -142,8 +143,11 @@ def test_a_run_exports_what_the_released_layout_reads(
             assert torch.equal(one.state_dict()[name], tensor), name
 
 
-def test_a_kill_during_export_leaves_the_weights_before(
-    packed: Pack, parts: FrozenParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_a_full_disk_during_export_leaves_the_weights_before(
+    packed: Pack, parts: FrozenParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     task = PaperTask(OPTIONS, packed, USABLE, parts)
     task.export(task.model, tmp_path)
@@ -151,7 +155,7 @@ def test_a_kill_during_export_leaves_the_weights_before(
     weights = checkpoint.FewShotWeights(task.model.unet, task.model.translator)
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("latentseg.methods.sdfsmis.released_layout.save_file", full)
     with pytest.raises(InputError, match="No space left"):

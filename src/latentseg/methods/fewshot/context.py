@@ -10,7 +10,7 @@ from typing import Literal, Self
 from torch import Tensor
 
 from latentseg.errors import ModelError
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 from latentseg.methods.fewshot.part import Tensors, named
 from latentseg.methods.sdfsmis.compat import Compat
 
@@ -45,13 +45,11 @@ class SupportContext:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         about = {fact: getattr(self, fact) for fact in FACTS} | {"format": FORMAT}
         tensors: dict[str, Tensor] = {n: t.detach().cpu().contiguous() for n, t in self.tensors.items()}
-        with written_whole(Path(path)) as temporary:
-            save_file(tensors, temporary, {"latentseg": json.dumps(about)})
-        return Path(path)
+        return write_file(Path(path), save(tensors, {"latentseg": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

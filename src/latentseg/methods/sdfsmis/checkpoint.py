@@ -55,14 +55,11 @@ def load_released(folder: str | Path) -> FewShotWeights:
         ModelError: When a part is missing, corrupt or does not fit its configuration.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError("no readable unet/config.json", where=str(folder), fix=AGAIN) from error
+    config = _read_json(folder, "unet/config.json")
     network = build_network(config, read_folder(folder / "unet"), where=str(folder / "unet"))
     projector, recipe = folder / "image_projector", folder / "recipe.json"
     translator = build_translator(read_folder(projector), where=str(projector))
-    metadata = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    metadata = _read_json(folder, "recipe.json") if recipe.is_file() else {}
     head = read_folder(folder / "mask_head") if (folder / "mask_head").is_dir() else {}
     return FewShotWeights(network, translator, metadata, head)
 
@@ -163,14 +160,17 @@ def fill(module: nn.Module, state: State, *, where: str) -> None:
 def read_folder(folder: Path) -> State:
     """All tensors of the safetensors files of a folder, or of its one pickle (read with ``weights_only``).
 
+    Files in half precision are read where there are no others.
+
     Raises:
         ModelError: When there are none, or one is corrupt.
     """
-    files = [f for f in sorted(folder.glob("*.safetensors")) if ".fp16." not in f.name]
+    every = sorted(folder.glob("*.safetensors"))
+    files = [f for f in every if ".fp16." not in f.name] or every
     pickles = sorted(p for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth"})
     try:
         if files:
-            return {name: t for f in files for name, t in load_file(f).items()}
+            return {name: t.float() for f in files for name, t in load_file(f).items()}
         if len(pickles) == 1:
             return dict(torch.load(pickles[0], map_location="cpu", weights_only=True))
     except Exception as error:  # zip, pickle and safetensors each raise their own
@@ -183,6 +183,13 @@ def read_folder(folder: Path) -> State:
 def part(state: State, prefix: str) -> State:
     """The tensors below ``prefix.``, without it."""
     return {name.removeprefix(f"{prefix}."): t for name, t in state.items() if name.startswith(f"{prefix}.")}
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"no readable {name}", where=str(folder), fix=AGAIN) from error
 
 
 def _index(item: tuple[str, Tensor]) -> int:

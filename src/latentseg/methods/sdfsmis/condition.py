@@ -83,6 +83,9 @@ class DinoFeatures:
         """
         from transformers import Dinov2Model
 
+        if not Path(path).is_dir():
+            fix = "give the folder of DINOv2, or run `latentseg models pull dinov2-base`"
+            raise ModelError("there is no such folder of DINOv2", where=str(path), fix=fix)
         try:
             model, info = Dinov2Model.from_pretrained(path, local_files_only=True, output_loading_info=True)
         except Exception as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from latentseg.errors import InputError
@@ -49,7 +50,7 @@ def save_released(
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
-    except (OSError, RuntimeError) as error:  # safetensors reports a full disk in its own way
+    except (OSError, SafetensorError) as error:  # the second is what a full disk is to the library
         reason = " ".join(str(error).split())[:160]
         fix = "make room, or choose a folder you may write to; the trained weights are still there"
         raise InputError(f"cannot write the weights ({reason})", where=str(folder), fix=fix) from error

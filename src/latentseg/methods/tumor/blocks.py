@@ -69,6 +69,7 @@ def memory_of(networks: TumorNetworks, scan: Volume, options: TumorOptions) -> s
         return said
     block = largest_block(field, steps, backbone.multiple)
     kept = FLOAT * (canonical.slices.size + 3 * depth * height * width)
+    kept = kept if networks.device.type == "cpu" else 0  # what a GPU need not hold
     closer = backbone.require_memory(block, inpainting=False, beside=kept)
     return f"{said}; for the closer look {closer}"
 

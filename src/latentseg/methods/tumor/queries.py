@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentseg.backbones.registry import is_offline
 from latentseg.errors import ModelError, UsageError, caution
 from latentseg.imaging import Volume
 from latentseg.text import embed, load_encoder
+from latentseg.text.encoders import Pooling
 from latentseg.text.prompts import Prompt, read_prompt
 from latentseg.text.vocabulary import concept_named
 
@@ -96,7 +98,8 @@ def queries_of(facts: Mapping[str, str], *, text_dim: int) -> Queries:
     name = facts.get(ENCODER, "")
     if not name:
         return Queries(embed)
-    encoder = load_encoder(name, pooling="first" if facts.get(POOLING) == "first" else "mean")
+    pooling: Pooling = "first" if facts.get(POOLING) == "first" else "mean"
+    encoder = load_encoder(name, pooling=pooling, offline=is_offline())
     if encoder.dim != text_dim:
         what = f"its vectors have {encoder.dim} numbers, and the tumor weights expect {text_dim}"
         raise ModelError(what, where=name, fix="train with this encoder, or take the weights' own")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentseg.imaging.body_network import DENSE, HEIGHT_UNIT_MM, PICTURE, PLANES, STRIDES
-from latentseg.imaging.files import written_whole
+from latentseg.imaging.files import write_file
 
 KERNELS = (5, 3, 3, 3, 3, 1)
 WIDTHS = (16, 32, 64, 64, 96, 64)
@@ -78,7 +78,6 @@ def folded(model: BodyModel) -> dict[str, NDArray[np.float16]]:
 
 def export(model: BodyModel, path: Path) -> None:
     """Write the weights in half precision, whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    with written_whole(path) as temporary:
-        save_file(folded(model), temporary)
+    write_file(path, save(folded(model)))

@@ -6,7 +6,6 @@ costs what the trained parts cost and the backbone is run once per sample and no
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from latentseg.backbones.weights import read_weights
+from latentseg.imaging.files import write_file
 from latentseg.methods.diffugts.attention_maps import ABNORMAL, AnomalyAttention, AttentionMaps, resized
 from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner, dilated
 from latentseg.methods.diffugts.residuals import Fusion, Residuals
@@ -368,7 +368,7 @@ class TumorTraining:
         calibrate_organs(task.network, self.stages, self.queries, task.samples, views=healthy, alarms=alarms)
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         trained(fusion, self.options.fusion_loop, folder / "fusion", resume=resume)
-        shutil.copyfile(folder / "fusion" / files.FILE, folder / files.FILE)
+        write_file(folder / files.FILE, (folder / "fusion" / files.FILE).read_bytes())
 
     def _organ_task(self, task: AttentionTask) -> OrganTask:
         options, own = self.options, task.samples

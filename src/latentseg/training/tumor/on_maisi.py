@@ -6,6 +6,7 @@ from pathlib import Path
 
 from latentseg.backbones.device import Precision, pick_device, pick_dtype
 from latentseg.backbones.maisi.conditions import phrase_condition
+from latentseg.backbones.registry import is_offline
 from latentseg.methods.tumor.on_maisi import maisi_digest, maisi_stages
 from latentseg.methods.tumor.queries import ENCODER, POOLING, Embed, Queries
 from latentseg.text import embed, load_encoder
@@ -31,7 +32,7 @@ def maisi_training(
     config, said = options.network, dict[str, str]()
     encode: Embed = embed
     if options.text_encoder:
-        encoder = load_encoder(options.text_encoder, pooling=options.text_pooling)
+        encoder = load_encoder(options.text_encoder, pooling=options.text_pooling, offline=is_offline())
         encode = encoder.encode
         config = config.model_copy(update={"text_dim": encoder.dim})
         said = {ENCODER: options.text_encoder, POOLING: options.text_pooling}

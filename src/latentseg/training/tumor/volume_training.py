@@ -5,7 +5,6 @@ Features are computed on the fly, block by block: kept for all blocks they would
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from latentseg.backbones.base import TakesVolumes
 from latentseg.errors import InputError, ModelError
+from latentseg.imaging.files import write_file
 from latentseg.methods.diffugts.attention_maps import AnomalyAttention, AttentionMaps
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
 from latentseg.methods.tumor import network as files
@@ -211,7 +211,7 @@ class VolumeTraining:
         if task.network.projector is not None:
             last = folder / "residuals"
             trained(self._residuals(task), self.options.residual_loop, last, resume=resume)
-        shutil.copyfile(last / files.FILE, folder / files.FILE)
+        write_file(folder / files.FILE, (last / files.FILE).read_bytes())
 
     def _learn_organs(self, task: VolumeTask, loop: LoopOptions, folder: Path, *, resume: bool) -> None:
         options, metadata = self.options, self.metadata

@@ -14,10 +14,11 @@ Three supports and a volume of query slices go through
 Peak memory is compared on twice the slices. Each run is a process of its own, so that its peak memory is its
 own, and measures the matmul peak before and after.
 
-Masks of bfloat16 and float32 are compared where they are as sure as those of trained networks: the last
-layers of the UNet and of both decoders are fitted, in float32 and in closed form, to draw what is bright in
-the query. They are fitted on half of the slices and judged on the other half, cut at one half. ``--cut`` is
-the other extreme: maps of random weights as they are, cut at the median, where most pixels lie.
+Masks of bfloat16 and float32 are compared where they are as sure as those of trained networks. Latents hold
+what is bright in the query, and a little noise; in bfloat16 also the error that the random UNet makes there,
+as a share of the spread. Both decoders' last layers are fitted to such latents, in float32 and in closed
+form, on half of the slices; masks are judged on the other half, cut at one half. ``--cut`` is the other
+extreme: maps of random weights as they are, cut at the median, where most pixels lie.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ DECODE_LIGHT = 0.4
 AGREEING = 8  # slices on which precisions are compared, the last layers fitted on the first half of them
 BRIGHT = 0.2  # in [-1, 1], above which a pixel of a query belongs to what is to be drawn
 RIDGE = 1e-4  # of the mean square of the features
+NOISE = 0.1  # of latents that hold a mask as -1 and 1
 
 
 @dataclass
@@ -264,6 +266,13 @@ class LastLayers:
             features.to(self.dtype), kernel.to(self.dtype), bias.to(self.dtype)
         ).float()
 
+    def error(self, name: str, values: Tensor) -> Tensor:
+        """How values differ from those of the file, as a share of their spread; 0 for the first."""
+        if name not in self.known:
+            self.known[name] = values.numpy()
+        first = torch.from_numpy(self.known[name])
+        return (values - first) / first.std()
+
 
 @contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
@@ -282,11 +291,10 @@ def drawn(dtype: torch.dtype, layers: Path, *, slices: int, slab: int, thin: int
     bright = (queries > BRIGHT).float()
     cache, (fg, bg) = encode_support(models, condition_tokens=1)
     enhanced = enhance(models.backbone.encode(queries), fg, bg, compat="official")
-    with inputs_of(models.network.unet.conv_out) as seen:
-        for one in enhanced.split(slab):
-            models.network.segment(one, cache)
-    quarters = nn.functional.pixel_unshuffle(nn.functional.avg_pool2d(bright, 4), 2)
-    latents = layer("unet", torch.cat(seen), 2 * quarters - 1)
+    predicted = torch.cat([models.network.segment(one, cache) for one in enhanced.split(slab)])
+    latents = 2 * nn.functional.pixel_unshuffle(nn.functional.avg_pool2d(bright, 4), 2) - 1
+    noise = NOISE * torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    latents = latents + noise + layer.error("unet", predicted) * latents.std()
     hidden = nn.Sequential(*list(models.head)[:-2])(latents)
     cells = layer("light", hidden, nn.functional.pixel_unshuffle(bright, 8))
     with inputs_of(models.backbone.vae.decoder.conv_out) as seen:

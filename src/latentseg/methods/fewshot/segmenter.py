@@ -20,7 +20,7 @@ from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search
 from latentseg.methods.fewshot.parts import FewShotNetworks, SegmentOptions, parts_of
 from latentseg.methods.fewshot.prepared import Found, PreparedScan, presence_of
-from latentseg.methods.fewshot.support import Support, images_for, is_flat
+from latentseg.methods.fewshot.support import Support, is_flat
 from latentseg.methods.fewshot.support_inputs import as_supports
 from latentseg.methods.log_odds import probability
 from latentseg.methods.results import Segmentation
@@ -187,6 +187,20 @@ class FewShotSegmenter(Segmenter[Support | SupportContext, PreparedScan]):
         if presence < self.options.min_presence:
             return np.zeros(chance.shape, bool)
         return large_in_volume(chance >= self.options.threshold)
+
+
+def images_for(support: Support, *, whole_range: bool) -> NDArray[np.float32]:
+    """The images ``(n, 256, 256)`` of a support in the intensities that weights were trained with.
+
+    Raises:
+        UsageError: They want the whole range of a scan, and the support was made without its scan.
+    """
+    if not whole_range:
+        return support.images
+    if support.ranged is None:
+        what = f"these weights want scans from their smallest to their largest value, and {support!r} is not"
+        raise UsageError(what, fix="make it with Support.from_files or from_volumes, or set its `ranged`")
+    return support.ranged
 
 
 def resized(images: Tensor, size: int, *, mode: str = "bilinear") -> Tensor:

@@ -255,20 +255,6 @@ class Support:
         )
 
 
-def images_for(support: Support, *, whole_range: bool) -> NDArray[np.float32]:
-    """The images ``(n, 256, 256)`` of a support in the intensities that weights were trained with.
-
-    Raises:
-        UsageError: They want the whole range of a scan, and the support was made without its scan.
-    """
-    if not whole_range:
-        return support.images
-    if support.ranged is None:
-        what = f"these weights want scans from their smallest to their largest value, and {support!r} is not"
-        raise UsageError(what, fix="make it with Support.from_files or from_volumes, or set its `ranged`")
-    return support.ranged
-
-
 def read_example(image: Any, *, modality: Modality | None = None, orientation: str | None = None) -> Volume:
     """Read the scan of an example, and warn where its header surely has the axes wrong."""
     scan = as_volume(image, modality=modality, orientation=orientation)

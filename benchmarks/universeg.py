@@ -33,7 +33,7 @@ from latentseg.training.config import read_config
 from latentseg.training.fewshot.episodes import EpisodeBatch, Episodes
 from latentseg.training.fewshot.losses import entropy, soft_dice
 from latentseg.training.fewshot.sdfsmis import FewShotOptions
-from latentseg.training.loop import Loop
+from latentseg.training.loop import Loop, Task
 from latentseg.training.pack import Pack
 
 FILE, PLAN = "universeg.safetensors", "plan.json"
@@ -110,7 +110,7 @@ def doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class UniverSegTask:
+class UniverSegTask(Task[UniverSeg]):
     """What the loop trains: one support per query, cross-entropy and Dice as for the few-shot network."""
 
     def __init__(self, options: FewShotOptions, packed: Pack) -> None:
@@ -120,10 +120,6 @@ class UniverSegTask:
     def images(self, batch: EpisodeBatch) -> int:
         """Queries, each with one target."""
         return len(batch.query_masks)
-
-    def to(self, device: torch.device) -> None:
-        """Move the network."""
-        self.model.to(device)
 
     def batch(self, rng: np.random.Generator, progress: float) -> EpisodeBatch:
         """Draw one batch of episodes."""

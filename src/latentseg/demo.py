@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -45,7 +45,7 @@ class DemoOptions:
     """
 
     out: Path
-    queries: int = 2
+    queries: int = 1
     seed: int = 0
 
 
@@ -57,8 +57,8 @@ def run(segmenter: FewShotSegmenter, options: DemoOptions, *, say: Say) -> tuple
     tables = [Table("Phantoms, whole volumes", ["query", "target", "Dice", "volume", "presence"], rows)]
     outcomes: list[Outcome] = []
     for name, protocol in real_protocols():
-        say(f"{name}: {options.queries} scans")
-        some = list(real_outcomes(segmenter, protocol, queries=options.queries))
+        say(f"{name}: scans to search: {options.queries}")
+        some = list(run_protocol(protocol, methods=demo_methods(segmenter), queries=options.queries))
         outcomes += some
         sections.append(real_section(name, some))
     if outcomes:
@@ -170,17 +170,9 @@ def _has_fold(dataset: Dataset) -> bool:
     return {dataset.ids[position] for position in dataset.folds[0]} <= present
 
 
-def real_outcomes(segmenter: FewShotSegmenter, protocol: EP1, *, queries: int) -> Iterator[Outcome]:
-    """The first scans of a fold, by the segmenter and by both baselines."""
-    backbone = segmenter.networks.backbone
-    methods: list[SliceMethod] = [FewShotMethod(segmenter), PrototypeMatching(backbone), MaskCopy()]
-    seen: list[str] = []
-    for outcome in run_protocol(protocol, methods=methods):
-        if outcome.row.case not in seen:
-            seen.append(outcome.row.case)
-        if len(seen) > queries:
-            return
-        yield outcome
+def demo_methods(segmenter: FewShotSegmenter) -> list[SliceMethod]:
+    """The segmenter, and both baselines beside it."""
+    return [FewShotMethod(segmenter), PrototypeMatching(segmenter.networks.backbone), MaskCopy()]
 
 
 def real_section(name: str, outcomes: Sequence[Outcome]) -> Section:

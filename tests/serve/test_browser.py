@@ -205,7 +205,10 @@ def test_the_story(chrome: Chrome, address: str, tmp_path: Path, cases) -> None:
         page.outline(first.truth[:, :, worst], worst)
     page.find()
     again = page.mask()
-    assert dice(again, first.truth) > dice(once, first.truth)
+    assert (again != first.truth).sum((0, 1))[worst] < errors[worst]  # what was drawn is what is there
+    assert (
+        dice(again, first.truth) > dice(once, first.truth) - 0.02
+    )  # and the other slices are as good as before
     chrome.click("#accepted")
     chrome.wait("latentseg.app.row().verdict === 'accepted'")
     chrome.wait("[...latentseg.app.jobs.values()].every((job) => job.state === 'done')", 600)

@@ -18,7 +18,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")] = Path("out/demo"),
     queries: Annotated[
         int, typer.Option(min=1, help="Real scans to segment per setting, where data are there.")
-    ] = 2,
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
     device: shared.DeviceOption = "auto",
 ) -> None:

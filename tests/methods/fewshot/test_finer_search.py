@@ -13,6 +13,7 @@ from latentseg.methods.fewshot.finer_search import FinerOptions, FinerSearch, Sq
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Search
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.methods.fewshot.target_evidence import ELSEWHERE, UNLIKE
+from latentseg.methods.fewshot.volume_example import size_in_cells
 from latentseg.methods.fewshot.volume_matching import VolumeMatching, VolumeOptions
 
 PIXELS, SLICES, SIDE_MM = 64, 14, 320.0
@@ -104,6 +105,21 @@ def test_a_large_target_is_left_alone() -> None:
     first, finer = searched((shown(body(large), large),), body(large))
     assert torch.equal(first.log_odds, finer.log_odds)
     assert finer.likely == first.likely
+
+
+def test_a_large_target_of_which_one_slice_is_marked_is_not_small() -> None:
+    one_slice = organ(2, size=36)
+    one_slice[3:] = False
+    known = SupportScan.of(
+        body(one_slice)[:, 0].numpy(), one_slice, step_mm=5.0, side_mm=SIDE_MM, complete=False
+    )
+    first, finer = searched((known,), body(one_slice))
+    assert torch.equal(first.log_odds, finer.log_odds)
+
+
+@pytest.mark.parametrize(("of_slices", "size"), [([4] * 20, 80), ([100], 1000), ([9, 9, 9], 27)])
+def test_the_size_of_a_target(of_slices: list[int], size: float) -> None:
+    assert size_in_cells(torch.tensor(of_slices)) == pytest.approx(size)
 
 
 def test_in_its_own_scan_a_small_target_is_there() -> None:

@@ -25,7 +25,7 @@ from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Placement, Search, Tensors, named
 from latentseg.methods.fewshot.support_scan import SupportScan
 from latentseg.methods.fewshot.target_evidence import ELSEWHERE, NOTHING, UNLIKE, WIDTH, evidence, rises
-from latentseg.methods.fewshot.volume_example import VolumeExample, inside_and_outside
+from latentseg.methods.fewshot.volume_example import VolumeExample, inside_and_outside, size_in_cells
 from latentseg.methods.fewshot.volume_matching import is_own
 
 WIDEST = 0.75  # of the edge of a slice, above which a square is no cut-out worth its time
@@ -53,7 +53,7 @@ class FinerOptions:
     weight: tuple[float, ...] = (1, 0.5, 0.5, 0)
     least_evidence: float = -0.225
 
-    def weight_of(self, cells: int) -> float:
+    def weight_of(self, cells: float) -> float:
         """How much the finer search counts for a target of so many large cells."""
         return float(np.interp(cells, self.cells, self.weight))
 
@@ -99,7 +99,7 @@ class FinerSearch(Part):
             parts = inside_and_outside(scan, body_cells(images, self.features.grid))
             if parts is None:
                 continue
-            weight = self.options.weight_of(int(parts[0].sum()))
+            weight = self.options.weight_of(size_in_cells(parts[0].sum((1, 2))))
             found = self._example(scan) if weight else None
             if found:
                 square, example = found
@@ -147,10 +147,9 @@ class FinerSearch(Part):
         cuts = square.cuts(len(images), pixels=images.shape[-1], slice_mm=scan.side_mm)
         enlarged, marked = cuts.of(images), cuts.of(masks)[:, 0] >= 0.5
         cells = self._cells(enlarged, torch.from_numpy(at_mm[near]), square)
-        slices = enlarged[:, 0].numpy().astype(np.float16)
-        example = VolumeExample.of(
-            SupportScan(slices, marked.numpy(), scan.known[near], at_mm[near], side_mm), cells
-        )
+        slices = enlarged[:, 0].half().numpy()
+        cut = SupportScan(slices, marked.numpy(), scan.known[near], at_mm[near], side_mm)
+        example = VolumeExample.of(cut, cells)
         if example is None:
             return None
         return square, replace(example, sample=example.sample[:0], sample_mm=example.sample_mm[:0])

@@ -77,6 +77,11 @@ class VolumeExample:
         held = cells.height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
         return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), rest, rest_mm, held)
 
+    @property
+    def cells(self) -> float:
+        """How large the target is, see :func:`size_in_cells`."""
+        return size_in_cells(self.target_mm[:, 0].unique(return_counts=True)[1])
+
     def project(self, features: Tensor) -> Tensor:
         """Features ``(N, D)`` of another scan as unit vectors ``(N, K)`` on this example's axes."""
         return torch.cat([projected(part, self.mean, self.axes) for part in features.split(1 << 14)])
@@ -98,6 +103,16 @@ def inside_and_outside(scan: SupportScan, body: Tensor) -> tuple[Tensor, Tensor,
     if float(covered.max()) == 0 or not bool(outside.any()):
         return None
     return covered >= COVERED * covered.max(), outside, around(covered > UNCOVERED)
+
+
+def size_in_cells(of_slices: Tensor) -> float:
+    """Size of a target by its cells on every slice, ``(S,)``.
+
+    It is their sum, or that of a ball as wide as the largest slice where this is more: of a large target only
+    a few slices may be marked.
+    """
+    ball: float = float(of_slices.max()) ** 1.5
+    return max(float(of_slices.sum()), ball)
 
 
 def comparable(scans: Sequence[SupportScan], edge: int) -> bool:

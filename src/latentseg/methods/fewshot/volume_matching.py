@@ -165,7 +165,7 @@ class VolumeMatching(Part):
         best = sorted(range(len(pairs)), key=lambda n: -pairs[n][1].alignment.fit)[: options.examples]
         chosen = [pairs[n] for n in best]
         weights = weights_of(chosen, options.trust)
-        small = options.smallness(float(np.dot(weights, [len(example.target) for example, _ in chosen])))
+        small = options.smallness(float(np.dot(weights, [example.cells for example, _ in chosen])))
         margins, pull_mm = joint_margin(cells, chosen, weights, pull_mm=options.pull_mm), options.pull_mm
         if options.second_pull_mm:
             pull_mm = small * options.small_pull_mm + (1 - small) * options.second_pull_mm

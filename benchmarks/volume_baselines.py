@@ -113,16 +113,13 @@ def voxels(image: Tensor) -> Tensor:
 
 
 def measure(segmenter: FewShotSegmenter, setting: Setting) -> dict[str, float]:
-    """Mean Dice of each organ over the scans of a setting, and seconds for each registration."""
+    """Mean Dice of each organ over the scans of a setting."""
     examples = [setting.supports.load(i) for i in setting.example_ids()]
     organs = {organ: examples[0].label_of[organ] for organ in setting.organs}
     scores: dict[str, list[float]] = {organ: [] for organ in organs}
-    seconds = []
     for case_id in setting.query_ids():
         case = setting.queries.load(case_id)
-        started = time.perf_counter()
         masks = torch.stack([carried(segmenter, case, example, organs) for example in examples]).mean(0)
-        seconds.append((time.perf_counter() - started) / len(examples))
         seen = segmenter.prepare(case.image).seen
         slices, pixels = seen.images.shape[0], seen.images.shape[-1]
         fine = F.interpolate(masks[None], size=(slices, pixels, pixels), mode="trilinear")[0].numpy()
@@ -131,11 +128,7 @@ def measure(segmenter: FewShotSegmenter, setting: Setting) -> dict[str, float]:
                 scores[organ].append(dice(seen.back(chance) >= 0.5, case.mask(organ)))
         sys.stderr.write(f"{setting.queries.name} {case_id}: {[round(s[-1], 3) for s in scores.values()]}\n")
     figures = {organ: round(float(np.mean(values)), 3) for organ, values in scores.items() if values}
-    return {
-        **figures,
-        "mean Dice": round(float(np.mean(list(figures.values()))), 3),
-        "seconds a registration": round(float(np.mean(seconds)), 1),
-    }
+    return {**figures, "mean Dice": round(float(np.mean(list(figures.values()))), 3)}
 
 
 def network_seconds(scan: Tensor) -> float:

@@ -117,9 +117,8 @@ class FinerSearch(Part):
         shares = np.array([one.weight for one in placements])
         weight = float(sum(one.weight * support[f"{one.number}/weight"] for one in placements))
         shares /= shares.sum()
-        margins = torch.stack([float(w) * of_one for w, (of_one, _) in zip(shares, found, strict=True)]).sum(
-            0
-        )
+        weighted = [float(share) * margins for share, (margins, _) in zip(shares, found, strict=True)]
+        margins = torch.stack(weighted).sum(0)
         log_odds = torch.lerp(search.log_odds, self.options.vote * margins, weight)
         if is_own(search.placements):
             return replace(search, log_odds=log_odds)

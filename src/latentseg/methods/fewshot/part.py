@@ -137,16 +137,6 @@ class Search:
         count, _, height, width = scan.images.shape
         return cls(torch.arange(count), torch.zeros(count, height, width), np.ones(count))
 
-    def only(self, chosen: Tensor) -> Search:
-        """The search on some of its slices, ``chosen`` ``(N,)`` bool."""
-
-        def some(rows: Tensor | None) -> Tensor | None:
-            return None if rows is None else rows[chosen.to(rows.device)]
-
-        at, log_odds = self.at[chosen], self.log_odds[chosen]
-        among, group, hint = some(self.among), some(self.group), some(self.hint)
-        return replace(self, at=at, log_odds=log_odds, among=among, group=group, hint=hint)
-
 
 class Part:
     """One idea of few-shot segmentation.

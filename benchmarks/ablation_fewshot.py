@@ -15,7 +15,8 @@ At inference an idea of the paper is taken away by taking away what it says:
 * **QE**: prototypes are zero, so that the query's own mean takes the place of its foreground.
 
 Every part of the segmenter (volume matching, finer search, matching prior, network, closer look,
-refinement) is taken from its list. Those that compare slices have nothing to add in EP2, where the examples are whole scans.
+refinement) is taken from its list. Those that compare slices have nothing to add in EP2, where the examples
+are whole scans.
 
 The network was trained with all of them; what it would have learned without is another question, which
 only trainings answer (``prior: false`` in the configuration is one).

@@ -105,7 +105,7 @@ def test_lower_looks_down() -> None:
 
 def test_a_lung_tumor_alone_is_looked_for_in_lungs() -> None:
     segmenter = ls.load("tumor", options=TumorOptions(refinement=None, closer=None))
-    assert segmenter.networks.lungs is not None
+    assert "lung" in segmenter.networks.alone
     prepared = segmenter.prepare(chest())
     segmenter.predict(prepared, "liver tumor")
     assert not prepared.alone
@@ -115,6 +115,6 @@ def test_a_lung_tumor_alone_is_looked_for_in_lungs() -> None:
     assert field.lungs is not None
     assert found.evidence.seen is field.seen
     assert found.mask.shape == SHAPE
-    plain = replace(segmenter.networks, lungs=None)
+    plain = replace(segmenter.networks, alone={})
     before = TumorSegmenter(plain, options=segmenter.options).predict(prepared, "lung tumor")
     assert before.evidence.seen is prepared.seen

@@ -33,17 +33,18 @@ def on_compact(
     stages = compact_stages(folder, trained.config, device=device)
     network.check_made_for(facts, looked_at(folder, trained.config), where=path)
     files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
-    lungs = folder / network.LUNGS
-    shipped = [lungs] if weights is None and lungs.exists() else []
+    files_alone = {part: folder / network.file_alone(part) for part in network.ALONE}
+    shipped = {part: file for part, file in files_alone.items() if weights is None and file.exists()}
     queries = queries_of(facts, text_dim=trained.config.text_dim)
-    identity, left_out = fingerprint([path, *files, *shipped]), network.left_out(facts)
+    identity, left_out = fingerprint([path, *files, *shipped.values()]), network.left_out(facts)
     known = {} if weights else read_known(folder)
     made = TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out, known)
-    if not shipped:
-        return made
-    alone, facts = network.load(lungs)
-    network.check_made_for(facts, looked_at(folder, alone.config), where=lungs)
-    return replace(made, lungs=replace(made, network=alone.to(device)))
+    alone = {}
+    for part, file in shipped.items():
+        own, facts = network.load(file)
+        network.check_made_for(facts, looked_at(folder, own.config), where=file)
+        alone[part] = replace(made, network=own.to(device))
+    return replace(made, alone=alone)
 
 
 def on_maisi(

@@ -21,7 +21,9 @@ from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Views
 
 FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
-LUNGS = "tumor-lung.safetensors"  # the same, for lungs that are looked at alone
+ALONE = {"lung": ("CT",)}
+"""Organs and regions of the vocabulary that may have networks of their own, and in which modalities."""
+
 AGAIN = "download or train the weights again"
 
 
@@ -138,6 +140,11 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"
         raise ModelError(what, where=str(path), fix=AGAIN) from error
     return network.eval().requires_grad_(False), metadata
+
+
+def file_alone(part: str) -> str:
+    """Name of the file of the networks of an organ or region alone."""
+    return f"tumor-{part}.safetensors"
 
 
 def trained_weights(folder: Path, weights: Path | None) -> tuple[Path, TumorNetwork, dict[str, str]]:

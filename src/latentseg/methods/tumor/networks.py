@@ -17,9 +17,9 @@ from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.known import Measured
 from latentseg.methods.tumor.lung_field import LungField
-from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.network import ALONE, TumorNetwork
 from latentseg.methods.tumor.organs import FIELD_MM
-from latentseg.methods.tumor.queries import Queries
+from latentseg.methods.tumor.queries import Queries, Query
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class TumorNetworks:
         fingerprint: Identifies the weights.
         without: Findings that were left out of the training.
         known: What was measured with these weights, by finding.
-        lungs: Those that look at lungs alone, in their window, where there are some.
+        alone: Those of organs and regions that are looked at alone, by name (:data:`network.ALONE`).
     """
 
     stages: FrozenStages
@@ -44,12 +44,17 @@ class TumorNetworks:
     fingerprint: str
     without: tuple[str, ...] = ()
     known: Mapping[str, Measured] = field(default_factory=dict)
-    lungs: TumorNetworks | None = None
+    alone: Mapping[str, TumorNetworks] = field(default_factory=dict)
 
     @property
     def backbone(self) -> Backbone:
         """The frozen model."""
         return self.stages.backbone
+
+    def part_of(self, query: Query, modality: str) -> str:
+        """The organ or the region of a prompt, whichever has networks of its own; nothing where none has."""
+        names = (query.prompt.organ, query.region)
+        return next((n for n in names if n in self.alone and modality in ALONE[n]), "")
 
     @property
     def device(self) -> torch.device:
@@ -69,7 +74,7 @@ class PreparedScan:
         organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
         decoded: Slices through the autoencoder, of those that some prompt had refined.
         lungs: Where they are, of a scan of which the lungs alone are seen.
-        alone: Parts of the scan that some prompt had looked at alone, by organ; None where it shows none.
+        alone: What some prompt had networks of its own look at, by their name; None where it is not shown.
     """
 
     networks: TumorNetworks
@@ -131,5 +136,5 @@ class PreparedScan:
         """Size in memory."""
         tensors = [self.images, *self.stages, self.decoded.decoded]
         organs = 0 if self.organs is None else self.organs.nbytes
-        organs += sum(one.nbytes for one in self.alone.values() if one is not None)
+        organs += sum(one.nbytes for one in self.alone.values() if one and one.stages is not self.stages)
         return self.scan.array.nbytes + organs + sum(tensor.nbytes for tensor in tensors)

@@ -8,6 +8,7 @@ backbone it is one block, suspicious or not as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.methods.tumor.organs import CAVITY
 from latentseg.methods.tumor.pseudo_healthy import Refinement
-from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
+from latentseg.methods.tumor.queries import Query, warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 from latentseg.methods.tumor.within_organ import within
 
@@ -113,15 +114,22 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         decoded = Reconstructions(networks.backbone, images, latents[0] if seen.block else None)
         return PreparedScan(networks, seen, images, stages, organs, decoded, lungs)
 
-    def _field(self, prepared: PreparedScan, organ: str) -> PreparedScan:
-        """The scan, or its lungs alone for a tumor of theirs."""
-        networks, scan = self.networks.lungs, prepared.scan
-        if networks is None or organ != CAVITY or scan.modality != "CT" or not self.options.organs:
+    def _alone(self, prepared: PreparedScan, query: Query) -> PreparedScan:
+        """The scan as networks of their own see it, where the organ or the region of a prompt has some."""
+        part = self.networks.part_of(query, prepared.scan.modality)
+        if not (part and self.options.organs):
             return prepared
-        if organ not in prepared.alone:
-            lungs = lung_field(scan, networks.backbone.image_size)
-            prepared.alone[organ] = lungs and self._encoded(networks, lungs.seen, lungs)
-        return prepared.alone[organ] or prepared
+        if part not in prepared.alone:
+            prepared.alone[part] = self._seen_alone(prepared, part)
+        return prepared.alone[part] or prepared
+
+    def _seen_alone(self, prepared: PreparedScan, part: str) -> PreparedScan | None:
+        networks = self.networks.alone[part]
+        if part == CAVITY:
+            lungs = lung_field(prepared.scan, networks.backbone.image_size)
+            return lungs and self._encoded(networks, lungs.seen, lungs)
+        organs = self._organs(networks, prepared.stages, prepared.step_mm)
+        return replace(prepared, networks=networks, organs=organs, alone={})
 
     @torch.no_grad()
     def _organs(self, networks: TumorNetworks, stages: Sequence[Tensor], step_mm: float) -> Tensor | None:
@@ -144,7 +152,7 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         query = self.networks.queries(target, scan.modality)
         warn_of_modality(query, scan)
         warn_of_place(query)
-        whole, prepared = prepared, self._field(prepared, query.prompt.organ)
+        whole, prepared = prepared, self._alone(prepared, query)
         networks = prepared.networks
         attention = Attention(networks, options)
         found = attention.of_scan(prepared, query)

@@ -8,6 +8,7 @@ One setting is a data set and a fold, and after commas what departs from the usu
 * ``CT support``: the examples are of SABS fold 0;
 * ``support -1``: the example is the scan at this position of its fold instead of position 2;
 * ``4 examples``: so many scans, the next ones of the fold in cyclic order after the first;
+* ``second pass``: what was found in the other scans is an example, too (``latentseg batch --second-pass``);
 * ``other organs``: the nine labels of SABS that the field does not use.
 
 All scans of the fold but the examples, or where these are of another data set the one at their position, are
@@ -50,6 +51,7 @@ class Setting:
     position: int = 2
     examples: int = 1
     organs: Sequence[str] = ORGANS
+    twice: bool = False
 
     @classmethod
     def named(cls, name: str) -> Setting:
@@ -62,6 +64,8 @@ class Setting:
                 setting = replace(setting, supports=SABS)
             elif change == "other organs":
                 setting = replace(setting, organs=[o for o in queries.label_of if o not in ORGANS])
+            elif change == "second pass":
+                setting = replace(setting, twice=True)
             elif change.startswith("support "):
                 setting = replace(setting, position=int(change.split()[1]))
             elif change.endswith(" examples"):
@@ -83,10 +87,10 @@ class Setting:
         return [i for i in fold if i not in own and i != fold[self.position]]
 
 
-def contexts_of(segmenter: FewShotSegmenter, setting: Setting) -> list[SupportContext]:
+def supports_of(setting: Setting) -> list[ls.Support]:
     """The organs as the examples show them; those that none shows are left out."""
     cases = [setting.supports.load(i) for i in setting.example_ids()]
-    contexts = []
+    supports = []
     for organ in setting.organs:
         label = cases[0].label_of[organ]
         shown = [
@@ -94,7 +98,23 @@ def contexts_of(segmenter: FewShotSegmenter, setting: Setting) -> list[SupportCo
             for case in cases
             if case.mask(organ).any()
         ]
-        contexts += [segmenter.encode(ls.Support.join(shown))] if shown else []
+        supports += [ls.Support.join(shown)] if shown else []
+    return supports
+
+
+def contexts_of(segmenter: FewShotSegmenter, setting: Setting) -> list[SupportContext]:
+    """The supports of the organs, encoded, with what they find in all queries where this is a second pass."""
+    supports = supports_of(setting)
+    contexts = [segmenter.encode(support) for support in supports]
+    if setting.twice:
+        for case_id in setting.query_ids():
+            results = segmenter(setting.queries.load(case_id).image, contexts)
+            found = [results[support.name] for support in supports]
+            supports = [
+                support.with_found(result.scan, result.mask) if result.mask.any() else support
+                for support, result in zip(supports, found, strict=True)
+            ]
+        contexts = [segmenter.encode(support) for support in supports]
     return contexts
 
 

@@ -58,6 +58,17 @@ def test_a_folder_becomes_masks_and_a_table(cohort: Path, tiny_model: Path, caps
     assert not [path for path in Path("out").iterdir() if path.name.startswith(".")]
 
 
+def test_a_second_pass(cohort: Path, tiny_model: Path, capsys: Capture) -> None:
+    assert main(line(tiny_model, "--second-pass", "--save", "mask")) == 0
+    assert "2 done, 0 kept, 0 failed" in capsys.readouterr().out
+    assert len(rows_of("out/first-pass/cases.csv")) == len(rows_of("out/cases.csv")) == 2
+    (method,) = json.loads(Path("out/run.json").read_text(encoding="utf-8"))["methods"]
+    there = [row["case"] for row in rows_of("out/first-pass/cases.csv") if row["absent"] == "False"]
+    assert sorted(method["results that were examples"]["ex_mask"]) == sorted(there)
+    assert main(line(tiny_model, "--second-pass", "--save", "mask", "--shard", "0/2")) == 2
+    assert "whole cohort, not of one shard" in capsys.readouterr().err
+
+
 def test_the_same_masks_as_one_by_one(cohort: Path, tiny_model: Path) -> None:
     assert main(line(tiny_model)) == 0
     for case in ("ct0", "ct1"):

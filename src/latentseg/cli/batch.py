@@ -36,6 +36,9 @@ EngineOption = Annotated[
     Literal["here", "ray"], typer.Option("--engine", help="ray: the same cases through --workers.")
 ]
 Workers = Annotated[int, typer.Option(help="Of --engine ray: each loads the model.", min=1)]
+SecondPass = Annotated[
+    bool, typer.Option("--second-pass", help="Once more, with the surest results among the examples.")
+]
 SHOWN_PROBLEMS = 20  # of a dry run; the rest is counted
 
 
@@ -49,6 +52,7 @@ def batch(
     dry_run: DryRun = False,
     engine: EngineOption = "here",
     workers: Workers = 2,
+    second_pass: SecondPass = False,
 ) -> None:
     """Segment many scans; one that fails is listed with its reason and stops no other."""
     from latentseg.batch.cases import find_cases
@@ -70,7 +74,8 @@ def batch(
     if dry_run:
         show_estimate(task, cohort, out=out, options=options)
     else:
-        run(task, cohort, out=out, options=options, engine=engine_of(engine, workers=workers))
+        how: Any = {"options": options, "engine": engine_of(engine, workers=workers)}
+        run(task, cohort, out=out, twice=second_pass, **how)
 
 
 def engine_of(name: str, *, workers: int) -> Engine | None:
@@ -81,7 +86,13 @@ def engine_of(name: str, *, workers: int) -> Engine | None:
 
 
 def run(
-    task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions, engine: Engine | None
+    task: Task,
+    cohort: Sequence[Case],
+    *,
+    out: Path,
+    options: BatchOptions,
+    engine: Engine | None,
+    twice: bool = False,
 ) -> None:
     """Go through the cases.
 
@@ -89,9 +100,11 @@ def run(
         SomeCasesFailed: Some could not be segmented.
     """
     from latentseg.batch.runner import run_batch
+    from latentseg.batch.second_pass import run_twice
 
     with stoppable(), BatchProgress("batch") as progress:
-        outcome = run_batch([task], cases=cohort, out=out, options=options, engine=engine, listener=progress)
+        how: Any = {"cases": cohort, "out": out, "options": options, "engine": engine, "listener": progress}
+        outcome = run_twice(task, **how) if twice else run_batch([task], **how)
     show_outcome(outcome, out)
 
 

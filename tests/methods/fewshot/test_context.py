@@ -75,7 +75,7 @@ def test_damaged_contexts_are_refused(context: SupportContext, tmp_path: Path) -
     other = tmp_path / "other.safetensors"
     save_file({"fg": torch.zeros(1)}, other)
     strange = tmp_path / "strange.safetensors"
-    about = '{"format": "latentseg-support-5", "name": "x", "new": 1}'
+    about = '{"format": "latentseg-support-6", "name": "x", "new": 1}'
     save_file({"fg": torch.zeros(1)}, strange, {"latentseg": about})
     for path in (cut, other, strange, tmp_path / "missing.safetensors"):
         with pytest.raises(

@@ -37,6 +37,16 @@ def test_a_corrected_scan_is_one_more_example(shown: Phantom, searched: Phantom)
         liver.with_corrected(searched.image, searched.labels.with_array(searched.labels.array * 0))
 
 
+def test_a_result_is_an_example_of_whole_scans_alone(shown: Phantom, searched: Phantom) -> None:
+    liver = Support.from_volumes(shown.image, shown.labels, name="liver", label=1)
+    both = liver.with_found(searched.image, searched.labels.array == 1)
+    assert [scan.found for scan in both.scans] == [False, True]
+    assert (both.images is liver.images, both.sources) == (True, liver.sources)
+    assert both.scans[1].known.all()
+    with pytest.raises(InputError, match=r"mask is empty"):
+        liver.with_found(searched.image, searched.labels.array == 99)
+
+
 def test_a_folder_grows_by_scans_and_by_targets(scan: Volume, shown: Phantom, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     assert add_example(folder, scan, mask_of(shown, 1), target="liver") == folder / "a_mask.nii.gz"

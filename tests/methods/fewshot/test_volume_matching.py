@@ -25,8 +25,8 @@ from latentseg.methods.fewshot.local_placement import largest, moved
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Search
 from latentseg.methods.fewshot.slices_only import SlicesOnly
 from latentseg.methods.fewshot.support_scan import SupportScan
-from latentseg.methods.fewshot.target_evidence import ELSEWHERE, UNLIKE, evidence
-from latentseg.methods.fewshot.volume_example import VolumeExample, comparable, principal_axes
+from latentseg.methods.fewshot.target_evidence import ELSEWHERE, UNLIKE, by_looks, evidence
+from latentseg.methods.fewshot.volume_example import VolumeExample, comparable, likeness_of, principal_axes
 from latentseg.methods.fewshot.volume_matching import VolumeMatching, VolumeOptions, examples_of
 
 EDGE, SLICES, SIDE_MM = 12, 14, 120.0
@@ -162,6 +162,41 @@ def test_what_resembles_the_target_speaks_for_it() -> None:
     others = replace(placed, features=placed.features[~organ], places_mm=placed.places_mm[~organ])
     assert evidence(example, others, torch.full((len(others.features),), 0.01), pull_mm=170.0) < there - 0.5
     assert evidence(example, placed, torch.full_like(margins, -0.3), pull_mm=170.0) == -1
+
+
+def test_what_was_found_for_its_place_alone_speaks_against_the_target() -> None:
+    images = body()
+    (example,) = examples_of(
+        matching().of_support(Examples(images[:1], torch.zeros(1, 48, 48), 1, (shown(images, mask()),))),
+        torch.device("cpu"),
+    )
+    cells = ScanCells.of(features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM)
+    placed, organ = Placed.of(cells, example), torch.from_numpy(mask()[:, ::4, ::4])[cells.body]
+    target, something_else = torch.where(organ, 0.4, -0.3), torch.where(organ, -0.3, 0.4)
+    assert by_looks(example, placed, target) > 0.3
+    assert by_looks(example, placed, something_else) < -0.3 < by_looks(example, placed, target)
+    assert by_looks(example, placed, torch.full_like(target, -0.3)) == 0
+
+
+def test_likeness_is_that_of_far_cells() -> None:
+    places = torch.tensor([[0.0, 0, 0], [0, 10, 0], [100, 0, 0], [100, 10, 0]])
+    apart = torch.eye(4)
+    assert likeness_of(apart, places) == pytest.approx(-1 / 3)  # two far cells that differ, none else
+    assert likeness_of(torch.ones(4, 4) / 2, places) == pytest.approx(1 / 3)
+
+
+def test_results_are_examples_after_those_that_were_marked() -> None:
+    images, other = body(), body(seed=1)
+    marked = shown(other, mask())
+    result = replace(shown(images, mask()), found=True)
+    wrong = replace(shown(images, mask(2)), found=True)
+    alone, with_own = (found(matching(), scans, images) for scans in ((marked,), (marked, wrong)))
+    assert torch.equal(alone.log_odds, with_own.log_odds), "a scan is not compared with its own result"
+    again = body(seed=2, organ=mask())
+    helped = found(matching(), (marked, result), again)
+    assert [one.number for one in helped.placements] == [0, 1]
+    first = found(matching(examples=1), (result, marked), again)
+    assert [one.number for one in first.placements] == [1], "what was marked comes first"
 
 
 def test_where_scans_are_alike_small_margins_are_not_enough() -> None:

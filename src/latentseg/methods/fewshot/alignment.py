@@ -28,6 +28,7 @@ STEPS = 25
 KEEP_SCALE_MM = 30.0  # the scale is drawn to 1 as if by pairs that spread this far
 FEWEST_PAIRS = 12
 SAME = 0.998  # cosine of a cell with itself in half precision, at least
+OWN = 0.02  # share of cells that are the same, above which a scan was laid on itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class Alignment:
     pairs: int
     alike: float
     same: float = 0.0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the scan was laid on itself."""
+        return self.same > OWN
 
     def __call__(self, places_mm: Tensor) -> Tensor:
         """Where places ``(N, 3)`` of the scan lie in the example."""

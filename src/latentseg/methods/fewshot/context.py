@@ -15,7 +15,7 @@ from latentseg.methods.fewshot.part import Tensors, named
 from latentseg.methods.sdfsmis.compat import Compat
 
 SupportMode = Literal["nearest", "joint"]
-FORMAT = "latentseg-support-5"
+FORMAT = "latentseg-support-6"
 FACTS = ("name", "mode", "model", "flat", "compat")
 
 

@@ -24,7 +24,14 @@ from latentseg.methods.fewshot.cells import ScanCells, body_cells, on_slices, pl
 from latentseg.methods.fewshot.matching_features import MatchingFeatures
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Placement, Search, Tensors, named
 from latentseg.methods.fewshot.support_scan import SupportScan
-from latentseg.methods.fewshot.target_evidence import ELSEWHERE, NOTHING, UNLIKE, WIDTH, evidence, rises
+from latentseg.methods.fewshot.target_evidence import (
+    ELSEWHERE,
+    FINE_WIDTH,
+    NOTHING,
+    UNLIKE,
+    evidence,
+    rises,
+)
 from latentseg.methods.fewshot.volume_example import VolumeExample, inside_and_outside, size_in_cells
 from latentseg.methods.fewshot.volume_matching import is_own
 
@@ -123,7 +130,7 @@ class FinerSearch(Part):
         if is_own(search.placements):
             return replace(search, log_odds=log_odds)
         score = float(np.dot(shares, [score for _, score in found]))
-        own = rises(score - self.options.least_evidence, WIDTH)
+        own = rises(score - self.options.least_evidence, FINE_WIDTH)
         likely = (1 - weight) * search.likely + weight * own
         reason = search.reason if search.reason == ELSEWHERE else UNLIKE if likely < 0.5 else ""
         return replace(search, log_odds=log_odds, likely=likely, reason=reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,29 @@ class Support:
         return self.join(
             [self, self.from_files((image, mask), name=self.name, label=label, complete=complete)]
         )
+
+    def with_found(self, image: Any, mask: Any) -> Support:
+        """The same target, shown in one more scan by a result that nobody has looked at.
+
+        Of a cohort, the results of some scans make those of the others better: they show the target in more
+        people, and in the cohort's own contrast. Examples that were marked by hand come first, and a scan is
+        never compared with its own result. Only whole scans are compared with such examples.
+
+        Args:
+            image: The scan: a path, or an image in memory as in :func:`latentseg.read`.
+            mask: What was found in it.
+
+        Raises:
+            InputError: A file that cannot be read, or an empty mask.
+            GeometryError: An image and a mask on different grids.
+
+        Example:
+            >>> first = [segmenter(scan, liver)["liver"] for scan in scans]  # doctest: +SKIP
+            >>> for result in first[:4]:  # doctest: +SKIP
+            ...     liver = liver.with_found(result.scan, result.mask)
+        """
+        shown = self.from_volumes(image, mask, name=self.name, complete=True)
+        return replace(self, scans=(*self.scans, *(replace(scan, found=True) for scan in shown.scans)))
 
     @classmethod
     def join(cls, supports: Sequence[Support]) -> Support:

@@ -21,6 +21,7 @@ class SupportScan:
         known: ``(S,)`` bool, slices on which what is not marked is not the target.
         places_mm: ``(S,)`` float32, where they lie along the body.
         side_mm: Edge of a slice.
+        found: Whether the masks are a result that nobody has looked at, not what somebody marked.
     """
 
     images: NDArray[np.float16]
@@ -28,6 +29,7 @@ class SupportScan:
     known: NDArray[np.bool_]
     places_mm: NDArray[np.float32]
     side_mm: float
+    found: bool = False
 
     @classmethod
     def of(

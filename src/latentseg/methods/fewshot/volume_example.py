@@ -27,6 +27,8 @@ SAMPLE = 10_000  # cells of the whole body, by which scans are laid on each othe
 TARGET = 1_500  # cells of the target
 BESIDE = 3_000  # cells near the target, and as many anywhere
 NEAR = (2, 4, 4)  # slices and cells of the target's surroundings
+PROBED = 2_000  # cells of the rest whose like is sought in it
+APART_MM = 40.0  # distance from which on the like of a cell is not its neighbor
 COVERED = 0.5  # share of a cell from which on it is the target's, relative to its best cell
 UNCOVERED = 0.2  # share below which it is not
 
@@ -45,6 +47,9 @@ class VolumeExample:
         rest: ``(r, K)`` of cells that are not the target's, half of them near it.
         rest_mm: ``(r, 3)``.
         height_mm: ``(t,)``, heights in the body of the slices that hold the target.
+        likeness: Mean cosine of a cell of the rest and the most similar ones far from it, see
+            :func:`likeness_of`.
+        found: Whether the target is a result that nobody has looked at.
     """
 
     mean: Tensor
@@ -56,6 +61,8 @@ class VolumeExample:
     rest: Tensor
     rest_mm: Tensor
     height_mm: Tensor
+    likeness: Tensor
+    found: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -75,7 +82,8 @@ class VolumeExample:
         beside, far = drawn(outside & near, BESIDE), drawn(outside & ~near, BESIDE)
         rest, rest_mm = (torch.cat(pair) for pair in zip(beside, far, strict=True))
         held = cells.height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
-        return cls(mean, axes, *drawn(everywhere, SAMPLE), *drawn(inside, TARGET), rest, rest_mm, held)
+        shown = (*drawn(everywhere, SAMPLE), *drawn(inside, TARGET), rest, rest_mm)
+        return cls(mean, axes, *shown, held, likeness_of(rest, rest_mm), torch.tensor(scan.found))
 
     @property
     def cells(self) -> float:
@@ -103,6 +111,17 @@ def inside_and_outside(scan: SupportScan, body: Tensor) -> tuple[Tensor, Tensor,
     if float(covered.max()) == 0 or not bool(outside.any()):
         return None
     return covered >= COVERED * covered.max(), outside, around(covered > UNCOVERED)
+
+
+def likeness_of(features: Tensor, places_mm: Tensor) -> Tensor:
+    """Mean cosine of unit vectors ``(n, K)`` and the three most similar ones far from each: how much repeats.
+
+    Of long scans of thin slices it is larger than of a few thick ones.
+    """
+    at = some(torch.arange(len(features)), PROBED)
+    alike = features[at].float() @ features.float().T
+    alike.masked_fill_(torch.cdist(places_mm[at], places_mm) < APART_MM, -1.0)
+    return alike.topk(min(3, alike.shape[1]), 1).values.mean()
 
 
 def size_in_cells(of_slices: Tensor) -> float:

@@ -10,7 +10,9 @@ Not in SD-FSMIS, whose protocols give slices that are known to hold the organ. W
 With several examples the margins are averaged, weighted by how well each example's scan fits this one: the
 fit is known without any label, and a poor example must not spoil a good one. A scan that fits none of them
 shows another part of the body, and the target is absent; so is one of which nothing in the scan resembles it
-enough (:mod:`.target_evidence`). In a scan that is an example itself the target is there.
+enough (:mod:`.target_evidence`). Results that nobody has looked at may be examples, too
+(:meth:`.Support.with_found`); those marked by hand come first. In a scan that is an example itself the target
+is there.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from latentseg.methods.fewshot.target_evidence import (
     ELSEWHERE,
     UNLIKE,
     WIDTH,
+    by_looks,
     evidence,
     rises,
     surest_margin,
@@ -43,7 +46,6 @@ from latentseg.methods.last_used import LastUsed
 
 FIT_WIDTH = 0.002  # of the fit, over which the presence falls
 ALIKE = (0.64, 0.68)  # mean cosine of two scans: of a CT and an MR at most, of one modality at least
-OWN = 0.02  # share of cells that are the same, above which a scan is an example's own
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class VolumeOptions:
     least_fit_in_place: float = 0.035
     near_mm: float = 70.0
     farthest_mm: float = 150.0
-    least_evidence: float = -0.07
+    least_evidence: float = -0.06
     small: tuple[float, float] = (110, 140)
     small_pull_mm: float = 80.0
 
@@ -134,7 +136,7 @@ class VolumeMatching(Part):
         examples = examples_of(support, cells.features.device)
         self._placed.grow(len(examples))
         pairs = [(example, self.placed(cells, example)) for example in examples]
-        fit = max(placed.alignment.fit for _, placed in pairs)
+        fit = max(placed.alignment.fit for example, placed in pairs if not example.found)
         margins, score, placements = self.searched(cells, pairs)
         log_odds = self.options.vote * on_slices(margins.cpu(), at, search.log_odds.shape)
         gap = gap_mm(cells.height_mm, *(example.height_mm.cpu() for example in examples))
@@ -162,7 +164,7 @@ class VolumeMatching(Part):
     ) -> tuple[Tensor, float, tuple[Placement, ...]]:
         """By the best fitting examples: margin ``(S, h, w)``, what speaks for the target, and placements."""
         options = self.options
-        best = sorted(range(len(pairs)), key=lambda n: -pairs[n][1].alignment.fit)[: options.examples]
+        best = order_of(pairs)[: options.examples]
         chosen = [pairs[n] for n in best]
         weights = weights_of(chosen, options.trust)
         small = options.smallness(float(np.dot(weights, [example.cells for example, _ in chosen])))
@@ -172,7 +174,7 @@ class VolumeMatching(Part):
             chosen = [(example, moved(placed, example, cells, margins)) for example, placed in chosen]
             margins = joint_margin(cells, chosen, weights, pull_mm=pull_mm)
         own = margins[cells.body]
-        scores = [evidence(example, placed, own, pull_mm=pull_mm) for example, placed in chosen]
+        scores = [evidence(*pair, own, pull_mm=pull_mm) + by_looks(*pair, own) for pair in chosen]
         alike = float(np.dot(weights, [placed.alignment.alike for _, placed in chosen]))
         level = options.level * (1 - small) * surest_margin(own) * float(np.interp(alike, ALIKE, (0, 1)))
         placements = [
@@ -182,9 +184,20 @@ class VolumeMatching(Part):
         return margins - level, float(np.dot(weights, scores)), tuple(placements)
 
 
+def order_of(pairs: Sequence[Pair]) -> list[int]:
+    """Numbers of the examples, the best fitting ones of those marked by hand first, then of those found.
+
+    What was found in the scan itself is left out.
+    """
+    usable = [
+        n for n, (example, placed) in enumerate(pairs) if not (example.found and placed.alignment.is_own)
+    ]
+    return sorted(usable, key=lambda n: (bool(pairs[n][0].found), -pairs[n][1].alignment.fit))
+
+
 def is_own(placements: Sequence[Placement]) -> bool:
     """Whether somebody marked the target in this scan: it is one of the examples."""
-    return any(one.alignment.same > OWN for one in placements)
+    return any(one.alignment.is_own for one in placements)
 
 
 def examples_of(support: Tensors, device: torch.device) -> list[VolumeExample]:

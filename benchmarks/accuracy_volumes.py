@@ -14,7 +14,7 @@ One setting is a data set and a fold, and after commas what departs from the usu
 All scans of the fold but the examples, or where these are of another data set the one at their position, are
 queries. Dice is the mean over organs of the means over scans on the original grid, missing organs left out.
 Each scan is asked once more after its slices with the organ were taken away: the share of these in which
-something is found is the rate of false alarms.
+something is found is the rate of false alarms. Presence is that of both.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from latentseg.imaging.affine import slice_axes
 from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
 from latentseg.metrics.overlap import dice
+from latentseg.metrics.presence import auroc
 
 FEWEST_SLICES = 5  # of a scan without the organ, below which it is not asked again
 
@@ -128,11 +130,12 @@ def without(case: Case, organ: str) -> Volume | None:
     return replace(case.image, array=np.compress(kept, case.image.array, axis))
 
 
-def measure(segmenter: FewShotSegmenter, setting: Setting) -> dict[str, float]:
+def measure(segmenter: FewShotSegmenter, setting: Setting) -> dict[str, Any]:
     """Means over patients of one setting."""
     contexts = contexts_of(segmenter, setting)
     scores: dict[str, list[float]] = {context.name: [] for context in contexts}
     outside, lost, alarms = [], [], []
+    there, gone = [], []
     for case_id in setting.query_ids():
         case = setting.queries.load(case_id)
         results = segmenter(case.image, contexts)
@@ -144,19 +147,36 @@ def measure(segmenter: FewShotSegmenter, setting: Setting) -> dict[str, float]:
                 scores[context.name].append(dice(found, truth))
                 row.append(f"{context.name} {scores[context.name][-1]:.3f}")
                 lost.append(not found.any())
+                there.append(results[context.name].presence)
                 empty = without(case, context.name)
-                alarms += (
-                    [] if empty is None else [bool(segmenter(empty, [context])[context.name].mask.any())]
-                )
+                if empty is not None:
+                    result = segmenter(empty, [context])[context.name]
+                    alarms.append(bool(result.mask.any()))
+                    gone.append(result.presence)
             held = slices.apply(truth).any((1, 2))
             outside.append(float(slices.apply(found)[~held].sum() / max(found.sum(), 1)))
         sys.stderr.write(f"{setting.queries.name} {case_id}: {', '.join(row)}\n")
-    figures = {organ: round(float(np.mean(values)), 3) for organ, values in scores.items() if values}
+    figures: dict[str, Any] = {
+        organ: round(float(np.mean(values)), 3) for organ, values in scores.items() if values
+    }
     figures["mean Dice"] = round(float(np.mean(list(figures.values()))), 3)
     figures["predicted volume on slices without the organ"] = round(float(np.mean(outside)), 3)
     figures["organs called absent that are there"] = round(float(np.mean(lost)), 3)
     figures["scans without the organ in which it is found"] = round(float(np.mean(alarms)), 3)
+    figures["AUROC of presence"] = round(auroc(there, gone) or 0.0, 3)
+    figures["presence, and how many of so many have the organ"] = reliability(there, gone)
     return figures
+
+
+def reliability(there: Sequence[float], gone: Sequence[float]) -> list[tuple[float, int, int]]:
+    """Of each fifth of [0, 1] that holds some: mean presence, scans with the organ, and all scans."""
+    presence = np.array([*there, *gone])
+    has = np.arange(len(presence)) < len(there)
+    fifths = np.minimum((5 * presence).astype(int), 4)
+    return [
+        (round(float(presence[fifths == n].mean()), 2), int(has[fifths == n].sum()), int((fifths == n).sum()))
+        for n in np.unique(fifths)
+    ]
 
 
 def main() -> None:

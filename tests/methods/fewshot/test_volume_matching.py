@@ -25,7 +25,7 @@ from latentseg.methods.fewshot.local_placement import largest, moved
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Search
 from latentseg.methods.fewshot.slices_only import SlicesOnly
 from latentseg.methods.fewshot.support_scan import SupportScan
-from latentseg.methods.fewshot.target_evidence import ELSEWHERE, UNLIKE, by_looks, evidence
+from latentseg.methods.fewshot.target_evidence import ELSEWHERE, UNLIKE, evidence, looks
 from latentseg.methods.fewshot.volume_example import VolumeExample, comparable, likeness_of, principal_axes
 from latentseg.methods.fewshot.volume_matching import VolumeMatching, VolumeOptions, examples_of
 
@@ -171,11 +171,14 @@ def test_what_was_found_for_its_place_alone_speaks_against_the_target() -> None:
         torch.device("cpu"),
     )
     cells = ScanCells.of(features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM)
-    placed, organ = Placed.of(cells, example), torch.from_numpy(mask()[:, ::4, ::4])[cells.body]
-    target, something_else = torch.where(organ, 0.4, -0.3), torch.where(organ, -0.3, 0.4)
-    assert by_looks(example, placed, target) > 0.3
-    assert by_looks(example, placed, something_else) < -0.3 < by_looks(example, placed, target)
-    assert by_looks(example, placed, torch.full_like(target, -0.3)) == 0
+    placed, organ = Placed.of(cells, example), torch.from_numpy(mask()[:, ::4, ::4])
+    there = looks(example, placed, cells, torch.where(organ, 0.4, -0.3))
+    assert looks(example, placed, cells, torch.where(organ, -0.3, 0.4)) < there - 0.5
+    assert looks(example, placed, cells, torch.full(organ.shape, -0.3)) == -1
+    away = replace(placed, places_mm=placed.places_mm + torch.tensor([0.0, 77.0, 0.0]))
+    assert looks(example, away, cells, torch.where(organ, 0.4, -0.3)) == pytest.approx(there - 0.1, abs=0.01)
+    few = replace(example, complete=torch.tensor(False))
+    assert looks(few, away, cells, torch.where(organ, 0.4, -0.3)) == pytest.approx(there, abs=0.01)
 
 
 def test_likeness_is_that_of_far_cells() -> None:

@@ -49,6 +49,7 @@ class VolumeExample:
         height_mm: ``(t,)``, heights in the body of the slices that hold the target.
         likeness: Mean cosine of a cell of the rest and the most similar ones far from it, see
             :func:`likeness_of`.
+        complete: Whether the target is marked on every slice that shows it.
         found: Whether the target is a result that nobody has looked at.
     """
 
@@ -62,6 +63,7 @@ class VolumeExample:
     rest_mm: Tensor
     height_mm: Tensor
     likeness: Tensor
+    complete: Tensor
     found: Tensor
 
     @classmethod
@@ -83,7 +85,8 @@ class VolumeExample:
         rest, rest_mm = (torch.cat(pair) for pair in zip(beside, far, strict=True))
         held = cells.height_mm[torch.from_numpy(scan.masks.any((1, 2)))]
         shown = (*drawn(everywhere, SAMPLE), *drawn(inside, TARGET), rest, rest_mm)
-        return cls(mean, axes, *shown, held, likeness_of(rest, rest_mm), torch.tensor(scan.found))
+        about = (torch.tensor(bool(scan.known.all())), torch.tensor(scan.found))
+        return cls(mean, axes, *shown, held, likeness_of(rest, rest_mm), *about)
 
     @property
     def cells(self) -> float:

@@ -36,8 +36,7 @@ from latentseg.methods.fewshot.target_evidence import (
     ELSEWHERE,
     UNLIKE,
     WIDTH,
-    by_looks,
-    evidence,
+    looks,
     rises,
     surest_margin,
 )
@@ -80,7 +79,7 @@ class VolumeOptions:
     least_fit_in_place: float = 0.035
     near_mm: float = 70.0
     farthest_mm: float = 150.0
-    least_evidence: float = -0.06
+    least_evidence: float = -0.028
     small: tuple[float, float] = (110, 140)
     small_pull_mm: float = 80.0
 
@@ -174,7 +173,7 @@ class VolumeMatching(Part):
             chosen = [(example, moved(placed, example, cells, margins)) for example, placed in chosen]
             margins = joint_margin(cells, chosen, weights, pull_mm=pull_mm)
         own = margins[cells.body]
-        scores = [evidence(*pair, own, pull_mm=pull_mm) + by_looks(*pair, own) for pair in chosen]
+        scores = [looks(*pair, cells, margins) for pair in chosen]
         alike = float(np.dot(weights, [placed.alignment.alike for _, placed in chosen]))
         level = options.level * (1 - small) * surest_margin(own) * float(np.interp(alike, ALIKE, (0, 1)))
         placements = [

@@ -33,6 +33,19 @@ def test_a_cut_out_holds_some_of_the_lesion(row: int, column: int, seed: int) ->
     assert (cut.finding, cut.modality, cut.source) == ("tumor", "CT", "made")
 
 
+def test_some_cut_outs_lie_beside_the_lesion() -> None:
+    """A small lesion in the corner of a large body: squares anywhere hold it far less often."""
+    whole, rng = sample(row=8, column=8, ill=True), np.random.default_rng(3)
+    held = {
+        beside: np.mean(
+            [cut_out(whole, rng, share=(0.3, 0.3), beside=beside).mask.any() for _ in range(60)]
+        )
+        for beside in (0.0, 0.5, 1.0)
+    }
+    assert held[0.0] == 1
+    assert held[1.0] < 0.3 < held[0.5] < 1
+
+
 def test_a_healthy_cut_out_shows_the_body() -> None:
     cut = cut_out(sample(row=0, column=0, ill=False), np.random.default_rng(1), share=(0.4, 0.4))
     assert not cut.mask.any()

@@ -21,7 +21,7 @@ from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Views
 
 FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
-ALONE = {"lung": ("CT",)}
+ALONE = {"lung": ("CT",), "head": ("MR",)}
 """Organs and regions of the vocabulary that may have networks of their own, and in which modalities."""
 
 AGAIN = "download or train the weights again"

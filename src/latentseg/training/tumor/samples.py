@@ -42,6 +42,7 @@ class SampleOptions(SliceAugmentation):
         several: Chance of another lesion of the same place.
         closer: Chance of a cut-out instead of a whole slice, as in the closer look.
         cut: Smallest and largest edge of a cut-out, as a share of the slice's.
+        beside: Share of the cut-outs of slices with a lesion that lie anywhere in the body.
     """
 
     findings: dict[str, str] = Field(default_factory=dict)
@@ -57,6 +58,7 @@ class SampleOptions(SliceAugmentation):
     several: float = 0.25
     closer: float = 0.35
     cut: tuple[float, float] = (0.35, 0.7)
+    beside: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -194,7 +196,7 @@ class Samples:
 
     def _augmented(self, rng: np.random.Generator, sample: Sample) -> Sample:
         if rng.random() < self.options.closer:
-            sample = cut_out(sample, rng, share=self.options.cut)
+            sample = cut_out(sample, rng, share=self.options.cut, beside=self.options.beside)
         image, mask = augmented(sample.image, sample.mask, rng, self.options)
         return sample._replace(image=image, mask=mask > 0.5)
 
@@ -223,17 +225,21 @@ class Samples:
         return self.options.organs.get(label_name, label_name.replace("_", " "))
 
 
-def cut_out(sample: Sample, rng: np.random.Generator, *, share: tuple[float, float]) -> Sample:
+def cut_out(
+    sample: Sample, rng: np.random.Generator, *, share: tuple[float, float], beside: float = 0.0
+) -> Sample:
     """A sample within a random square that holds a part of its lesion, or of the body, enlarged.
 
     Args:
         sample: A whole slice.
         rng: Source of all draws.
         share: Smallest and largest edge of the square relative to the slice's.
+        beside: Chance of a square of the body where there is a lesion.
     """
     size = np.array(sample.image.shape)
     edge = float(rng.uniform(*share)) * size.min()
-    points = np.argwhere(sample.mask if sample.mask.any() else sample.image > BODY)
+    at_lesion = sample.mask.any() and rng.random() >= beside
+    points = np.argwhere(sample.mask if at_lesion else sample.image > BODY)
     at = points[rng.integers(len(points))] if len(points) else size / 2
     middle = np.clip(at + edge * rng.uniform(-0.4, 0.4, 2), edge / 2, size - edge / 2)
     square = CutOuts(torch.tensor(middle)[None].float(), torch.tensor([edge]))

@@ -1,0 +1,71 @@
+"""Networks of a region alone: who is asked for which prompt in which scan, and that stages are shared."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import latentseg as ls
+from latentseg.errors import ModelError
+from latentseg.methods.tumor import network
+from latentseg.methods.tumor.networks import PreparedScan
+from latentseg.methods.tumor.options import TumorOptions
+from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.phantom.bodies import Phantom
+
+
+@pytest.fixture
+def with_heads(tiny_tumor_model: Path, tmp_path: Path) -> Path:
+    """A model whose networks of heads call every head sick, where the others call nothing so."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_tumor_model, folder)
+    trained, facts = network.load(folder / network.FILE)
+    for bias, name in ((-9.0, network.FILE), (9.0, network.file_alone("head"))):
+        last = trained.attention.judge[-1]
+        last.weight.data.zero_()  # type: ignore[union-attr, operator]
+        last.bias.data.fill_(bias)  # type: ignore[union-attr, operator]
+        network.save(folder / name, trained, facts)
+    return folder
+
+
+def segmenter_of(folder: Path) -> TumorSegmenter:
+    segmenter = ls.load("tumor", backbone=folder, options=TumorOptions(refinement=None, closer=None))
+    assert isinstance(segmenter, TumorSegmenter)
+    return segmenter
+
+
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_a_brain_tumor_in_mr_is_looked_for_by_networks_of_heads(with_heads: Path, searched: Phantom) -> None:
+    segmenter, ct = segmenter_of(with_heads), searched.image
+    mr = replace(ct, modality="MR")
+    for image, sick in ((mr, True), (ct, False)):
+        prepared = segmenter.prepare(image)
+        assert segmenter.predict(prepared, "liver tumor").presence < 0.01
+        assert not prepared.alone
+        assert (segmenter.predict(prepared, "meningioma").presence > 0.5) == sick
+        assert list(prepared.alone) == ["head"] * sick
+    prepared = segmenter.prepare(mr)
+    before = prepared.nbytes
+    segmenter.predict(prepared, "brain tumor")
+    head = prepared.alone["head"]
+    assert isinstance(head, PreparedScan)
+    assert head.stages is prepared.stages
+    assert prepared.nbytes == before, "shared stages count once"
+
+
+def test_files_of_networks_alone(with_heads: Path, tiny_tumor_model: Path, tmp_path: Path) -> None:
+    assert list(segmenter_of(with_heads).networks.alone) == ["head"]
+    plain = segmenter_of(tiny_tumor_model)
+    assert not plain.networks.alone
+    assert plain.fingerprint != segmenter_of(with_heads).fingerprint
+    own = ls.load("tumor", backbone=with_heads, weights=with_heads / network.FILE)
+    assert isinstance(own, TumorSegmenter)
+    assert not own.networks.alone, "weights that are given answer alone"
+    file = with_heads / network.file_alone("head")
+    trained, _ = network.load(file)
+    network.save(file, trained, {"backbone": "another"})
+    with pytest.raises(ModelError, match="made for another backbone"):
+        segmenter_of(with_heads)

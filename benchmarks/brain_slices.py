@@ -1,10 +1,12 @@
 """Public slices of heads with outlined tumors, as pictures that ``configs/pack-head.yaml`` packs.
 
-Usage: ``python benchmarks/brain_slices.py FOLDER``; they are written to ``brain_slices`` below ``LATENTSEG_DATA``.
+Usage: ``python benchmarks/brain_slices.py FOLDER``; they are written to ``brain_slices`` below
+``LATENTSEG_DATA``, in a folder for each kind of tumor.
 
-The brain tumors of Cheng (figshare 1512427, CC BY 4.0; T1-Gd in three planes) as ``images`` and ``masks`` of 512
-pixels: ``RahulDhaka29/DLMI_CS328_Projects_AD23B1044-`` on GitHub, commit 51f93df8. Halved by averaging, masks
-by the maximum, JPEG quality 90, as the copies that are evaluated; what may be trained on ``configs/split.yaml`` says.
+The brain tumors of Cheng (figshare 1512427, CC BY 4.0; T1-Gd in three planes) as ``images`` and ``masks`` of
+512 pixels: ``RahulDhaka29/DLMI_CS328_Projects_AD23B1044-`` on GitHub, commit 51f93df8. Halved by averaging,
+masks by the maximum, JPEG quality 90, as the copies that are evaluated. ``configs/split.yaml`` says which of
+them may be trained on.
 """
 
 from __future__ import annotations
@@ -18,10 +20,18 @@ from PIL import Image
 from latentseg.evaluation.datasets.base import data_root
 
 EDGE, QUALITY = 256, 90
+KINDS = {
+    "meningioma": [(1, 58), (60, 208), (211, 708), (3030, 3030), (3063, 3064)],
+    "pituitary": [(59, 59), (709, 714), (918, 1840)],
+    "glioma": [(209, 210), (715, 917), (1841, 3029), (3031, 3062)],
+}
+"""First and last numbers of each kind; ``data/tumor_metadata.csv`` of ``arogya-gyawali/brainscan_AI``."""
 
 
-def halve(folder: Path, name: str, out: Path) -> None:
+def halve(folder: Path, name: str) -> None:
     """Write the picture and the mask of one number."""
+    kind = next(k for k, runs in KINDS.items() if any(low <= int(name) <= high for low, high in runs))
+    out = data_root() / "brain_slices" / kind
     out.mkdir(parents=True, exist_ok=True)
     grey = Image.open(folder / "images" / f"{name}.png").convert("L")
     mask = np.asarray(Image.open(folder / "masks" / f"{name}.png").convert("L")) > 0
@@ -40,7 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="With the folders `images` and `masks`.")
     folder = parser.parse_args().folder
     for path in sorted(folder.glob("images/*.png")):
-        halve(folder, path.stem, data_root() / "brain_slices")
+        halve(folder, path.stem)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,7 @@ def test_some_cut_outs_lie_beside_the_lesion() -> None:
     """A small lesion in the corner of a large body: squares anywhere hold it far less often."""
     whole, rng = sample(row=8, column=8, ill=True), np.random.default_rng(3)
     held = {
-        beside: np.mean(
-            [cut_out(whole, rng, share=(0.3, 0.3), beside=beside).mask.any() for _ in range(60)]
-        )
+        beside: np.mean([cut_out(whole, rng, share=(0.3, 0.3), beside=beside).mask.any() for _ in range(60)])
         for beside in (0.0, 0.5, 1.0)
     }
     assert held[0.0] == 1

@@ -25,8 +25,8 @@ def with_heads(tiny_tumor_model: Path, tmp_path: Path) -> Path:
     trained, facts = network.load(folder / network.FILE)
     for bias, name in ((-9.0, network.FILE), (9.0, network.file_alone("head"))):
         last = trained.attention.judge[-1]
-        last.weight.data.zero_()  # type: ignore[union-attr, operator]
-        last.bias.data.fill_(bias)  # type: ignore[union-attr, operator]
+        last.weight.data.zero_()  # type: ignore[operator]
+        last.bias.data.fill_(bias)  # type: ignore[operator]
         network.save(folder / name, trained, facts)
     return folder
 

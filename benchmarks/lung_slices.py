@@ -1,7 +1,7 @@
 """Public slices and patches of lungs with outlined tumors, as files that ``configs/pack-lung.yaml`` packs.
 
-Usage: ``python benchmarks/lung_slices.py --lidc FOLDER --msd FILE.h5 FILE.h5`` (needs h5py); they are written
-to ``lung_slices`` below ``LATENTSEG_DATA``.
+Usage: ``python benchmarks/lung_slices.py [--lidc FOLDER] [--msd FILE.h5 FILE.h5] [--eye]`` (MSD needs h5py);
+they are written to ``lung_slices`` below ``LATENTSEG_DATA``.
 
 * LIDC-IDRI (CC BY 3.0), lungs cut out and grey values standardized: ``vinibfr/LIDC-IDRI-Preprocessing`` on
   GitHub, commit 9c54b8ab, ``data``. Lungs come to -860 HU, the chest wall to 40 HU, and what was cut away
@@ -9,11 +9,16 @@ to ``lung_slices`` below ``LATENTSEG_DATA``.
   keeps back, 0001 to 0003, are left out.
 * MSD Task06 (CC BY-SA 4.0), patches of 48 x 48 pixels of 2 mm of 26 patients: ``shizoda/data``, commit
   58a8c54a, ``msd/lung_2mm/val_patches.h5`` and ``test_patches.h5``. Nine, turned at random, make a picture.
+* Slices of ``LATENTSEG_DATA`` that ``lung_outlines.json`` names, of no patient that is kept back: masses that
+  are plain to see were circled **by eye, by no radiologist**, and what is solid in a circle is the tumor; on
+  slices without circles nothing was seen. Circles are columns, rows and radii on the square of the lungs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +26,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from latentseg.evaluation.datasets.base import data_root
-from latentseg.imaging import Volume, write_like
+from latentseg.imaging import Volume, read, to_canonical, write_like
+from latentseg.methods.tumor.lung_field import hounsfield, lung_field
 
 HELD_OUT = ("0001", "0002", "0003")
 LUNG_HU, AIR_HU, RANGE_HU = -860.0, -1000.0, 900.0
 PATCH, FRAME, TURNS = 48, 20, 3
+SIZE, SOLID_HU = 256, -450.0
+OUTLINES = Path(__file__).with_name("lung_outlines.json")
 Slice = NDArray[np.float64]
 
 
@@ -88,18 +96,55 @@ def mosaics(path: Path, out: Path, rng: np.random.Generator) -> None:
             number += 1
 
 
+def by_eye(out: Path) -> None:
+    """Slices with what was circled."""
+    root = data_root()
+    for name, slices in json.loads(OUTLINES.read_text(encoding="utf-8")).items():
+        canonical = to_canonical(read(root / name, modality="CT"))
+        hu = hounsfield(canonical.slices)
+        if hu is None:
+            continue
+        stem, pixel_mm = name.split("/")[-1].split(".")[0], canonical.spacing_mm[1]
+        for index, circles in slices.items():
+            one = hu[int(index)].astype(np.float64)
+            path = out / ("masses" if circles else "clear") / f"{stem}_{int(index):03d}"
+            write(path, one, circled(one, circles, pixel_mm), pixel_mm)
+
+
+def circled(hu: Slice, circles: Sequence[Sequence[float]], pixel_mm: float) -> NDArray[np.bool_]:
+    """What is solid within circles on the square of the lungs, the largest piece of each."""
+    affine = np.diag([-pixel_mm, -pixel_mm, 5.0, 1.0])
+    field = lung_field(Volume(hu.T[:, :, None].astype(np.float32), affine, "CT"), SIZE)
+    mask = np.zeros((SIZE, SIZE), np.float32)
+    if field is None or not circles:
+        return np.zeros(hu.shape, bool)
+    solid = ndimage.gaussian_filter(field.seen.images[0], 1) > 2 * (SOLID_HU + 1000) / 1400 - 1
+    rows, columns = np.indices(mask.shape)
+    for column, row, radius in circles:
+        near = solid & (np.hypot(rows - row, columns - column) <= radius)
+        parts, count = ndimage.label(ndimage.binary_opening(near, iterations=max(round(radius / 8), 1)))
+        if count:
+            largest = 1 + np.argmax(ndimage.sum_labels(near, parts, range(1, count + 1)))
+            mask[ndimage.binary_fill_holes(parts == largest)] = 1
+    return np.asarray(field.seen.undo(mask[None])[0] > 0.5)
+
+
 def main() -> None:
-    """Convert both."""
+    """Convert what is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--lidc", type=Path, required=True, help="The folder `data` of the repository.")
-    parser.add_argument("--msd", type=Path, nargs="+", required=True)
+    parser.add_argument("--lidc", type=Path, help="The folder `data` of the repository.")
+    parser.add_argument("--msd", type=Path, nargs="+", default=[])
+    parser.add_argument("--eye", action="store_true", help="Slices of `lung_outlines.json`.")
     options = parser.parse_args()
     out, rng = data_root() / "lung_slices", np.random.default_rng(0)
-    lidc(options.lidc, out / "lidc")
+    if options.lidc:
+        lidc(options.lidc, out / "lidc")
     for path in options.msd:
         mosaics(path, out / "msd", rng)
+    if options.eye:
+        by_eye(out / "eye")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Usage: ``python benchmarks/residual_evidence.py --bank FILE [--pack HELD-OUT] [-
 
 No hole depends on a map: patches that take turns cover the region, and each is filled from its surroundings,
 smoothly or by the denoiser; or every cell is replaced by the healthy ones that are most like it
-(``latentseg train healthy-bank``). Pictures of the tumor categories, and of patients that were held out
+(``healthy_tissue.py``). Pictures of the tumor categories, and of patients that were held out
 (``latentseg train pack configs/pack-real.yaml --held-out``). The region is the organ where it is outlined,
 and the body elsewhere. On cells of eight pixels: mean absolute error in the region outside of tumors, and
 AUC of the residual for tumor against the rest of the region, mean over slices, beside two controls that need
@@ -32,6 +32,18 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from healthy_tissue import (
+    HealthyBank,
+    RetrievalOptions,
+    body_mask,
+    cell_features,
+    complementary_holes,
+    filled_by,
+    filled_smoothly,
+    load_bank,
+    prepared,
+    pseudo_healthy,
+)
 from latentseg.backbones import registry
 from latentseg.backbones.compact import CompactBackbone, phrase_condition
 from latentseg.backbones.identity import fingerprint
@@ -40,16 +52,7 @@ from latentseg.evaluation.datasets.base import data_root
 from latentseg.imaging import read, read_labels, to_canonical
 from latentseg.imaging.intensity import Modality
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
-from latentseg.methods.tumor.healthy_bank import (
-    HealthyBank,
-    RetrievalOptions,
-    cell_features,
-    load_bank,
-    pseudo_healthy,
-)
-from latentseg.methods.tumor.patches import complementary_holes, filled_by, filled_smoothly
 from latentseg.training.pack import Pack
-from latentseg.training.tumor.healthy_bank import body_mask, prepared
 
 CELL, SMALLEST, FLOOR = 8, 2, 0.05  # pixels; tumor cells of a slice; of the spread over seeds
 EDGE = 48  # pixels of a patch

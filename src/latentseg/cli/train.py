@@ -248,24 +248,3 @@ def train_on_volumes(
         blocks = options.blocks.model_copy(update={"without": left_out})
         options = options.model_copy(update={"blocks": blocks})
     maisi_training(options, folder, device=device).run(out, resume=resume)
-
-
-@app.command("healthy-bank")
-def healthy_bank(
-    config: Config,
-    pack: Packed,
-    backbone: Backbone,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The bank, a .safetensors file.")],
-) -> None:
-    """Collect cells of healthy people, with which scans are compared."""
-    from latentseg.backbones.compact import CompactBackbone
-    from latentseg.backbones.image_features import read_feature_network
-    from latentseg.backbones.registry import resolve
-    from latentseg.methods.tumor.healthy_bank import save_bank
-    from latentseg.training.pack import Pack
-    from latentseg.training.tumor.healthy_bank import BankMaker, BankOptions
-
-    folder = resolve(backbone)
-    network = read_feature_network(folder / "matching.safetensors")
-    make = BankMaker(CompactBackbone.from_folder(folder), network, read_config(config, BankOptions))
-    save_bank(make(Pack(pack)), out)

@@ -305,7 +305,7 @@ def _lung_slices(
         return nothing, nothing, (1.0, 1.0, 1.0)
     canonical = field.seen.canonical
     labels = field.fitted(canonical.apply(patient.labels)).astype(np.uint8)
-    labels = np.where((labels == 0) & field.inside, np.uint8(LUNG), labels)
+    labels = np.where((labels == 0) & field.lung, np.uint8(LUNG), labels)
     shown = np.flatnonzero((labels == LUNG).mean((1, 2)) > MINIMUM_LUNG)
     packed = np.clip((field.seen.images[shown] + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8)
     return packed, labels[shown], canonical.spacing_mm

@@ -10,7 +10,7 @@ import torch
 
 import latentseg as ls
 from latentseg.imaging import Volume
-from latentseg.methods.tumor.lung_field import WINDOW_HU, closed, hounsfield, lower, lung_field
+from latentseg.methods.tumor.lung_field import WINDOW_HU, closed, closed_apart, hounsfield, lower, lung_field
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 
@@ -95,6 +95,27 @@ def test_closing_by_hand() -> None:
     filled = closed(air, 2)
     assert filled[5:16, 4:16].all()
     assert not filled[:4].any()
+
+
+def test_a_mass_beside_the_mediastinum_belongs_to_its_lung() -> None:
+    hu = chest().array.copy()
+    hu[36:44, 38:48, 3:7] = 40.0  # of the second lung's medial border, solid
+    field = lung_field(Volume(hu, chest().affine_ras_mm, modality="CT"), 128)
+    assert field is not None
+    restored = [field.seen.canonical.restore(field.seen.undo(mask)) for mask in (field.lung, field.inside)]
+    mass, between = (slice(36, 44), slice(38, 48), slice(3, 7)), (slice(29, 35), slice(40, 50), slice(3, 6))
+    assert restored[0][mass].mean() < 0.6
+    assert restored[1][mass].mean() > 0.75
+    assert not restored[1][between].any(), "what lies between the lungs is of neither"
+
+
+def test_closing_apart_does_not_join_lungs() -> None:
+    air = np.zeros((20, 30), bool)
+    air[4:16, 2:13] = air[4:16, 17:28] = True
+    air[8:12, 9:13] = False
+    filled = closed_apart(air, 4, 15)
+    assert filled[8:12, 9:12].all()
+    assert not filled[:, 13:17].any()
 
 
 def test_lower_looks_down() -> None:

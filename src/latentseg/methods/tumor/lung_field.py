@@ -24,6 +24,7 @@ DARK_HU, AIR_HU, TISSUE_HU = -400.0, -1000.0, 30.0
 PURE_HU = -950.0  # median below which a piece of air is no lung but bowel or trachea
 PIECE = 0.1  # of the largest piece of air, from which another is a lung
 THIN, CLOSED, MARGIN = 0.012, 0.045, 0.04  # of the width of both lungs: of what is no body, of what is filled
+MASS = 0.12  # likewise, of notches of one lung that a mass at the hilum or the chest wall may have made
 BENEATH = 0.2  # of the edge, by which what lies below a lung is farther away than it is
 SMALLEST = 0.002  # of a scan, below which air within the body is no lung
 
@@ -35,12 +36,14 @@ class LungField(NamedTuple):
 
     Attributes:
         seen: Slices in [-1, 1] in the lung window, cut to the lungs, and the way back.
-        inside: ``(S, size, size)``, air of the lungs, vessels and what is enclosed by them.
+        lung: ``(S, size, size)``, air of the lungs, vessels and what is enclosed by them.
+        inside: The same with wide notches of each lung, such as a mass beside the mediastinum leaves.
         below: ``(S, size, size)``, tissue with lung above and none beneath it, such as liver and heart.
         box: Rows and columns of the canonical slices that are seen.
     """
 
     seen: NetworkInput
+    lung: Mask
     inside: Mask
     below: Mask
     box: tuple[slice, slice]
@@ -77,7 +80,9 @@ def lung_field(scan: Volume, size: int) -> LungField | None:
         return None
     box = box_around(air)[1:]
     width = max(side.stop - side.start for side in box)
-    enclosed = np.stack([closed(one, CLOSED * width) for one in air])
+    lung = np.stack([closed(one, CLOSED * width) for one in air])
+    middle = (box[1].start + box[1].stop) // 2
+    notched = np.stack([closed_apart(one, MASS * width, middle) for one in lung])
     below = ~air & ~lower(air) if len(air) > 1 else np.zeros_like(air)
     margin = round(MARGIN * width) + 1
     rows, columns = (
@@ -88,14 +93,15 @@ def lung_field(scan: Volume, size: int) -> LungField | None:
     values = (2 * (hu[:, rows, columns] - low) / (high - low) - 1).clip(-1, 1)
     row_mm, column_mm = canonical.spacing_mm[1:]
     images, undo_square = fit_square(values, size, pixel_mm=(row_mm, column_mm))
-    inside, under = (
+    fitted, inside, under = (
         fit_square(mask[:, rows, columns], size, kind="mask", pixel_mm=(row_mm, column_mm))[0]
-        for mask in (air | enclosed & ~below, below)
+        for mask in (air | lung & ~below, air | notched & ~below, below)
     )
     edge_mm = max((rows.stop - rows.start) * row_mm, (columns.stop - columns.start) * column_mm) / size
     spacing_mm = (canonical.spacing_mm[0], edge_mm, edge_mm)
     undo = within_box(undo_square, (rows, columns), (hu.shape[1], hu.shape[2]))
-    return LungField(NetworkInput(scan, canonical, images, spacing_mm, undo), inside, under, (rows, columns))
+    seen = NetworkInput(scan, canonical, images, spacing_mm, undo)
+    return LungField(seen, fitted, inside, under, (rows, columns))
 
 
 def within_box(undo_square: Undo, box: tuple[slice, slice], shape: tuple[int, int]) -> Undo:
@@ -145,6 +151,12 @@ def closed(air: Mask, radius: float) -> Mask:
     reached = ndimage.distance_transform_edt(~padded) <= radius
     filled = ndimage.binary_fill_holes(ndimage.distance_transform_edt(reached) > radius)
     return np.asarray(filled[pad:-pad, pad:-pad] | air)
+
+
+def closed_apart(lungs: Mask, radius: float, middle: int) -> Mask:
+    """The same for what lies left and right of a column, so that nothing between two lungs is filled."""
+    sides = lungs[:, :middle], lungs[:, middle:]
+    return np.concatenate([closed(side, radius) for side in sides], 1)
 
 
 def distances_from(inside: Mask) -> Tensor:

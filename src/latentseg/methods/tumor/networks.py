@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,17 +64,29 @@ class TumorNetworks:
         return next(self.network.parameters()).device
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedScan:
-    """A scan after the part of the work that does not depend on the prompt.
+class Encoded(NamedTuple):
+    """What the frozen networks say of a scan.
 
     Attributes:
-        networks: Those that prepared it, a 3-D backbone for this volume.
-        seen: The scan as the networks see it, slices cut to the body or a whole block, and the way back.
-        images: Slices ``(S, 1, H, W)``, or a block ``(1, 1, D, H, W)``, in [-1, 1], on the CPU.
         stages: Frozen features, in half precision.
         organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
         decoded: Slices through the autoencoder, of those that some prompt had refined.
+    """
+
+    stages: list[Tensor]
+    organs: Tensor | None
+    decoded: Reconstructions
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan with the part of the work that does not depend on the prompt, done when it is first needed.
+
+    Attributes:
+        networks: Those that prepare it, a 3-D backbone for this volume.
+        seen: The scan as the networks see it, slices cut to the body or a whole block, and the way back.
+        images: Slices ``(S, 1, H, W)``, or a block ``(1, 1, D, H, W)``, in [-1, 1], on the CPU.
+        encode: Passes them through the frozen networks.
         lungs: Where they are, of a scan of which the lungs alone are seen.
         alone: What some prompt had networks of its own look at, by their name; None where it is not shown.
     """
@@ -80,11 +94,29 @@ class PreparedScan:
     networks: TumorNetworks
     seen: NetworkInput
     images: Tensor
-    stages: list[Tensor]
-    organs: Tensor | None
-    decoded: Reconstructions
+    encode: Callable[[], Encoded] = field(repr=False)
     lungs: LungField | None = None
     alone: dict[str, PreparedScan | None] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        """What the frozen networks say of it."""
+        return self.encode()
+
+    @property
+    def stages(self) -> list[Tensor]:
+        """See :class:`Encoded`."""
+        return self.encoded.stages
+
+    @property
+    def organs(self) -> Tensor | None:
+        """See :class:`Encoded`."""
+        return self.encoded.organs
+
+    @property
+    def decoded(self) -> Reconstructions:
+        """See :class:`Encoded`."""
+        return self.encoded.decoded
 
     @property
     def scan(self) -> Volume:
@@ -133,8 +165,10 @@ class PreparedScan:
 
     @property
     def nbytes(self) -> int:
-        """Size in memory."""
-        tensors = [self.images, *self.stages, self.decoded.decoded]
-        organs = 0 if self.organs is None else self.organs.nbytes
-        organs += sum(one.nbytes for one in self.alone.values() if one and one.stages is not self.stages)
-        return self.scan.array.nbytes + organs + sum(tensor.nbytes for tensor in tensors)
+        """Size in memory, of what was computed so far."""
+        apart = [one.nbytes for one in self.alone.values() if one and one.images is not self.images]
+        tensors = [self.images]
+        if "encoded" in self.__dict__:
+            tensors += [*self.stages, self.decoded.decoded]
+            tensors += [] if self.organs is None else [self.organs]
+        return self.scan.array.nbytes + sum(apart) + sum(tensor.nbytes for tensor in tensors)

@@ -7,8 +7,7 @@ backbone it is one block, suspicious or not as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,23 +17,20 @@ from torch import Tensor
 
 from latentseg.errors import UsageError, caution
 from latentseg.imaging import Volume
-from latentseg.imaging.network_input import NetworkInput
 from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
-from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.diffugts.refinement import Refined
 from latentseg.methods.log_odds import probability
-from latentseg.methods.tumor.along_slices import bridged, smooth
+from latentseg.methods.tumor.along_slices import bridged
 from latentseg.methods.tumor.appearance import with_edges
-from latentseg.methods.tumor.blocks import in_tissue_window, items_of, memory_of, per_slice, seen_by, stacked
+from latentseg.methods.tumor.blocks import in_tissue_window, memory_of, per_slice, seen_by, stacked
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
-from latentseg.methods.tumor.lung_field import LungField, lung_field
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
-from latentseg.methods.tumor.organs import CAVITY
+from latentseg.methods.tumor.preparing import alone, prepared_scan
 from latentseg.methods.tumor.pseudo_healthy import Refinement
-from latentseg.methods.tumor.queries import Query, warn_of_modality, warn_of_place
+from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 from latentseg.methods.tumor.within_organ import within
 
@@ -94,52 +90,15 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         return memory_of(self.networks, scan, self.options)
 
     def prepare(self, scan: Volume) -> PreparedScan:
-        """Encode a scan, once for any number of prompts.
+        """Look at a scan, which is encoded by the first prompt that has to, once for any number of prompts.
 
         Raises:
             InputError: A constant scan, or one with values that are no numbers.
             GeometryError: Axial slices too narrow to be segmented.
             MemoryLimitError: A 3-D backbone, and a volume that would not fit; said before the work.
         """
-        return self._encoded(*seen_by(self.networks, scan, self.options))
-
-    def _encoded(
-        self, networks: TumorNetworks, seen: NetworkInput, lungs: LungField | None = None
-    ) -> PreparedScan:
-        images = items_of(seen)
-        coded = [networks.stages.with_latents(slab) for slab in images.split(self.options.slab)]
-        slabs, latents = zip(*coded, strict=True)
-        stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
-        organs = self._organs(networks, stages, seen.spacing_mm[0])
-        decoded = Reconstructions(networks.backbone, images, latents[0] if seen.block else None)
-        return PreparedScan(networks, seen, images, stages, organs, decoded, lungs)
-
-    def _alone(self, prepared: PreparedScan, query: Query) -> PreparedScan:
-        """The scan as networks of their own see it, where the organ or the region of a prompt has some."""
-        part = self.networks.part_of(query, prepared.scan.modality)
-        if not (part and self.options.organs):
-            return prepared
-        if part not in prepared.alone:
-            prepared.alone[part] = self._seen_alone(prepared, part)
-        return prepared.alone[part] or prepared
-
-    def _seen_alone(self, prepared: PreparedScan, part: str) -> PreparedScan | None:
-        networks = self.networks.alone[part]
-        if part == CAVITY:
-            lungs = lung_field(prepared.scan, networks.backbone.image_size)
-            return lungs and self._encoded(networks, lungs.seen, lungs)
-        organs = self._organs(networks, prepared.stages, prepared.step_mm)
-        return replace(prepared, networks=networks, organs=organs, alone={})
-
-    @torch.no_grad()
-    def _organs(self, networks: TumorNetworks, stages: Sequence[Tensor], step_mm: float) -> Tensor | None:
-        """Chances of organs, smooth across slices; None where none are known or asked for."""
-        organs = networks.network.organs
-        if not (organs.names and self.options.organs):
-            return None
-        slabs = zip(*(level.split(self.options.slab) for level in stages), strict=True)
-        chances = [organs([stage.float() for stage in slab]).softmax(1).cpu() for slab in slabs]
-        return smooth(torch.cat(chances), self.options.across_mm / step_mm)
+        networks, seen = seen_by(self.networks, scan, self.options)
+        return prepared_scan(networks, seen, self.options)
 
     @torch.no_grad()
     def predict(self, prepared: PreparedScan, target: str) -> TumorSegmentation:
@@ -152,11 +111,11 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         query = self.networks.queries(target, scan.modality)
         warn_of_modality(query, scan)
         warn_of_place(query)
-        whole, prepared = prepared, self._alone(prepared, query)
+        whole, prepared = prepared, alone(prepared, query, self.networks, options)
         networks = prepared.networks
         attention = Attention(networks, options)
         found = attention.of_scan(prepared, query)
-        scores = found.scores * self._in_view(whole, found)
+        scores = found.scores * (prepared.lungs is not None or self._in_view(whole, found))
         above = (scores >= options.min_presence).numpy()
         suspicious = np.flatnonzero(bridged(above, options.gap_mm / prepared.step_mm))
         found = attention.closer(prepared, found, suspicious)

@@ -1,0 +1,79 @@
+"""Scans before any prompt: how they are encoded, and which networks look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from latentseg.imaging.network_input import NetworkInput
+from latentseg.methods.diffugts.reconstructions import Reconstructions
+from latentseg.methods.tumor.along_slices import smooth
+from latentseg.methods.tumor.blocks import items_of
+from latentseg.methods.tumor.lung_field import LungField, lung_field
+from latentseg.methods.tumor.networks import Encoded, PreparedScan, TumorNetworks
+from latentseg.methods.tumor.options import TumorOptions
+from latentseg.methods.tumor.organs import CAVITY
+from latentseg.methods.tumor.queries import Query
+
+
+def prepared_scan(
+    networks: TumorNetworks, seen: NetworkInput, options: TumorOptions, *, lungs: LungField | None = None
+) -> PreparedScan:
+    """A scan, or its lungs, that is encoded when it is first needed."""
+    images = items_of(seen)
+    return PreparedScan(networks, seen, images, lambda: encoded(networks, seen, images, options), lungs)
+
+
+@torch.no_grad()
+def encoded(networks: TumorNetworks, seen: NetworkInput, images: Tensor, options: TumorOptions) -> Encoded:
+    """What the frozen networks say of slices or of a block."""
+    coded = [networks.stages.with_latents(slab) for slab in images.split(options.slab)]
+    slabs, latents = zip(*coded, strict=True)
+    stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
+    organs = organs_of(networks, stages, seen.spacing_mm[0], options)
+    return Encoded(
+        stages, organs, Reconstructions(networks.backbone, images, latents[0] if seen.block else None)
+    )
+
+
+@torch.no_grad()
+def organs_of(
+    networks: TumorNetworks, stages: Sequence[Tensor], step_mm: float, options: TumorOptions
+) -> Tensor | None:
+    """Chances of organs, smooth across slices; None where none are known or asked for."""
+    organs = networks.network.organs
+    if not (organs.names and options.organs):
+        return None
+    slabs = zip(*(level.split(options.slab) for level in stages), strict=True)
+    chances = [organs([stage.float() for stage in slab]).softmax(1).cpu() for slab in slabs]
+    return smooth(torch.cat(chances), options.across_mm / step_mm)
+
+
+def alone(
+    prepared: PreparedScan, query: Query, networks: TumorNetworks, options: TumorOptions
+) -> PreparedScan:
+    """The scan as networks of their own see it, where the organ or the region of a prompt has some."""
+    part = networks.part_of(query, prepared.scan.modality)
+    if not (part and options.organs):
+        return prepared
+    if part not in prepared.alone:
+        prepared.alone[part] = seen_alone(prepared, part, networks.alone[part], options)
+    return prepared.alone[part] or prepared
+
+
+def seen_alone(
+    prepared: PreparedScan, part: str, networks: TumorNetworks, options: TumorOptions
+) -> PreparedScan | None:
+    """The same scan for other networks, of lungs what there is to see of them; None without any."""
+    if part == CAVITY:
+        lungs = lung_field(prepared.scan, networks.backbone.image_size)
+        return lungs and prepared_scan(networks, lungs.seen, options, lungs=lungs)
+
+    def encode() -> Encoded:
+        stages = prepared.stages
+        return prepared.encoded._replace(organs=organs_of(networks, stages, prepared.step_mm, options))
+
+    return replace(prepared, networks=networks, encode=encode, alone={})

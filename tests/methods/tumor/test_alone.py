@@ -48,6 +48,7 @@ def test_a_brain_tumor_in_mr_is_looked_for_by_networks_of_heads(with_heads: Path
         assert (segmenter.predict(prepared, "meningioma").presence > 0.5) == sick
         assert list(prepared.alone) == ["head"] * sick
     prepared = segmenter.prepare(mr)
+    segmenter.predict(prepared, "liver tumor")  # encodes the scan
     before = prepared.nbytes
     segmenter.predict(prepared, "brain tumor")
     head = prepared.alone["head"]

@@ -131,9 +131,9 @@ class Hosts:
 
 
 def tumor_of(organ: str) -> str:
-    """The vocabulary's first finding in an organ, such as "liver tumor"; nothing where it has none."""
-    found = (concept.name for concept in vocabulary() if concept.kind == "finding" and concept.organ == organ)
-    return next(found, "") if organ else ""
+    """The vocabulary's tumor of an organ, such as "liver tumor", or else its first finding; nothing without."""
+    found = [concept.name for concept in vocabulary() if concept.kind == "finding" and concept.organ == organ]
+    return next((name for name in found if "tumor" in name), (found or [""])[0]) if organ else ""
 
 
 def region_of(finding: str) -> str:

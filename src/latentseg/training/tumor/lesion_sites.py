@@ -131,7 +131,7 @@ class Hosts:
 
 
 def tumor_of(organ: str) -> str:
-    """The vocabulary's tumor of an organ, such as "liver tumor", or else its first finding; nothing without."""
+    """The vocabulary's tumor of an organ, such as "liver tumor", else its first finding; nothing without."""
     found = [concept.name for concept in vocabulary() if concept.kind == "finding" and concept.organ == organ]
     return next((name for name in found if "tumor" in name), (found or [""])[0]) if organ else ""
 

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from threading import Event, Lock, RLock, Thread
 from typing import Any
 
@@ -77,7 +77,7 @@ class Engine:
         self._work = Lock()  # held by the one thread that computes
         self._ahead: tuple[str, Event, Thread] | None = None
         self._methods: dict[bool, Any] = {}
-        self._kept: OrderedDict[tuple[str, bool], tuple[Any, int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, bool], Any] = OrderedDict()
         self._supports: LastUsed[Any] = LastUsed(KEPT_SUPPORTS)
         self._pace = dict(FIRST_GUESS)
 
@@ -165,15 +165,15 @@ class Engine:
         method, key = self.method(named=named), (scan.id, named)
         if key in self._kept:
             self._kept.move_to_end(key)
-            return method, self._kept[key][0]
+            return method, self._kept[key]
         volume = scan.read()
         clock.enter("preparing the scan")
         began = time.perf_counter()
         prepared = method.prepare(volume)
         self._learn_pace("prepare", (time.perf_counter() - began) / scan.slices)
         with self._lock:
-            self._kept[key] = (prepared, size_of(prepared))
-            while sum(size for _, size in self._kept.values()) > self.options.limits.cache_bytes:
+            self._kept[key] = prepared
+            while sum(one.nbytes for one in self._kept.values()) > self.options.limits.cache_bytes:
                 if len(self._kept) == 1:
                     break
                 self._kept.popitem(last=False)
@@ -194,7 +194,7 @@ class Engine:
 
     def _volume(self, scan: Scan) -> Volume:
         kept = self._kept.get((scan.id, False))
-        return kept[0].scan if kept else scan.read()
+        return kept.scan if kept else scan.read()
 
     def _expected(self, scan: Scan, targets: Sequence[Target]) -> dict[str, float]:
         """Seconds that each kind of work will take in all."""
@@ -311,21 +311,6 @@ def with_drawn(result: Segmentation, volume: Volume, drawn: Mapping[int, NDArray
     for z, slice_ in drawn.items():
         mask[:, :, z], probability[:, :, z] = slice_, slice_
     return replace(result, mask=view.restore(mask), probability=view.restore(probability))
-
-
-def size_of(thing: Any) -> int:
-    """Bytes of the arrays and tensors in nested data classes, tuples and dictionaries."""
-    if isinstance(thing, np.ndarray):
-        return int(thing.nbytes)
-    if hasattr(thing, "element_size") and hasattr(thing, "nelement"):
-        return int(thing.element_size() * thing.nelement())
-    if isinstance(thing, Mapping):
-        return sum(map(size_of, thing.values()))
-    if isinstance(thing, list | tuple):
-        return sum(map(size_of, thing))
-    if is_dataclass(thing) and not isinstance(thing, type):
-        return sum(size_of(getattr(thing, one.name)) for one in fields(thing))
-    return 0
 
 
 def check_targets(project: Project, numbers: Sequence[int]) -> list[Target]:

@@ -15,13 +15,9 @@ from PIL import Image
 from helpers.slicer import save_segments
 from latentseg.errors import GeometryError, InputError, UsageError
 from latentseg.imaging import Volume, read, write_like
-from latentseg.methods.fewshot.support import (
-    Support,
-    fit_masks,
-    is_flat,
-    marked,
-)
+from latentseg.methods.fewshot.support import Support, fit_masks
 from latentseg.methods.fewshot.support_folder import SupportFolder
+from latentseg.methods.fewshot.support_masks import is_flat, marked
 from latentseg.phantom.bodies import Phantom
 
 LIVER, SPLEEN = 1, 4

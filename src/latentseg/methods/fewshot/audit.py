@@ -13,8 +13,9 @@ from latentseg.imaging.label_names import Label, described, members
 from latentseg.methods.base import Progress
 from latentseg.methods.fewshot.prepared import PreparedScan
 from latentseg.methods.fewshot.segmenter import FewShotSegmenter
-from latentseg.methods.fewshot.support import Support, marked, read_example, read_mask
+from latentseg.methods.fewshot.support import Support
 from latentseg.methods.fewshot.support_folder import SupportFolder
+from latentseg.methods.fewshot.support_masks import marked, read_example, read_mask
 from latentseg.metrics.overlap import dice
 
 VOLUME_FACTOR = 3.0

@@ -14,8 +14,8 @@ from latentseg.imaging import Volume, default_suffix, read_labels, write_like
 from latentseg.imaging.files import written_whole
 from latentseg.imaging.formats import as_volume
 from latentseg.imaging.label_names import Label
-from latentseg.methods.fewshot.support import marked, read_example, read_mask
 from latentseg.methods.fewshot.support_folder import IMAGE_FOLDERS, MASK_FOLDERS, NAMES_FILE, SupportFolder
+from latentseg.methods.fewshot.support_masks import marked, read_example, read_mask
 
 MASK_ENDING = "_mask"
 

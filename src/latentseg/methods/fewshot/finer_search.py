@@ -4,7 +4,8 @@ Not in SD-FSMIS. A cell of a whole scan is some 10 mm wide: a kidney has two hun
 sixteen and an adrenal gland eight, too few to be told from what lies beside them. So a square around the
 target is cut out of the slices of the example and enlarged, and so is the square of the scan in which the
 target is expected after the search in large cells. Both are compared as whole scans are. For the smallest
-targets this alone decides; for somewhat larger ones the log-odds are the mean of both searches.
+targets this alone decides; for somewhat larger ones the log-odds are the mean of both searches, and the finer
+one says whether they are there.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ class FinerSearch(Part):
             return replace(search, log_odds=log_odds)
         score = float(np.dot(shares, [score for _, score in found]))
         own = rises(score - self.options.least_evidence, FINE_WIDTH)
-        likely = (1 - weight) * search.likely + weight * own
+        asked = min(2 * weight, 1.0)
+        likely = (1 - asked) * search.likely + asked * own
         reason = search.reason if search.reason == ELSEWHERE else UNLIKE if likely < 0.5 else ""
         return replace(search, log_odds=log_odds, likely=likely, reason=reason)
 

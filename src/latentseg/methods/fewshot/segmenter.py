@@ -20,8 +20,9 @@ from latentseg.methods.fewshot.context import SupportContext
 from latentseg.methods.fewshot.part import EncodedScan, Examples, Part, Search
 from latentseg.methods.fewshot.parts import FewShotNetworks, SegmentOptions, parts_of
 from latentseg.methods.fewshot.prepared import Found, PreparedScan, presence_of
-from latentseg.methods.fewshot.support import Support, is_flat
+from latentseg.methods.fewshot.support import Support
 from latentseg.methods.fewshot.support_inputs import as_supports
+from latentseg.methods.fewshot.support_masks import is_flat
 from latentseg.methods.log_odds import probability
 from latentseg.methods.results import Segmentation
 

@@ -12,7 +12,8 @@ and half of CHAOS (every fourth slice), people without lesions of the pancreas (
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
 * Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more: any slice with a score
   of 0.25 may hold some, and a component counts with the highest score of its slices.
-* Healthy people in whom anything is marked; AUROC and Brier score of presence over people.
+* Healthy people in whom anything is marked; AUROC and Brier score of presence over people. Scans in which a
+  prompt is refused, as no training showed its organ's tumors in their modality, are counted apart.
 * Share of what is marked that lies within 5 mm of the organ: its label, or air in the body, with the tumor.
 
 ``--known`` writes the table that users are told (``tumor-results.json``).
@@ -39,7 +40,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import latentseg as ls
-from latentseg.errors import LatentsegWarning
+from latentseg.errors import LatentsegWarning, UsageError
 from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.datasets.base import Dataset, data_root
 from latentseg.evaluation.datasets.tumors import CONTROL_STEP, get_category, thinned
@@ -81,6 +82,7 @@ class Row:
     patient: str
     sick: bool
     picture: bool
+    modality: str
     presence: float
     found_ml: float
     parts: int
@@ -212,6 +214,7 @@ def row_of(finding: str, scan: Scan, prepared: PreparedScan, segmenter: TumorSeg
         patient=scan.patient,
         sick=scan.sick,
         picture=picture,
+        modality=image.modality,
         presence=round(result.presence, 4),
         found_ml=round(float(result.mask.sum()) * ml, 2),
         parts=match.predicted,
@@ -309,6 +312,7 @@ def known(rows: list[Row], figures: dict[str, float | int | None]) -> Measured:
     return Measured(
         held_out="patients",
         what="slices" if pictures_only else "volumes",
+        modalities=tuple(sorted({row.modality for row in rows if row.sick})),
         scans=int(figures["scans"] or 0),
         patients=int(figures["patients"] or 0) if not pictures_only else None,
         dice=figures["dice"],
@@ -336,22 +340,28 @@ def main() -> None:
     warnings.simplefilter("ignore", LatentsegWarning)
     about = {"date": datetime.now(UTC).date().isoformat(), "weights": segmenter.fingerprint}
     rows: list[Row] = []
+    refused: dict[str, list[str]] = defaultdict(list)
     asked = options.finding.split(",")
     for findings, scans in KINDS:
         wanted = [finding for finding in findings if finding in asked]
         for scan in islice(scans(), options.limit) if wanted else ():
             prepared = segmenter.prepare(scan.image)
             for finding in wanted:
+                try:
+                    segmenter.check(FINDINGS[finding], scan.image)
+                except UsageError:
+                    refused[finding].append(scan.name)
+                    continue
                 rows.append(row_of(finding, scan, prepared, segmenter))
                 sys.stdout.write(f"{asdict(rows[-1]) | {'candidates': len(rows[-1].candidates)}}\n")
                 sys.stdout.flush()
         by_finding = {finding: [row for row in rows if row.finding == finding] for finding in asked}
         summaries = {finding: summary_of(own) for finding, own in by_finding.items() if own}
-        result = {**about, "summaries": summaries, "scans": [asdict(row) for row in rows]}
+        result = {**about, "summaries": summaries, "refused": refused, "scans": [asdict(row) for row in rows]}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result) + "\n", encoding="utf-8")
     for finding, figures in summaries.items():
-        sys.stdout.write(f"{finding}: {json.dumps(figures)}\n")
+        sys.stdout.write(f"{finding}: {json.dumps(figures)}, refused in {len(refused[finding])}\n")
     told = {FINDINGS[f]: known(by_finding[f], summaries[f]).model_dump() for f in summaries}
     if options.known:
         options.known.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

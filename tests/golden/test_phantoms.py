@@ -20,6 +20,7 @@ import latentseg as ls
 from latentseg.backbones import registry
 from latentseg.imaging import to_canonical
 from latentseg.methods.results import Segmentation
+from latentseg.methods.tumor.options import TumorOptions
 from latentseg.phantom.bodies import Phantom, abdomen
 
 GOLDEN = Path(__file__).with_name("phantoms.json")
@@ -93,7 +94,8 @@ def find_organ(modality: Literal["CT", "MR"], organ: str) -> dict[str, Any]:
 @functools.cache
 def find_tumor(modality: Literal["CT", "MR"], seed: int) -> dict[str, Any]:
     query = abdomen(seed=seed, modality=modality, shape=(128, 128, 8), lesions=5)
-    result = ls.load("tumor")(query.image, ["liver tumor"])["liver tumor"]
+    segmenter = ls.load("tumor", options=TumorOptions(anyway=True))  # MR is asked for confirmation
+    result = segmenter(query.image, ["liver tumor"])["liver tumor"]
     residual = result.evidence.residual[
         result.evidence.refined
     ].mean()  # the mask does not tell of inpainting

@@ -79,7 +79,8 @@ class Request:
             dtype=self.precision,
         )
         if self.prompt:
-            return partial(load, "tumor", options=with_seed(preset_options(self.preset), self.seed))
+            asked = replace(with_seed(preset_options(self.preset), self.seed), anyway=self.anyway)
+            return partial(load, "tumor", options=asked)
         options = search_options(self.support_mode, anywhere=self.anywhere, compat=self.compat)
         return partial(load, "fewshot", options=options)
 

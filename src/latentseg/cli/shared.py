@@ -88,9 +88,7 @@ Anywhere = Annotated[
     bool,
     typer.Option("--anywhere", help="Search every slice: for lesions, and what lies elsewhere in each body."),
 ]
-Anyway = Annotated[
-    bool, typer.Option("--anyway", help="Look for a prompt even where the model does not see its organ.")
-]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Look for a prompt even where no training showed it.")]
 BackboneOption = Annotated[str, typer.Option(help="A model of `latentseg models list`, or its folder.")]
 Weights = Annotated[
     Path | None, typer.Option(help="Few-shot weights other than the backbone's own, or where it brings none.")

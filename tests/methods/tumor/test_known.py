@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from latentseg.backbones.registry import resolve
 from latentseg.errors import ModelError, UsageError
-from latentseg.methods.tumor.known import FILE, Measured, check_seen, known_of, read_known
+from latentseg.imaging import Volume
+from latentseg.methods.tumor.known import FILE, Measured, check_seen, check_shown, known_of, read_known
 from latentseg.text import read_prompt
 from latentseg.text.vocabulary import concept_named
 
@@ -84,3 +87,15 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps({"lung tumor": {"dice": "good"}}), encoding="utf-8")
     with pytest.raises(ModelError, match="unreadable results of tumors"):
         read_known(tmp_path)
+
+
+def test_a_modality_in_which_no_training_showed_a_tumor_is_asked_for_confirmation() -> None:
+    known = {"lung tumor": LUNG.model_copy(update={"modalities": ("CT",)})}
+    prompt = read_prompt("lung nodule")
+    scan = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4), modality="MR")
+    with pytest.raises(UsageError, match=r"no training showed tumors of the lung in MR.*--anyway"):
+        check_shown(prompt, scan, known=known)
+    check_shown(prompt, scan, known={"lung tumor": LUNG})
+    check_shown(read_prompt("liver tumor"), scan, known=known)
+    for modality in ("CT", "unknown"):
+        check_shown(prompt, replace(scan, modality=modality), known=known)

@@ -18,7 +18,14 @@ from latentseg.methods.tumor.queries import Queries
 from latentseg.text import embed
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
-from latentseg.training.tumor.calibration import Alarms, calibrate_organs, healthy_scans, highest, images_of
+from latentseg.training.tumor.calibration import (
+    Alarms,
+    calibrate_organs,
+    healthy_scans,
+    highest,
+    images_of,
+    threshold,
+)
 from latentseg.training.tumor.diffugts import AttentionTask, TumorTraining, TumorTrainingOptions, halved
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of, tumor_of
 from latentseg.training.tumor.organ_samples import OrganSampleOptions
@@ -236,7 +243,7 @@ def test_steps_learn_a_lesion(training: TumorTraining) -> None:
 
 
 def test_healthy_scans_reach_one_half_for_no_organ_after_calibration(training: TumorTraining) -> None:
-    """Scores are lowered by what the healthy scans of the training reach, in each modality."""
+    """Scores are lowered by what healthy scans reach, in their modality."""
     task = AttentionTask(training.options, training.packed, training.stages, queries=training.queries)
     network, stages, samples = task.network.eval(), training.stages, task.samples
     assert network.organs.classify is not None
@@ -245,8 +252,50 @@ def test_healthy_scans_reach_one_half_for_no_organ_after_calibration(training: T
     calibrate_organs(
         network, stages, training.queries, samples, views={"phantom": "trunk"}, alarms=Alarms(0.0, 0.0)
     )
-    assert set(network.views.by_organ) == {"liver CT", "liver MR"}
+    assert set(network.views.by_organ) == {"liver CT"}
     for scan in healthy_scans(samples, {"phantom"}):
         found = highest(network, stages, training.queries, "CT", images_of(samples, scan)[0], {"liver": None})
         lowered = network.views.lowered(torch.tensor([found["liver"]]), "abdomen", "liver CT")
         assert float(lowered) <= 0.01
+
+
+def test_scans_that_are_kept_set_the_scores(training: TumorTraining, packed: Pack) -> None:
+    source = packed.scans[0].source
+    kept = AS_LESION.model_copy(update={"findings": {}, "validation": (f"{source}/{packed.scans[0].case}",)})
+    assert [scan.case for scan in healthy_scans(Samples(kept, packed), {source})] == [packed.scans[0].case]
+    assert threshold([1.0, 2.0, 3.0], Alarms(0.0, 0.5), long=True) == pytest.approx(2.0)
+    assert threshold([1.0, 2.0, 3.0], Alarms(0.0, 0.05), long=True) == pytest.approx(2 + 1.645, abs=0.01)
+    assert threshold([1.0, 2.0, 3.0], Alarms(0.0, 0.05), long=False) == 3.0
+
+
+def test_lesions_grow_in_the_organs_that_are_named_and_are_asked_for_there(packed: Pack) -> None:
+    hosts = HostOptions(organs=("liver",), named=1.0)
+    options = SampleOptions(organs=ORGANS, hosts=hosts, real=0.0, synthetic=1.0, closer=0.0, mismatched=0.0)
+    liver = [s.finding for s in draw(Samples(options, packed)) if s.mask.any()]
+    assert set(liver) <= {*findings_of({"liver"}), *findings_of({""})}
+    asked = options.model_copy(update={"synthetic": 0.0, "asked": 1.0})
+    assert {s.finding for s in draw(Samples(asked, packed), 10)} == {"liver tumor"}
+
+
+def test_training_looks_at_the_organ_and_never_away_from_a_lesion(training: TumorTraining) -> None:
+    asked = {"hosts": HostOptions(organs=("liver",), named=1.0), "asked": 1.0, "closer": 0.0, "real": 0.0}
+    samples = AS_LESION.model_copy(update=asked)
+    options = training.options.model_copy(update={"at_organs": 1.0, "count": 12, "samples": samples})
+    task = AttentionTask(options, training.packed, training.stages, queries=training.queries)
+    assert task.network.organs.classify is not None
+    with torch.no_grad():
+        task.network.organs.classify.weight.zero_()
+        task.network.organs.classify.bias[:] = torch.tensor([100.0, 0.0, 0.0])  # no organ anywhere
+    task._encode(list(range(12)))
+    drawn = [task.sample(row) for row in range(12)]
+    known = [task.queries(s.finding, s.modality).prompt.organ == "liver" for s in drawn]
+    assert any(known)
+    for row, (sample, organ) in enumerate(zip(drawn, known, strict=True)):
+        lesion = torch.nn.functional.adaptive_max_pool2d(
+            torch.from_numpy(task.masks[row])[None].float(), task.away.shape[2:]
+        )[0]
+        expected = 1 - lesion.numpy() if organ and sample.whole else np.zeros_like(lesion)
+        assert np.array_equal(task.away[row, 0], expected)
+    batch = task.batch(np.random.default_rng(0), 0.0)
+    assert batch.away is not None
+    assert batch.away.shape == (4, 1, *task.kept.grid)

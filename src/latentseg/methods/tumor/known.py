@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from latentseg.errors import ModelError, UsageError
+from latentseg.imaging import Volume
 from latentseg.text.prompts import Prompt
 from latentseg.text.vocabulary import concept_named
 
@@ -30,6 +31,7 @@ class Measured(BaseModel, extra="forbid", frozen=True):
     Attributes:
         held_out: What no training saw: the patients, or the category altogether.
         what: Of the scans with the finding.
+        modalities: Theirs, and those in which training showed the finding; nothing where that is not known.
         scans: Number of them.
         patients: Whose they are; None where that is not known.
         dice: Mean over patients, in [0, 1]; None where the finding is not outlined.
@@ -43,6 +45,7 @@ class Measured(BaseModel, extra="forbid", frozen=True):
 
     held_out: Literal["patients", "category"]
     what: Literal["volumes", "slices"]
+    modalities: tuple[str, ...] = ()
     scans: int
     patients: int | None
     dice: float | None
@@ -114,3 +117,27 @@ def check_seen(prompt: Prompt, known: Mapping[str, Measured], *, organs: tuple[s
     there = ", ".join(sorted(seen))
     fix = f"{hint}Name a tumor of {there}, or show examples (--support); --anyway looks for it"
     raise UsageError(what, fix=fix)
+
+
+def check_shown(prompt: Prompt, scan: Volume, *, known: Mapping[str, Measured]) -> None:
+    """Refuse a prompt in a scan of a modality in which training showed no tumor of its organ.
+
+    Args:
+        prompt: As it was read.
+        scan: In which it is to be looked for.
+        known: Figures of findings; where there are none of the organ, nothing is refused.
+
+    Raises:
+        UsageError: The scan is of another one.
+    """
+    alike = [
+        figures
+        for name, figures in known.items()
+        if prompt.organ and concept_named(name).organ == prompt.organ
+    ]
+    shown = sorted({modality for figures in alike for modality in figures.modalities})
+    if not shown or scan.modality in (*shown, "unknown"):
+        return
+    what = f"no training showed tumors of the {prompt.organ} in {scan.modality}, where all may be marked"
+    fix = f"use {' or '.join(shown)}, or show examples (--support); --anyway looks for {prompt.text!r}"
+    raise UsageError(what, where=str(scan.source or "the scan"), fix=fix)

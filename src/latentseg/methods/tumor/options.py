@@ -20,6 +20,8 @@ class TumorOptions:
         level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
+        anyway: Whether a tumor is looked for where no training showed any of its organ, such as one of the
+            liver in MR.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
         own: Share of a part of the mask in or beside that organ, below which the part is let go.
         closer: How slices that are suspected are looked at again, enlarged; in a block, what was found.
@@ -39,6 +41,7 @@ class TumorOptions:
     )
     level: float | None = 0.5
     appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
+    anyway: bool = False
     organs: bool = True
     own: float = 0.1
     closer: CloserOptions | None = field(default_factory=CloserOptions)

@@ -26,6 +26,7 @@ from latentseg.methods.tumor.appearance import with_edges
 from latentseg.methods.tumor.blocks import in_tissue_window, memory_of, per_slice, seen_by, stacked
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
+from latentseg.methods.tumor.known import check_shown
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
 from latentseg.methods.tumor.preparing import alone, prepared_scan
@@ -81,9 +82,11 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         """Read a prompt, so that what cannot be read is said before the work.
 
         Raises:
-            UsageError: A prompt that cannot be read.
+            UsageError: A prompt that cannot be read, or a scan of a modality in which no training showed it.
         """
-        self.networks.queries(target, scan.modality if scan else "unknown")
+        query = self.networks.queries(target, scan.modality if scan else "unknown")
+        if scan and not self.options.anyway:
+            check_shown(query.prompt, scan, known=self.networks.known)
 
     def needs(self, scan: Volume) -> str:
         """The memory that a 3-D backbone takes; errors as of :meth:`prepare`."""
@@ -105,9 +108,10 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         """Segment one prompt in a prepared scan.
 
         Raises:
-            UsageError: A prompt that cannot be read.
+            UsageError: As of :meth:`check`.
         """
         scan, options = prepared.scan, self.options
+        self.check(target, scan)
         query = self.networks.queries(target, scan.modality)
         warn_of_modality(query, scan)
         warn_of_place(query)

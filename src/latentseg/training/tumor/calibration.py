@@ -1,13 +1,14 @@
 """Scores of tumors of an organ, calibrated on whole healthy scans: few of them may hold a suspicious slice.
 
 What is calibrated slice by slice suspects some slice of nearly every scan, and organs differ in how
-suspicious they look when they are healthy. A scan of the other modality is one in another contrast.
+suspicious they look when they are healthy. Scans that the training did not see are the better judges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from statistics import NormalDist, mean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +24,13 @@ from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.queries import Queries
 from latentseg.methods.tumor.views import PART_OF, key_of
 from latentseg.text.vocabulary import concept_named
-from latentseg.training.augment import recolor
 from latentseg.training.pack import PackedScan
 from latentseg.training.tumor.lesion_sites import tumor_of
-from latentseg.training.tumor.samples import Samples
+from latentseg.training.tumor.samples import Samples, is_kept
 
-MODALITIES = ("CT", "MR")
-SLICES = 12  # of a scan
-LONG, FEWEST = 8, 8  # slices of a scan, and number of such scans from which on pictures are left out
+SLICES, SLAB = 64, 8  # of a scan, and how many go through a network at a time
+SURE = 0.999  # of a normal distribution, where no alarm is allowed
+LONG, FEWEST = 8, 4  # slices of a scan, and number of such scans from which on pictures are left out
 
 
 class Alarms(NamedTuple):
@@ -55,36 +55,45 @@ def calibrate_organs(
         network: Trained; its offsets are replaced.
         frozen: Of the backbone.
         queries: Reads prompts.
-        samples: Healthy scans of the training are read from their pack.
+        samples: Healthy scans are read from their pack.
         views: Part of the body that the scans of a data set show.
         alarms: What may still be suspected.
     """
-    organs = {*network.organs.trusted, *samples.options.hosts.tissues.values()} - samples.closed
+    hosts = samples.options.hosts
+    organs = {*network.organs.trusted, *hosts.tissues.values()} - samples.closed
+    organs = organs & {*hosts.organs} if hosts.organs else organs
     network.views.by_organ = {}
     for part in sorted(set(views.values())):
         asked = [o for o in sorted(organs) if tumor_of(o) and PART_OF.get(concept_named(o).region) == part]
         scans = healthy_scans(samples, {source for source, shown in views.items() if shown == part})
-        share = 1 - (alarms.scans if scans and scans[0].count >= LONG else alarms.slices)
+        long = bool(scans) and scans[0].count >= LONG
         scores: dict[str, list[float]] = {}
-        for number, scan in enumerate(scans if asked else ()):
-            for modality in MODALITIES:
-                images, labels = images_of(samples, scan)
-                if modality != scan.modality:
-                    contrasts = torch.zeros(len(images), dtype=torch.long)
-                    images = recolor(images, np.random.default_rng(number), curve=1.0, contrasts=contrasts)
-                away = dict.fromkeys(asked) | distances(
-                    scan, labels, set(asked) - set(network.organs.trusted)
-                )
-                for organ, score in highest(network, frozen, queries, modality, images, away).items():
-                    scores.setdefault(key_of(organ, modality), []).append(score)
+        for scan in scans if asked else ():
+            images, labels = images_of(samples, scan)
+            unseen = set(asked) - set(network.organs.trusted)
+            away = dict.fromkeys(asked) | distances(scan, labels, unseen)
+            for organ, score in highest(network, frozen, queries, scan.modality, images, away).items():
+                scores.setdefault(key_of(organ, scan.modality), []).append(score)
         for key, found in scores.items():
-            network.views.by_organ[key] = round(float(np.quantile(found, share)), 2)
+            network.views.by_organ[key] = round(threshold(found, alarms, long=long), 2)
+
+
+def threshold(scores: Sequence[float], alarms: Alarms, *, long: bool) -> float:
+    """The score that few healthy scans pass; those of whole scans are taken for normally distributed."""
+    if long and len(scores) > 1:
+        return mean(scores) + NormalDist().inv_cdf(min(1 - alarms.scans, SURE)) * stdev(scores)
+    return float(np.quantile(scores, 1 - alarms.slices))
 
 
 def healthy_scans(samples: Samples, sources: AbstractSet[str]) -> list[PackedScan]:
-    """Scans of some data sets without a tumor that is known of; single slices where there is little else."""
+    """Scans of some data sets without a tumor that is known of; single slices where there is little else.
+
+    Those that are kept from the training, where some are.
+    """
     sound = samples.chance["sound"] > 0
-    every = [scan for scan in samples.packed.scans if scan.source in sources and sound[scan.first]]
+    own = [scan for scan in samples.packed.scans if scan.source in sources]
+    kept = [scan for scan in own if is_kept(scan, samples.options.validation)]
+    every = kept or [scan for scan in own if sound[scan.first]]
     long = [scan for scan in every if scan.count >= LONG]
     return long if len(long) >= FEWEST else every
 
@@ -115,7 +124,8 @@ def highest(
 
     Of organs that the network does not find, the distances may be given.
     """
-    stages = frozen(images)
+    slabs = zip(*map(frozen, images.split(SLAB)), strict=True)
+    stages = [torch.cat(level) for level in slabs]
     chances = network.organs(stages).softmax(1) if network.organs.names else images
     found: dict[str, float] = {}
     for organ, labelled in organs.items():

@@ -65,6 +65,8 @@ class TumorTrainingOptions(BaseModel):
         image: Weight of the cross-entropy of the anomaly score.
         text: Weight of the contrastive loss.
         unmasked: Share of the samples of which only is known whether something is there.
+        at_organs: Share of the whole slices in which a tumor is looked for at its organ, if that is found, as
+            in a scan.
         healthy_count: Healthy slices of scans, not augmented, by which the score is calibrated in each part
             of the body.
         false_alarms: Share of them, and of single slices of ``healthy``, that may still be suspected.
@@ -89,6 +91,7 @@ class TumorTrainingOptions(BaseModel):
     image: float = 0.5
     text: float = 0.2
     unmasked: float = 0.1
+    at_organs: float = Field(0.0, ge=0, le=1)
     healthy_count: int = Field(200, gt=0)
     false_alarms: float = Field(0.08, ge=0, lt=1)
     scan_alarms: float = Field(0.2, ge=0, lt=1)
@@ -97,12 +100,16 @@ class TumorTrainingOptions(BaseModel):
 
 
 class AttentionBatch(NamedTuple):
-    """Frozen stages ``[(B, C_l, h_l, w_l)]``, masks ``(B, 1, h, w)``, texts ``(B, 2, D)``, what is masked."""
+    """Frozen stages ``[(B, C_l, h_l, w_l)]``, masks ``(B, 1, h, w)``, texts ``(B, 2, D)``, what is masked.
+
+    And the distance ``(B, 1, ...)`` from the organs of the texts on the finest grid, where some are known.
+    """
 
     stages: list[Tensor]
     masks: Tensor
     texts: Tensor
     masked: Tensor
+    away: Tensor | None = None
 
 
 class AttentionTask(Task[AnomalyAttention]):
@@ -129,6 +136,7 @@ class AttentionTask(Task[AnomalyAttention]):
         self.masks = np.zeros((options.count, edge // 2, edge // 2), bool)
         self.texts = np.zeros((options.count, 2, options.network.text_dim), np.float32)
         self.sources = np.zeros(options.count, object)
+        self.away = np.zeros((options.count, 1, *self.kept.grid), np.float16)
         self.whole = np.zeros(options.count, bool)
 
     def batch(self, rng: np.random.Generator, progress: float) -> AttentionBatch:
@@ -139,9 +147,11 @@ class AttentionTask(Task[AnomalyAttention]):
         stages = self.kept[rows]
         masks = torch.from_numpy(self.masks[rows][:, None].astype(np.float32))
         masked = torch.from_numpy(rng.random(len(rows)) >= self.options.unmasked)
+        near = rng.random((len(rows), 1, 1, 1)) < self.options.at_organs
+        away = torch.from_numpy(self.away[rows].astype(np.float32) * near)
         if rng.random() < MIRRORED:
-            stages, masks = [stage.flip(-1) for stage in stages], masks.flip(-1)
-        return AttentionBatch(stages, masks, torch.from_numpy(self.texts[rows]), masked)
+            stages, masks, away = [stage.flip(-1) for stage in stages], masks.flip(-1), away.flip(-1)
+        return AttentionBatch(stages, masks, torch.from_numpy(self.texts[rows]), masked, away)
 
     def sample(self, row: int) -> Sample:
         """The sample of a row; a function of the seed and the row alone."""
@@ -191,7 +201,19 @@ class AttentionTask(Task[AnomalyAttention]):
             self.kept.fill(row, sample.image)
             self.masks[row] = halved(sample.mask)
             self.sources[row], self.whole[row] = sample.source, sample.whole
-            self.texts[row] = self.queries(sample.finding, sample.modality).texts[0].numpy()
+            query = self.queries(sample.finding, sample.modality)
+            self.texts[row] = query.texts[0].numpy()
+            if sample.whole and self.options.at_organs:
+                self.away[row] = self._away(row, query.prompt.organ)
+
+    @torch.no_grad()
+    def _away(self, row: int, organ: str) -> NDArray[np.float32] | float:
+        """Distance ``(1, h, w)`` of a sample's positions from an organ, none at its lesion."""
+        away = self.network.distances(self.kept[np.array([row])], organ)
+        if away is None:
+            return 0.0
+        lesion = F.adaptive_max_pool2d(torch.from_numpy(self.masks[row])[None].float(), away.shape[2:]) > 0
+        return np.asarray(away[0].masked_fill(lesion, 0.0))
 
     def loss(self, batch: AttentionBatch) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the losses; Dice of the map's mask where there is a lesion, for the log."""
@@ -208,7 +230,7 @@ def attention_loss(
     model: AnomalyAttention, batch: AttentionBatch, weights: tuple[float, float, float]
 ) -> tuple[Tensor, dict[str, float]]:
     """Weighted sum of the losses of masks, image labels and texts, in 2-D or 3-D; and figures for the log."""
-    maps: AttentionMaps = model(batch.stages, batch.texts)
+    maps: AttentionMaps = model(batch.stages, batch.texts, away=batch.away)
     abnormal = batch.masks.flatten(1).amax(1)
     parts = {
         "pixel": pixel_loss(maps, batch.masks, batch.masked),
@@ -352,15 +374,14 @@ class TumorTraining:
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
-            known = read_weights(self.start)
-            if not self.options.organs.names:  # of a part of the body alone, neither are told apart
-                known = {name: w for name, w in known.items() if not name.startswith(("organs.", "views."))}
+            fitted = ("views.",) if self.options.organs.names else ("views.", "organs.")
+            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(fitted)}
             grow_from(task.network, known, where=self.start)
-        trained(task, self.options.loop, folder / "attention", resume=resume)
         if self.options.organs.names:
             organ_task = self._organ_task(task)
             trained(organ_task, self.options.organ_loop, folder / "organs", resume=resume)
             organ_task.measure()
+        trained(task, self.options.loop, folder / "attention", resume=resume)
         task.learn_views()
         task.calibrate()
         healthy = {name: part for name, part in self.options.views.items() if name in self.options.healthy}

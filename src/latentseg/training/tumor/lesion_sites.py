@@ -29,6 +29,7 @@ class HostOptions(BaseModel):
     Attributes:
         tissues: Organ of the unnamed tissue of a data set, such as ``brain``; empty is anywhere.
         regions: Body regions of a data set of unnamed tissue: any tumor of theirs may be asked for in it.
+        organs: Those in which lesions grow; all that are labelled where it is empty.
         named: Share of lesions that grow in a labelled organ, where there is one.
         lung: Share of the others that grow in air within the body, where there is enough on a CT.
         anywhere: Share of the rest that grow anywhere in the body rather than in a supervoxel.
@@ -39,6 +40,7 @@ class HostOptions(BaseModel):
 
     tissues: dict[str, str] = {}
     regions: dict[str, tuple[str, ...]] = {}
+    organs: tuple[str, ...] = ()
     named: float = 0.15
     lung: float = 0.6
     anywhere: float = 0.35
@@ -63,7 +65,8 @@ class Hosts:
         """A place in slice ``index`` of a scan with labelled organs, and what a lesion there is called."""
         labels, options = np.asarray(self.packed.labels[index]), self.options
         areas = np.bincount(labels.ravel(), minlength=256)
-        hosts = [label for label, organ in organs.items() if tumor_of(organ)]
+        wanted = options.organs or tuple(organs.values())
+        hosts = [label for label, organ in organs.items() if tumor_of(organ) and organ in wanted]
         named = [label for label in hosts if areas[label] >= SMALLEST_HOST]
         if named and rng.random() < options.named:
             label = int(rng.choice(named))

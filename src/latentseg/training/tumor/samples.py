@@ -18,7 +18,7 @@ from latentseg.text.vocabulary import concept_named, vocabulary
 from latentseg.training.augment import SliceAugmentation, another_window, augmented
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
-from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of
+from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of, tumor_of
 from latentseg.training.tumor.lesions import LesionOptions, add_lesion
 
 SMALLEST_LESION = 12  # pixels
@@ -40,6 +40,7 @@ class SampleOptions(SliceAugmentation):
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
         mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
         several: Chance of another lesion of the same place.
+        asked: Share of the healthy slices in which a tumor of any of the hosts' organs is asked for.
         closer: Chance of a cut-out instead of a whole slice, as in the closer look.
         cut: Smallest and largest edge of a cut-out, as a share of the slice's.
         beside: Share of the cut-outs of slices with a lesion that lie anywhere in the body.
@@ -56,6 +57,7 @@ class SampleOptions(SliceAugmentation):
     synthetic: float = 0.5
     mismatched: float = 0.05
     several: float = 0.25
+    asked: float = 0.0
     closer: float = 0.35
     cut: tuple[float, float] = (0.35, 0.7)
     beside: float = 0.0
@@ -163,6 +165,9 @@ class Samples:
         sample = self._sample(index, nothing, self._host(rng, index)[1])
         if plain:
             return sample
+        organs = self.options.hosts.organs
+        if organs and rng.random() < self.options.asked:
+            sample = sample._replace(finding=tumor_of(str(rng.choice(organs))))
         return self._augmented(rng, sample._replace(image=self._windowed(rng, index, sample.image)))
 
     def _windowed(

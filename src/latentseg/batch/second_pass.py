@@ -17,9 +17,9 @@ from latentseg.batch.cases import Case
 from latentseg.batch.manifest import review_list
 from latentseg.batch.runner import BatchOptions, Engine, Listener, Outcome, run_batch
 from latentseg.batch.store import Record
-from latentseg.batch.work import Task, read_case
-from latentseg.errors import UsageError
-from latentseg.imaging import default_suffix, read_labels
+from latentseg.batch.work import Task
+from latentseg.errors import UsageError, noted
+from latentseg.imaging import default_suffix, read, read_labels
 from latentseg.methods.results import file_name
 
 if TYPE_CHECKING:
@@ -87,12 +87,14 @@ def with_results(task: Task, records: Sequence[Record], *, cases: Mapping[str, C
     """The task whose targets are shown in their surest results, too; the manifest says in which cases."""
     chosen = {name: surest(name, records) for name in task.names}
     supports: dict[str, Support] = {task.segmenter.name_of(t): t for t in task.targets}  # type: ignore[misc]
-    for case in sorted({case for served in chosen.values() for case in served}):
-        scan = read_case(cases[case]).scan
-        for name in (name for name, served in chosen.items() if case in served):
-            path = out / case / f"{case}_seg-{file_name(name)}{default_suffix(scan)}"
-            mask = read_labels(path, like=scan, orientation=scan.orientation)
-            supports[name] = supports[name].with_found(scan, mask)
+    with noted([]):  # the first pass said it
+        for case in sorted({case for served in chosen.values() for case in served}):
+            how = cases[case]
+            scan = read(how.image, modality=how.modality, orientation=how.orientation, dicom=how.dicom)
+            for name in (name for name, served in chosen.items() if case in served):
+                path = out / case / f"{case}_seg-{file_name(name)}{default_suffix(scan)}"
+                mask = read_labels(path, like=scan, orientation=scan.orientation)
+                supports[name] = supports[name].with_found(scan, mask)
     about = {**task.about, "results that were examples": chosen}
     return replace(task, targets=tuple(supports[name] for name in task.names), about=about)
 

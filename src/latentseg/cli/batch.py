@@ -72,7 +72,7 @@ def batch(
     about |= {"seed": request.seed} if request.prompt else {}
     task = Task(segmenter, tuple(targets), segmenter.fingerprint, about, load)
     if dry_run:
-        show_estimate(task, cohort, out=out, options=options)
+        show_estimate(task, cohort, out=out, options=options, passes=1 + second_pass)
     else:
         how: Any = {"options": options, "engine": engine_of(engine, workers=workers)}
         run(task, cohort, out=out, twice=second_pass, **how)
@@ -125,7 +125,9 @@ def show_outcome(outcome: Outcome, out: Path) -> None:
         raise SomeCasesFailed(what, where=where, fix=fix)
 
 
-def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions) -> None:
+def show_estimate(
+    task: Task, cohort: Sequence[Case], *, out: Path, options: BatchOptions, passes: int = 1
+) -> None:
     """Time and memory of what a run would do; nothing is written.
 
     Raises:
@@ -152,7 +154,7 @@ def show_estimate(task: Task, cohort: Sequence[Case], *, out: Path, options: Bat
         typer.echo(f"{one.case.name}: {in_options(one.problem)}", err=True)
     free, most = free_bytes(), max((e.memory_bytes for e in estimates), default=0.0)
     typer.echo(f"cases   {len(rows)} to do, {len(kept)} finished, {len(bad)} cannot be read")
-    typer.echo(f"time    about {human_time(sum(e.seconds for e in estimates))} on this machine")
+    typer.echo(f"time    about {human_time(passes * sum(e.seconds for e in estimates))} on this machine")
     typer.echo(f"memory  about {human_bytes(most)}, of {human_bytes(free)} that are free")
     if bad:
         what = f"{len(bad)} of {len(pending)} cases cannot be read"

@@ -63,6 +63,15 @@ def matching(**options: object) -> VolumeMatching:
     return VolumeMatching(features, VolumeOptions(**options))  # type: ignore[arg-type]
 
 
+def own_example(images: Tensor) -> tuple[VolumeExample, ScanCells]:
+    """A body as an example, and as a scan."""
+    examples = Examples(images[:1], torch.zeros(1, 48, 48), 1, (shown(images, mask()),))
+    (example,) = examples_of(matching().of_support(examples), torch.device("cpu"))
+    return example, ScanCells.of(
+        features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM
+    )
+
+
 def found(part: VolumeMatching, scans: tuple[SupportScan, ...], images: Tensor) -> Search:
     examples = Examples(images[:1], torch.zeros(1, 48, 48), 1, scans)
     scan = EncodedScan(images, SPACING_MM)
@@ -134,11 +143,7 @@ def test_many_examples_are_described_and_aligned_once_for_all_targets(
 
 def test_the_second_search_is_centered_on_what_was_found() -> None:
     images = body()
-    (example,) = examples_of(
-        matching().of_support(Examples(images[:1], torch.zeros(1, 48, 48), 1, (shown(images, mask()),))),
-        torch.device("cpu"),
-    )
-    cells = ScanCells.of(features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM)
+    example, cells = own_example(images)
     placed = Placed.of(cells, example)
     displaced = replace(placed, places_mm=placed.places_mm + torch.tensor([20.0, -10.0, 0.0]))
     margins = torch.where(torch.from_numpy(mask()[:, ::4, ::4]), 0.2, -0.3)
@@ -166,11 +171,7 @@ def test_what_resembles_the_target_speaks_for_it() -> None:
 
 def test_what_was_found_for_its_place_alone_speaks_against_the_target() -> None:
     images = body()
-    (example,) = examples_of(
-        matching().of_support(Examples(images[:1], torch.zeros(1, 48, 48), 1, (shown(images, mask()),))),
-        torch.device("cpu"),
-    )
-    cells = ScanCells.of(features(images), images, along_mm=5.0 * torch.arange(SLICES), side_mm=SIDE_MM)
+    example, cells = own_example(images)
     placed, organ = Placed.of(cells, example), torch.from_numpy(mask()[:, ::4, ::4])
     there = looks(example, placed, cells, torch.where(organ, 0.4, -0.3))
     assert looks(example, placed, cells, torch.where(organ, -0.3, 0.4)) < there - 0.5

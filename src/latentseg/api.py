@@ -71,7 +71,7 @@ def load(  # noqa: PLR0913 - the front door: everything that can be chosen
         backbone: A name of ``latentseg models list``, or a folder in that model's layout.
         weights: Trained weights of the method where the backbone brings none: for SD-FSMIS on Stable
             Diffusion a checkpoint folder in the released layout (``unet/`` and ``image_projector/``), else a
-            file that ``latentseg train`` wrote.
+            file that ``latentseg train`` wrote; of tumors a folder too, with files named as the backbone's.
         options: :class:`latentseg.SegmentOptions` or :class:`latentseg.TumorOptions`.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``; ``"auto"`` takes the first of them that is
             available. Noise is drawn on the CPU, so that all devices give the same result.

@@ -67,6 +67,13 @@ def test_files_of_networks_alone(with_heads: Path, tiny_tumor_model: Path, tmp_p
     assert not own.networks.alone, "weights that are given answer alone"
     file = with_heads / network.file_alone("head")
     trained, _ = network.load(file)
+    elsewhere = tmp_path / "without"
+    elsewhere.mkdir()
+    network.save(elsewhere / network.FILE, trained, {"without": "glioma, liver tumor"})
+    network.save(elsewhere / network.file_alone("head"), trained, {"without": "glioma"})
+    given = ls.load("tumor", backbone=with_heads, weights=elsewhere).networks
+    assert list(given.alone) == ["head"], "a folder of weights brings its own networks of heads"
+    assert given.without == ("glioma",), "the networks of heads know liver tumors"
     network.save(file, trained, {"backbone": "another"})
     with pytest.raises(ModelError, match="made for another backbone"):
         segmenter_of(with_heads)

@@ -25,16 +25,23 @@ def on_compact(
 ) -> TumorNetworks:
     """The networks of DiffuGTS on a compact backbone, which computes in fp32, from a folder of its files.
 
+    Args:
+        folder: Of the backbone; it holds the weights where none are given.
+        weights: A file, which then answers every prompt, or a folder of files named as the backbone's own.
+        device: Where to compute.
+        dtype: Not asked for.
+
     Raises:
         ModelError: Weights are missing, damaged, or made for another backbone.
     """
     del dtype
-    path, trained, facts = network.trained_weights(folder, weights)
+    place = weights or folder
+    path, trained, facts = network.trained_weights(place)
     stages = compact_stages(folder, trained.config, device=device)
     network.check_made_for(facts, looked_at(folder, trained.config), where=path)
     files = [folder / "autoencoder.safetensors", folder / "denoiser.safetensors"]
-    files_alone = {part: folder / network.file_alone(part) for part in network.ALONE}
-    shipped = {part: file for part, file in files_alone.items() if weights is None and file.exists()}
+    files_alone = {part: place / network.file_alone(part) for part in network.ALONE}
+    shipped = {part: file for part, file in files_alone.items() if file.exists()}
     queries = queries_of(facts, text_dim=trained.config.text_dim)
     identity, left_out = fingerprint([path, *files, *shipped.values()]), network.left_out(facts)
     known = {} if weights else read_known(folder)
@@ -43,8 +50,9 @@ def on_compact(
     for part, file in shipped.items():
         own, facts = network.load(file)
         network.check_made_for(facts, looked_at(folder, own.config), where=file)
-        alone[part] = replace(made, network=own.to(device))
-    return replace(made, alone=alone)
+        alone[part] = replace(made, network=own.to(device), without=network.left_out(facts))
+    everywhere = (name for name in left_out if all(name in own.without for own in alone.values()))
+    return replace(made, alone=alone, without=tuple(everywhere))
 
 
 def on_maisi(

@@ -147,13 +147,13 @@ def file_alone(part: str) -> str:
     return f"tumor-{part}.safetensors"
 
 
-def trained_weights(folder: Path, weights: Path | None) -> tuple[Path, TumorNetwork, dict[str, str]]:
-    """The file of the trained weights of a backbone's folder, what is in it, and the facts about it.
+def trained_weights(place: Path) -> tuple[Path, TumorNetwork, dict[str, str]]:
+    """The file of trained weights, which is given or lies in a folder, what is in it, and the facts about it.
 
     Raises:
         ModelError: There is none, or it is damaged.
     """
-    path = weights or folder / FILE
+    path = place / FILE if place.is_dir() else place
     if not path.exists():
         fix = "train them with `latentseg train tumor`, and put them there or give them as weights"
         raise ModelError("this backbone has no tumor weights", where=str(path), fix=fix)

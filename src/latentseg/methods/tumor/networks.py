@@ -34,7 +34,7 @@ class TumorNetworks:
         queries: Reads prompts.
         condition: Tokens of the denoiser for phrases such as ("CT", "abdomen", "healthy").
         fingerprint: Identifies the weights.
-        without: Findings that were left out of the training.
+        without: Findings that were left out of the training, of those alone as well.
         known: What was measured with these weights, by finding.
         alone: Those of organs and regions that are looked at alone, by name (:data:`network.ALONE`).
     """

@@ -26,7 +26,7 @@ def on_maisi(
     Raises:
         ModelError: Weights are missing, damaged, or made for another backbone.
     """
-    path, trained, facts = network.trained_weights(folder, weights)
+    path, trained, facts = network.trained_weights(weights or folder)
     stages = maisi_stages(folder, trained.config, device=device, dtype=dtype)
     own = maisi_digest(folder)
     network.check_made_for(facts, own, where=path)

@@ -5,8 +5,10 @@ Usage: ``python benchmarks/inpainting.py [--limit 60] [--montage FILE] [--output
 
 In slices of SABS fold 0 and of CHAOS (never trained on) an ellipse inside an organ is removed and filled
 again: by the compact denoiser (below time 1 starting from a smooth fill), by the smooth fill alone, by the
-mean of a ring around the hole, and by the biharmonic equation (scikit-image). "Decoded truth" is the slice
-through the autoencoder, the best that anything in its latents can do. Inside the hole: PSNR, the mean
+mean of a ring around the hole, by push and pull with a membrane, the smooth fill of earlier versions, and by
+the biharmonic equation (scikit-image). "As shown" is what ``segment`` calls the pseudo-healthy image, and
+what it is with no share of the denoiser. "Decoded truth" is the slice through the autoencoder, the best that
+anything in its latents can do. Inside the hole: PSNR, the mean
 gradient relative to the truth's (1 is as textured), the Wasserstein distance of the gradients' distributions,
 and the perceptual distance (EfficientNet-Lite0).
 """
@@ -21,6 +23,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,6 +32,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 from skimage.restoration import inpaint_biharmonic
+from torch import Tensor
 
 from image_quality import paste, perceptual_distance
 from latentseg.backbones import registry
@@ -37,16 +41,16 @@ from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.image_features import FeatureNetwork, load_feature_network
 from latentseg.evaluation.datasets import CHAOS, ORGANS, SABS, Dataset
 from latentseg.evaluation.slices import prepare
+from latentseg.methods.diffugts import inpainting
 from latentseg.methods.diffugts.inpainting import InpaintingOptions, inpaint, pool_mask, smooth_fill
+from latentseg.methods.tumor.healthy_image import continued
+from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.text import embed
 
 Slice = NDArray[np.float32]
 RADIUS = (5, 14)  # pixels at 256 px
 VARIANTS = {
     "ours, 20 steps": InpaintingOptions(),
-    "ours, 20 steps, resampled 3x": InpaintingOptions(resample=3),
-    "ours, 50 steps": InpaintingOptions(steps=50),
-    "ours, guidance 2": InpaintingOptions(guidance=2.0),
     "ours, 8 steps from t = 0.5": InpaintingOptions(steps=8, start=0.5),
     "ours, 4 steps from t = 0.35": InpaintingOptions(steps=4, start=0.35),
     "ours, 4 steps from t = 0.2": InpaintingOptions(steps=4, start=0.2),
@@ -121,14 +125,25 @@ def fill_all(backbone: CompactBackbone, found: list[Hole]) -> dict[str, list[Sli
         "decoded truth": list(paste(images, backbone.decode(backbone.encode(images)), masks)[:, 0].numpy()),
         "mean of a ring": [mean_fill(hole.image, hole.mask) for hole in found],
         "smooth fill": list(shaded[:, 0].numpy()),
+        "membrane": list(membrane(images, masks)[:, 0].numpy()),
         "biharmonic": [inpaint_biharmonic(hole.image, hole.mask).astype(np.float32) for hole in found],
     }
     for name, options in VARIANTS.items():
         filled = inpaint(
             backbone, latents, pool_mask(masks, backbone.downscale), tokens, keys=keys, options=options
         )
-        out[name] = list(paste(images, backbone.decode(filled), masks)[:, 0].clamp(-1, 1).numpy())
+        decoded = backbone.decode(filled).clamp(-1, 1)
+        out[name] = list(paste(images, decoded, masks)[:, 0].numpy())
+        if RECOMMENDED.refinement and options == RECOMMENDED.refinement.inpainting:
+            for title, share in (("as shown", RECOMMENDED.share or 0.0), ("as shown, no denoiser", 0.0)):
+                out[title] = list(continued(images, masks, shaded, decoded, share=share)[:, 0].numpy())
     return out
+
+
+def membrane(images: Tensor, masks: Tensor) -> Tensor:
+    """Push and pull that relaxes to a membrane, which is flat where a spline in tension has a slope."""
+    with mock.patch.object(inpainting, "TENSION", 1.0):
+        return smooth_fill(images, masks)
 
 
 def montage(found: list[Hole], filled: dict[str, list[Slice]], path: Path, *, rows: int = 6) -> None:

@@ -25,7 +25,8 @@ from latentseg.backbones.sampling import intervals, noise, predict
 from latentseg.errors import UsageError
 
 SMALLEST_LEVEL = 2  # pixels of a level that is filled with the mean
-RELAXED = 4  # blurs of a hole on every level
+RELAXED = 4  # steps that smooth a hole on every level
+TENSION = 0.25  # of the surface; 1 is a membrane, 0 a thin plate
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ def pool_mask(masks: Tensor, downscale: int) -> Tensor:
 def smooth_fill(images: Tensor, holes: Tensor) -> Tensor:
     """Fill holes with what is around them, from coarse to fine (push-pull), relaxed on every level.
 
+    What it relaxes to is a spline in tension (Smith and Wessel 1990): a plate goes on with the slope of what
+    is around it and overshoots, a membrane is flat.
+
     Args:
         images: ``(B, C, ...)``.
         holes: ``(B, 1, ...)``, 1 inside. An image that is nothing but a hole becomes its mean.
@@ -90,7 +94,9 @@ def smooth_fill(images: Tensor, holes: Tensor) -> Tensor:
         coarse = F.interpolate(smooth_fill(pushed, share == 0), size=images.shape[2:], mode=mode)
     filled = torch.where(hole, coarse, images)
     for _ in range(RELAXED):
-        filled = torch.where(hole, _blurred(filled), filled)
+        once = _blurred(filled)
+        plate = 2 * once - _blurred(once)
+        filled = torch.where(hole, TENSION * once + (1 - TENSION) * plate, filled)
     return filled
 
 

@@ -119,12 +119,13 @@ class Refiner:
         latents: Tensor | None = None,
     ) -> PseudoHealthy:
         """Pseudo-healthy versions of images, on the CPU; ``latents`` are those of the images, if known."""
-        holes, smooth = self._holes(attention), self.options.smooth
+        holes, smooth = self.holes(attention), self.options.smooth
         asked = self.options.feature == "projected"
         own = latents
         if own is None and (asked or not smooth):
             own = self.backbone.encode(images)
-        start = self.backbone.encode(smooth_fill(images, holes)) if smooth or own is None else own
+        before = smooth_fill(images, holes) if smooth else images
+        start = self.backbone.encode(before) if smooth or own is None else own
         pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
 
         def version(seed: int) -> tuple[Tensor, Tensor]:
@@ -134,7 +135,7 @@ class Refiner:
             return self.backbone.decode(filled).clamp(-1, 1).cpu(), change
 
         made, changes = zip(*map(version, seeds), strict=True)
-        return PseudoHealthy(torch.stack(made), torch.stack(changes))
+        return PseudoHealthy(torch.stack(made), torch.stack(changes), before)
 
     def judged(self, decoded: Tensor, versions: PseudoHealthy, attention: Tensor) -> Refined:
         """What pseudo-healthy versions say of a map.
@@ -149,8 +150,9 @@ class Refiner:
         drawn_by_map = self.options.fusion == "map"
         if drawn_by_map and seeds == 1:  # one seed has no spread, and nobody asks for the mask
             return Refined(attention, torch.zeros_like(attention), healthy, residual)
-        holes = self._holes(attention)
-        found = [self._residuals(decoded, *one, attention) for one in zip(*versions, strict=True)]
+        holes = self.holes(attention)
+        each = zip(versions.images, versions.change, strict=True)
+        found = [self._residuals(decoded, *one, attention) for one in each]
         chances = torch.stack([self._combined(one, attention, holes) for one in found])
         probability = attention if drawn_by_map else chances.mean(0)
         spread = chances.std(0, unbiased=False) if seeds > 1 else torch.zeros_like(attention)
@@ -171,8 +173,8 @@ class Refiner:
         feature = resized(self.project(change), decoded.shape[2:]).clamp(min=0)
         return Residuals((decoded - pseudo).abs(), feature)
 
-    def _holes(self, attention: Tensor) -> Tensor:
-        """What is filled."""
+    def holes(self, attention: Tensor) -> Tensor:
+        """What is filled, as 0 and 1."""
         return dilated(attention >= self.options.threshold, self.options.dilate)
 
     def _combined(self, found: Residuals, attention: Tensor, holes: Tensor) -> Tensor:

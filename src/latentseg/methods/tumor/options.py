@@ -17,6 +17,9 @@ class TumorOptions:
 
     Attributes:
         refinement: How suspicious slices are refined; without it the attention map alone is cut.
+        share: Of the denoiser in the pseudo-healthy image that is shown, the rest of which is what is around
+            (:func:`~latentseg.methods.tumor.healthy_image.continued`). What the denoiser made is shown with
+            None, and where holes are not filled smoothly first (``refinement.smooth``).
         level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
@@ -39,6 +42,7 @@ class TumorOptions:
             inpainting=InpaintingOptions(steps=4, start=0.35), smooth=True
         )
     )
+    share: float | None = 0.2
     level: float | None = 0.5
     appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
     anyway: bool = False
@@ -66,6 +70,7 @@ Of a 3-D backbone no parts of the body are told apart, as the training on volume
 
 PAPER_LIKE = TumorOptions(
     refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),
+    share=None,
     level=None,
     appearance=None,
     organs=False,

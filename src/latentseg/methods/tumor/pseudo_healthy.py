@@ -12,6 +12,7 @@ from torch import Tensor
 from latentseg.methods.diffugts.attention_maps import ABNORMAL
 from latentseg.methods.diffugts.refinement import Refined, RefinementOptions, Refiner
 from latentseg.methods.log_odds import probability
+from latentseg.methods.tumor.healthy_image import continued
 from latentseg.methods.tumor.networks import PreparedScan
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 
@@ -45,21 +46,31 @@ class Refinement:
     def _some(self, at: Tensor, options: RefinementOptions) -> Refined:
         """Refine some slices, those that stay undecided with more seeds."""
         images, chance = self.prepared.images[at], probability(self.found.log_odds[at])
-        decoded = images if options.pixel == "image" else self.prepared.decoded[at]
         keys = [f"{self.prepared.scan.name}/{int(row)}" for row in at]
-        refiner, latents = self._refiner(at, options), self.prepared.decoded.known_latents(at)
+        asked, refiner = self.attention.options, self._refiner(at, options)
+        share = asked.share if options.smooth else None
+        latents = self.prepared.decoded.known_latents(at)
         versions = refiner.versions(images, chance, keys=keys, seeds=range(options.seeds), latents=latents)
+        replaced = share is not None and options.fusion == "map" and options.seeds == 1
+        decoded = images if replaced else self._compared(at, options)
         found = refiner.judged(decoded, versions, chance)
-        asked = self.attention.options
         extra = range(options.seeds, options.seeds + asked.extra_seeds)
         doubtful = undecided(found.probability) > asked.undecided
         if extra and bool(doubtful.any()):
             rows, keys = at[doubtful], [key for key, doubt in zip(keys, doubtful, strict=True) if doubt]
-            refiner = self._refiner(rows, options)
-            more = refiner.versions(images[doubtful], chance[doubtful], keys=keys, seeds=extra)
+            again = self._refiner(rows, options)
+            more = again.versions(images[doubtful], chance[doubtful], keys=keys, seeds=extra)
             every = versions.of(doubtful).joined(more)
-            _put(found, doubtful, refiner.judged(decoded[doubtful], every, chance[doubtful]))
-        return found
+            _put(found, doubtful, again.judged(self._compared(rows, options), every, chance[doubtful]))
+        if share is None:
+            return found
+        holes, inpainted = refiner.holes(chance), found.pseudo_healthy
+        shown = continued(images, holes, versions.before, inpainted, share=share)
+        return found._replace(pseudo_healthy=shown, residual=(images - shown).abs())
+
+    def _compared(self, rows: Tensor, options: RefinementOptions) -> Tensor:
+        """What the versions of some slices are compared to."""
+        return self.prepared.images[rows] if options.pixel == "image" else self.prepared.decoded[rows]
 
     def _refiner(self, rows: Tensor, options: RefinementOptions) -> Refiner:
         """A refiner of some slices."""

@@ -22,20 +22,19 @@ def test_a_hole_holds_the_shading_and_the_grain_of_what_is_around_it() -> None:
     image, hole = noisy_shading()
     lesion = torch.where(hole, torch.ones_like(image), image)
     smooth = smooth_fill(lesion, hole)
-    shown = continued(lesion, hole.float(), smooth, torch.zeros_like(image), share=0.0)
+    shown = continued(lesion, hole.float())
     assert torch.equal(shown[~hole], image[~hole]), "outside of the hole is the scan itself"
     expected = torch.arange(64).expand(64, 64)[hole[0, 0]] / 64 - 0.5
     assert float((shown[hole] - expected).mean().abs()) < 0.05
     assert 0.4 < float((shown - smooth)[hole].std() / 0.1) < 1.0, "as noisy as the scan, nearly"
 
 
-def test_the_share_of_the_denoiser() -> None:
+def test_what_has_no_hole_stays_as_it_is() -> None:
     image, hole = noisy_shading()
-    smooth, inpainted = torch.zeros_like(image), torch.ones_like(image)
-    none, half = (continued(image, hole, smooth, inpainted, share=share) for share in (0.0, 0.5))
-    torch.testing.assert_close(half[hole] - none[hole], torch.full_like(half[hole], 0.5))
-    nothing = torch.zeros_like(hole)
-    assert torch.equal(continued(image, nothing, smooth, inpainted, share=0.5), image)
+    assert torch.equal(continued(image, torch.zeros_like(hole)), image)
+    both = continued(torch.cat([image, image]), torch.cat([hole, torch.zeros_like(hole)]))
+    assert torch.equal(both[1:], image)
+    assert not torch.equal(both[:1], image)
 
 
 def test_grain_is_mirrored_along_the_border_and_holds_no_edge() -> None:

@@ -17,21 +17,18 @@ class PseudoHealthy(NamedTuple):
     Attributes:
         images: ``(seeds, B, 1, ...)`` in [-1, 1].
         change: Change of the latents, ``z - z0``, ``(seeds, B, C, ...)``; empty where it is not needed.
-        before: What was encoded, ``(B, 1, ...)``: the images, or those with their holes filled smoothly.
     """
 
     images: Tensor
     change: Tensor
-    before: Tensor
 
     def of(self, rows: Tensor) -> PseudoHealthy:
         """The versions of some images."""
-        return PseudoHealthy(self.images[:, rows], self.change[:, rows], self.before[rows])
+        return PseudoHealthy(self.images[:, rows], self.change[:, rows])
 
     def joined(self, more: PseudoHealthy) -> PseudoHealthy:
         """These and more seeds."""
-        images, change = torch.cat([self.images, more.images]), torch.cat([self.change, more.change])
-        return PseudoHealthy(images, change, self.before)
+        return PseudoHealthy(torch.cat([self.images, more.images]), torch.cat([self.change, more.change]))
 
 
 class Reconstructions:

@@ -124,8 +124,7 @@ class Refiner:
         own = latents
         if own is None and (asked or not smooth):
             own = self.backbone.encode(images)
-        before = smooth_fill(images, holes) if smooth else images
-        start = self.backbone.encode(before) if smooth or own is None else own
+        start = self.backbone.encode(smooth_fill(images, holes)) if smooth or own is None else own
         pooled, options = pool_mask(holes, self.backbone.downscale), self.options.inpainting
 
         def version(seed: int) -> tuple[Tensor, Tensor]:
@@ -135,7 +134,7 @@ class Refiner:
             return self.backbone.decode(filled).clamp(-1, 1).cpu(), change
 
         made, changes = zip(*map(version, seeds), strict=True)
-        return PseudoHealthy(torch.stack(made), torch.stack(changes), before)
+        return PseudoHealthy(torch.stack(made), torch.stack(changes))
 
     def judged(self, decoded: Tensor, versions: PseudoHealthy, attention: Tensor) -> Refined:
         """What pseudo-healthy versions say of a map.
@@ -151,8 +150,7 @@ class Refiner:
         if drawn_by_map and seeds == 1:  # one seed has no spread, and nobody asks for the mask
             return Refined(attention, torch.zeros_like(attention), healthy, residual)
         holes = self.holes(attention)
-        each = zip(versions.images, versions.change, strict=True)
-        found = [self._residuals(decoded, *one, attention) for one in each]
+        found = [self._residuals(decoded, *one, attention) for one in zip(*versions, strict=True)]
         chances = torch.stack([self._combined(one, attention, holes) for one in found])
         probability = attention if drawn_by_map else chances.mean(0)
         spread = chances.std(0, unbiased=False) if seeds > 1 else torch.zeros_like(attention)

@@ -1,7 +1,7 @@
 """The pseudo-healthy image that a reader sees: around a hole is what goes on in it.
 
 *Ours*. What the denoiser draws into healthy tissue that was hidden from it is farther from the truth than a
-smooth fill (figures are in the model card), so most of the image is that fill. Its texture is the scan's.
+smooth fill, at any share of the two (figures are in the model card), and takes far longer.
 """
 
 from __future__ import annotations
@@ -12,31 +12,29 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from latentseg.methods.diffugts.inpainting import smooth_fill
+
 FINE_PIXELS = 0.7  # width of the Gaussian that grain is finer than
 GRAIN = 0.7  # share of the scan's grain: more of it is as textured as the truth, and farther from it
 NEAR_PIXELS = 8  # around a hole, what is usual there
 USUAL = 2.0  # standard deviations, above which something is an edge and no grain
 
 
-def continued(images: Tensor, holes: Tensor, smooth: Tensor, inpainted: Tensor, *, share: float) -> Tensor:
-    """Images whose holes hold what is around them.
+def continued(images: Tensor, holes: Tensor) -> Tensor:
+    """Images whose holes hold what is around them: its shading, and the scan's own grain.
 
     Args:
         images: ``(B, 1, ...)`` in [-1, 1].
         holes: The same shape, 1 inside.
-        smooth: The images with their holes filled smoothly.
-        inpainted: What the denoiser made of that, decoded.
-        share: Of the denoiser in a hole, in [0, 1].
 
     Returns:
         ``(B, 1, ...)`` in [-1, 1]; outside of the holes the images themselves.
     """
-    inside = (1 - share) * smooth + share * inpainted
-    filled = images.clone()
+    filled = smooth_fill(images, holes)
     for i in holes.flatten(1).any(1).nonzero().flatten().tolist():
         hole = holes[i, 0].bool()
         texture = torch.from_numpy(grain(images[i, 0].numpy(), hole.numpy()))
-        filled[i, 0] = torch.where(hole, (inside[i, 0] + GRAIN * texture).clamp(-1, 1), images[i, 0])
+        filled[i, 0] = torch.where(hole, (filled[i, 0] + GRAIN * texture).clamp(-1, 1), filled[i, 0])
     return filled
 
 

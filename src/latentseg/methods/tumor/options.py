@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from latentseg.errors import UsageError
 from latentseg.methods.appearance import AppearanceOptions
@@ -17,9 +18,9 @@ class TumorOptions:
 
     Attributes:
         refinement: How suspicious slices are refined; without it the attention map alone is cut.
-        share: Of the denoiser in the pseudo-healthy image that is shown, the rest of which is what is around
-            (:func:`~latentseg.methods.tumor.healthy_image.continued`). What the denoiser made is shown with
-            None, and where holes are not filled smoothly first (``refinement.smooth``).
+        healthy: Whether the pseudo-healthy image that is shown is ``continued`` from what is around a lesion
+            (:func:`~latentseg.methods.tumor.healthy_image.continued`), where the denoiser is asked about
+            undecided slices alone, or ``inpainted`` by the denoiser.
         level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
@@ -42,7 +43,7 @@ class TumorOptions:
             inpainting=InpaintingOptions(steps=4, start=0.35), smooth=True
         )
     )
-    share: float | None = 0.2
+    healthy: Literal["continued", "inpainted"] = "continued"
     level: float | None = 0.5
     appearance: AppearanceOptions | None = field(default_factory=lambda: AppearanceOptions(keep=0.0))
     anyway: bool = False
@@ -63,14 +64,14 @@ class TumorOptions:
 
 
 RECOMMENDED = TumorOptions()
-"""For a laptop: the map draws the mask, four steps from a smooth fill, another seed where it is undecided.
+"""For a laptop: the map draws the mask, and the denoiser, four steps from a smooth fill, says how sure it is.
 
 Of a 3-D backbone no parts of the body are told apart, as the training on volumes learns none.
 """
 
 PAPER_LIKE = TumorOptions(
     refinement=RefinementOptions(fusion="otsu", inpainting=InpaintingOptions(steps=30)),
-    share=None,
+    healthy="inpainted",
     level=None,
     appearance=None,
     organs=False,

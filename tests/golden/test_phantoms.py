@@ -94,7 +94,7 @@ def find_organ(modality: Literal["CT", "MR"], organ: str) -> dict[str, Any]:
 @functools.cache
 def find_tumor(modality: Literal["CT", "MR"], seed: int) -> dict[str, Any]:
     query = abdomen(seed=seed, modality=modality, shape=(128, 128, 8), lesions=5)
-    segmenter = ls.load("tumor", options=TumorOptions(anyway=True))  # MR is asked for confirmation
+    segmenter = ls.load("tumor", options=TumorOptions(anyway=True, healthy="inpainted"))
     result = segmenter(query.image, ["liver tumor"])["liver tumor"]
     residual = result.evidence.residual[
         result.evidence.refined

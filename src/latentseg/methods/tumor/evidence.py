@@ -32,7 +32,8 @@ class Evidence:
         seen: The scan as the networks saw it, and the way back.
         attention: Abnormal probability of every slice, before refinement.
         healthy: Pseudo-healthy slices in [-1, 1]; the slice itself where nothing was refined.
-        residual: ``|decode(z) - decode(z0)|``, 0 to 2; 0 where nothing was refined.
+        residual: Of the slice and its pseudo-healthy version, 0 to 2 (``|decode(z) - decode(z0)|`` where the
+            denoiser made it); 0 where nothing was refined.
         uncertainty: Standard deviation of the probability over seeds.
         scores: ``(S,)`` anomaly score of every slice, in [0, 1].
         refined: ``(S,)`` whether a slice was refined.

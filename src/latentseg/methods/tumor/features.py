@@ -38,6 +38,7 @@ class TumorConfig(BaseModel):
         ratio: Share of the adapters in the features.
         pyramid: Channels in which levels are merged from coarse to fine before they attend; 0 lets every
             stage attend by itself, as the paper is known to.
+        depth: Convolutions of a level of the pyramid.
         text_dim: Length of the text embeddings.
         projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the
             projector out.
@@ -52,6 +53,7 @@ class TumorConfig(BaseModel):
     cell: int = 4
     ratio: float = 0.5
     pyramid: int = 32
+    depth: int = 1
     text_dim: int = 384
     projected: int = 0
 

@@ -50,7 +50,12 @@ class TumorNetwork(nn.Module):
         super().__init__()
         self.config, self.channels, self.dims = config, channels, dims
         self.attention = AnomalyAttention(
-            channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
+            channels,
+            text_dim=config.text_dim,
+            ratio=config.ratio,
+            pyramid=config.pyramid,
+            depth=config.depth,
+            dims=dims,
         )
         self.fusion = Fusion()
         width, dim = config.projected, config.text_dim

@@ -42,6 +42,8 @@ class TumorConfig(BaseModel):
         text_dim: Length of the text embeddings.
         projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the
             projector out.
+        soft: Factor and shift of the log-odds by which the cut of highest expected Dice is found; without it
+            maps are cut at a share of their peak.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +58,7 @@ class TumorConfig(BaseModel):
     depth: int = 1
     text_dim: int = 384
     projected: int = 0
+    soft: tuple[float, float] | None = None
 
 
 PAPER_NETWORK = TumorConfig(

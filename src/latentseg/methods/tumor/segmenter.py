@@ -123,7 +123,8 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         above = (scores >= options.min_presence).numpy()
         suspicious = np.flatnonzero(bridged(above, options.gap_mm / prepared.step_mm))
         found = attention.closer(prepared, found, suspicious)
-        cut = found._replace(log_odds=leveled(found.log_odds, suspicious, level=options.level))
+        soft = networks.network.config.soft
+        cut = found._replace(log_odds=leveled(found.log_odds, suspicious, level=options.level, soft=soft))
         refined = Refinement(attention, prepared, cut).of_scan(suspicious)
         chance = stacked(refined.probability)
         if options.appearance:

@@ -11,10 +11,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy import ndimage
 from torch import Tensor
 
 AIR = -0.9  # in [-1, 1], below which a pixel of a CT in the abdominal window is air
 CURVE_KNOTS = 9
+PLAIN = -0.22  # in [-1, 1], what organs are in that window without a contrast medium, about 50 HU
+UNENHANCED = 0.3  # of the changes of phase
+EVEN = 2.0  # pixels over which noise is told from what an organ shows
 
 
 class Geometry(BaseModel):
@@ -134,6 +138,30 @@ def another_window(
     grey = floor + rng.uniform(0, 0.08) * texture
     seen = np.where(image > AIR, tissue, np.where(lungs, grey, -1.0))
     return np.asarray(seen.clip(-1, 1), np.float32)
+
+
+def another_phase(
+    image: NDArray[np.float32], labels: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """What another phase after a contrast medium, or none of it, would make of labelled organs in a CT.
+
+    Organs become brighter or darker, more or less even; their noise stays.
+
+    Args:
+        image: ``(H, W)`` in [-1, 1], in the abdominal window.
+        labels: ``(H, W)``, 0 where nothing is labelled.
+        rng: Source of all draws.
+    """
+    change = np.zeros_like(image)
+    even = ndimage.gaussian_filter(image, EVEN)
+    unenhanced, shift = rng.random() < UNENHANCED, rng.normal(0, 0.2)
+    for label in np.unique(labels[labels > 0]):
+        here = labels == label
+        own = float(np.median(image[here]))
+        level = PLAIN if unenhanced else own + shift
+        gain = rng.uniform(0.1, 0.5) if unenhanced else rng.uniform(0.5, 1.4)
+        change[here] = level + rng.normal(0, 0.05) - own + (gain - 1) * (even[here] - own)
+    return np.asarray((image + ndimage.gaussian_filter(change, 0.8)).clip(-1, 1), np.float32)
 
 
 class SliceAugmentation(BaseModel):

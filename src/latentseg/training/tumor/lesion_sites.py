@@ -65,13 +65,10 @@ class Hosts:
         """A place in slice ``index`` of a scan with labelled organs, and what a lesion there is called."""
         labels, options = np.asarray(self.packed.labels[index]), self.options
         areas = np.bincount(labels.ravel(), minlength=256)
-        wanted = options.organs or tuple(organs.values())
-        hosts = [label for label, organ in organs.items() if tumor_of(organ) and organ in wanted]
-        named = [label for label in hosts if areas[label] >= SMALLEST_HOST]
+        named = self.named(index, organs)
         if named and rng.random() < options.named:
             label = int(rng.choice(named))
-            if organs[label] not in self.closed:  # the share of what is left out does not go to the others
-                return labels == label, self._called(rng, organs[label])
+            return labels == label, self._called(rng, organs[label])
         seen = {organ for label, organ in organs.items() if areas[label]}
         if scan.modality == "CT":
             lungs = [label for label, organ in organs.items() if organ == "lung"]
@@ -84,10 +81,20 @@ class Hosts:
             return ndimage.binary_erosion(self._solid(index, scan), iterations=2), name
         return self._supervoxel(rng, index, scan), name
 
+    def named(self, index: int, organs: dict[int, str]) -> list[int]:
+        """Labels of a slice in which lesions grow, large enough for one."""
+        areas = np.bincount(np.asarray(self.packed.labels[index]).ravel(), minlength=256)
+        wanted = self.options.organs or tuple(organs.values())
+        hosts = [label for label, organ in organs.items() if organ in wanted and tumor_of(organ)]
+        return [label for label in hosts if areas[label] >= SMALLEST_HOST]
+
     def tissue(self, index: int, scan: PackedScan) -> Mask:
-        """What a tumor may spread into: the body without air and, on CT, bone."""
+        """What a tumor may spread into: the body without air and, on CT, bone and what it encloses."""
         image = np.asarray(self.packed.images[index])
-        return np.asarray((image > AIR) & ((image <= BONE) | (scan.modality != "CT")))
+        if scan.modality != "CT":
+            return np.asarray(image > AIR)
+        bone = ndimage.binary_fill_holes(ndimage.binary_closing(image > BONE, iterations=2))
+        return np.asarray((image > AIR) & ~bone)
 
     def lung(self, index: int) -> Mask:
         """Large pieces of air within the body."""

@@ -106,7 +106,8 @@ def add_lesion(
     if not inside.any():
         return nothing
     pushed = _mass_effect(cut, middle, radius, rng.uniform(0, options.mass_effect))
-    look = _look(image[box], inside, depth, radius, rng, options)
+    own = inside & organ[box] if (inside & organ[box]).any() else inside
+    look = _look(image[box], own, depth, radius, rng, options)
     weight = ndimage.gaussian_filter(inside.astype(np.float32), rng.uniform(*options.blur))
     nothing.image[box] = np.clip((1 - weight) * pushed + weight * look, -1, 1)
     nothing.mask[box] = weight > 0.5
@@ -157,7 +158,7 @@ def _mass_effect(image: Image, center: NDArray[np.int64], radius: float, strengt
 
 def _look(
     image: Image,
-    inside: Mask,
+    organ: Mask,
     depth: Image,
     radius: float,
     rng: np.random.Generator,
@@ -165,7 +166,7 @@ def _look(
 ) -> Image:
     """Grey values of the lesion: level, texture at two scales, rim, core, the noise of the scan."""
     noise = scan_noise(image)
-    own = _level(float(np.median(image[inside])), noise, rng, options)
+    own = _level(float(np.median(image[organ])), noise, rng, options)
     spread = rng.uniform(0.1, 1.0) ** 2 * options.texture
     fine, coarse = (_smooth_noise(depth.shape, scale, rng) for scale in (1.0, max(radius / 3, 1.0)))
     look = own + spread * (0.5 * fine + coarse)

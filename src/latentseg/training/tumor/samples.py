@@ -15,7 +15,7 @@ from latentseg.errors import UsageError
 from latentseg.methods.cutouts import CutOuts
 from latentseg.methods.tumor.body_crop import BODY
 from latentseg.text.vocabulary import concept_named, vocabulary
-from latentseg.training.augment import SliceAugmentation, another_window, augmented
+from latentseg.training.augment import SliceAugmentation, another_phase, another_window, augmented
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of, tumor_of
@@ -40,6 +40,10 @@ class SampleOptions(SliceAugmentation):
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
         mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
         several: Chance of another lesion of the same place.
+        phases: Share of the CT slices without an outlined lesion whose labelled organs are shown in another
+            phase after a contrast medium.
+        at_hosts: Share of the slices without an outlined lesion that are drawn from those with room for a
+            synthetic one in an organ of the hosts.
         asked: Share of the healthy slices in which a tumor of any of the hosts' organs is asked for.
         closer: Chance of a cut-out instead of a whole slice, as in the closer look.
         cut: Smallest and largest edge of a cut-out, as a share of the slice's.
@@ -57,6 +61,8 @@ class SampleOptions(SliceAugmentation):
     synthetic: float = 0.5
     mismatched: float = 0.05
     several: float = 0.25
+    phases: float = 0.0
+    at_hosts: float = 0.0
     asked: float = 0.0
     closer: float = 0.35
     cut: tuple[float, float] = (0.35, 0.7)
@@ -112,6 +118,9 @@ class Samples:
         self.chance = {
             kind: slice_chances(sources, usable, options.shares) for kind, usable in chances.items()
         }
+        if options.at_hosts:
+            hosting = np.array([bool(self.hosts.named(i, self._organs(i))) for i in range(len(sources))])
+            self.chance["hosting"] = slice_chances(sources, chances["healthy"] & hosting, options.shares)
         well = np.array([not scan.procedural and not self._ever_ill(scan) for scan in scans])[self.scan_of]
         drawn = self.chance["healthy"] > 0
         sound = drawn & well if (drawn & well).any() else chances["healthy"]
@@ -140,9 +149,9 @@ class Samples:
 
     def _synthetic(self, rng: np.random.Generator) -> Sample:
         """A healthy slice with a lesion or two; the slice as it is where nothing has room for one."""
-        index = int(rng.choice(len(self.scan_of), p=self.chance["healthy"]))
+        index = self._index(rng)
         host, finding = self._host(rng, index)
-        image = self.packed.images[index].astype(np.float32) / 127.5 - 1
+        image = self._shown(rng, index)
         room = None
         if rng.random() < self.options.hosts.spreading:
             room = self.hosts.tissue(index, self._scan(index)) | host
@@ -160,15 +169,30 @@ class Samples:
 
         A plain one is of no phantom, and of nobody who has a lesion elsewhere while there are such scans.
         """
-        index = int(rng.choice(len(self.scan_of), p=self.chance["sound" if plain else "healthy"]))
+        index = self._index(rng, plain=plain)
         nothing = np.zeros(self.packed.images.shape[1:], bool)
         sample = self._sample(index, nothing, self._host(rng, index)[1])
         if plain:
             return sample
-        organs = self.options.hosts.organs
+        sample = sample._replace(image=self._shown(rng, index))
+        organs = [organ for organ in self.options.hosts.organs if organ not in self.closed]
         if organs and rng.random() < self.options.asked:
             sample = sample._replace(finding=tumor_of(str(rng.choice(organs))))
         return self._augmented(rng, sample._replace(image=self._windowed(rng, index, sample.image)))
+
+    def _index(self, rng: np.random.Generator, *, plain: bool = False) -> int:
+        """Number of a slice without an outlined lesion."""
+        hosting = not plain and self.options.at_hosts and rng.random() < self.options.at_hosts
+        kind = "sound" if plain else "hosting" if hosting else "healthy"
+        return int(rng.choice(len(self.scan_of), p=self.chance[kind]))
+
+    def _shown(self, rng: np.random.Generator, index: int) -> NDArray[np.float32]:
+        """A slice in [-1, 1], now and then in another phase after a contrast medium."""
+        image = self.packed.images[index].astype(np.float32) / 127.5 - 1
+        phases = self.options.phases if self._scan(index).modality == "CT" else 0.0
+        if not phases or rng.random() >= phases:
+            return image
+        return another_phase(image, np.asarray(self.packed.labels[index]), rng)
 
     def _windowed(
         self, rng: np.random.Generator, index: int, image: NDArray[np.float32]
@@ -190,9 +214,11 @@ class Samples:
 
     def _host(self, rng: np.random.Generator, index: int) -> tuple[NDArray[np.bool_], str]:
         """Where a lesion may grow in a slice, and what it is then called."""
-        scan = self._scan(index)
-        organs = {label: self._organ(name) for label, name in scan.labels.items()}
-        return self.hosts.draw(rng, index, scan, organs)
+        return self.hosts.draw(rng, index, self._scan(index), self._organs(index))
+
+    def _organs(self, index: int) -> dict[int, str]:
+        """Organs of the vocabulary by the labels of a slice's scan."""
+        return {label: self._organ(name) for label, name in self._scan(index).labels.items()}
 
     def _elsewhere(self, rng: np.random.Generator, region: str) -> str:
         """A tumor of an organ of another region of the body."""

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentseg.training.augment import Geometry, intensity_curves, noise, recolor, sampling_grid, warp
+from latentseg.training.augment import (
+    PLAIN,
+    Geometry,
+    another_phase,
+    intensity_curves,
+    noise,
+    recolor,
+    sampling_grid,
+    warp,
+)
 from latentseg.training.painting import blobs, paint
 
 STILL = Geometry(degrees=0, zoom=(1, 1), stretch=0, shift=0, elastic=0)
@@ -139,3 +148,21 @@ def test_blobs_are_regions() -> None:
         assert all(2 <= len(labels.unique()) <= 8 for labels in maps)
         same = (maps[:, 1:] == maps[:, :-1]).float().mean()
         assert float(same) > 0.6  # neighbors mostly belong together
+
+
+def test_another_phase_changes_labelled_organs_and_nothing_else() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[8:28, 8:56], labels[36:56, 8:56] = 1, 2
+    image = np.where(labels == 1, 0.5, np.where(labels == 2, 0.2, -0.5)).astype(np.float32)
+    image += 0.03 * rng().standard_normal(image.shape).astype(np.float32)
+    levels = []
+    for seed in range(40):
+        shown = another_phase(image, labels, rng(seed))
+        assert shown.shape == image.shape
+        assert np.array_equal(shown[:3], image[:3])
+        inner = shown[12:24, 12:52]
+        assert 0.02 < inner.std() < 0.05, "the noise stays"
+        levels.append((float(np.median(inner)), float(np.median(shown[40:52, 12:52]))))
+    unenhanced = [a for a, b in levels if abs(a - PLAIN) < 0.15 and abs(b - PLAIN) < 0.15]
+    assert 5 <= len(unenhanced) <= 20
+    assert np.ptp([a for a, _ in levels]) > 0.5

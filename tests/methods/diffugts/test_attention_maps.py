@@ -67,6 +67,14 @@ def test_each_convolution_of_a_level_lets_it_see_farther() -> None:
     assert seen == [3 * 3, 5 * 5]
 
 
+def test_the_map_alone_makes_the_score_where_nothing_else_has_a_say() -> None:
+    torch.manual_seed(0)
+    model = AnomalyAttention([[8], [12], [16]], text_dim=TEXT_DIM, judged=False)
+    maps = model(stages(), texts())
+    torch.testing.assert_close(maps.score, top_mean(maps.margin[:, 0]))
+    assert not [name for name in model.state_dict() if name.startswith("judge")]
+
+
 def test_stages_of_one_grid_attend_together() -> None:
     torch.manual_seed(0)
     model = AnomalyAttention([[8], [12, 4], [16]], text_dim=TEXT_DIM, pyramid=8)

@@ -57,6 +57,24 @@ def test_a_brain_tumor_in_mr_is_looked_for_by_networks_of_heads(with_heads: Path
     assert prepared.nbytes == before, "shared stages count once"
 
 
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_networks_of_the_abdomen_answer_for_the_organs_they_were_trained_for(
+    with_heads: Path, searched: Phantom
+) -> None:
+    trained, facts = network.load(with_heads / network.file_alone("head"))
+    abdomen = network.TumorNetwork(trained.config, trained.channels, organs=("liver", "spleen"))
+    abdomen.attention = trained.attention
+    abdomen.organs.quality.zero_()  # they are not found, so that nothing is out of view
+    abdomen.views.by_organ = {"liver CT": 0.0}
+    network.save(with_heads / network.file_alone("abdomen"), abdomen, facts)
+    segmenter = segmenter_of(with_heads)
+    prepared = segmenter.prepare(searched.image)
+    assert segmenter.predict(prepared, "spleen tumor").presence < 0.01
+    assert not prepared.alone
+    assert segmenter.predict(prepared, "liver tumor").presence > 0.5
+    assert list(prepared.alone) == ["abdomen"]
+
+
 def test_files_of_networks_alone(with_heads: Path, tiny_tumor_model: Path, tmp_path: Path) -> None:
     assert list(segmenter_of(with_heads).networks.alone) == ["head"]
     plain = segmenter_of(tiny_tumor_model)

@@ -277,6 +277,19 @@ def test_lesions_grow_in_the_organs_that_are_named_and_are_asked_for_there(packe
     assert {s.finding for s in draw(Samples(asked, packed), 10)} == {"liver tumor"}
 
 
+def test_lesions_in_an_organ_that_is_left_out_have_a_name_of_no_organ(packed: Pack) -> None:
+    hosts = HostOptions(organs=("liver",), named=1.0, spreading=0.0)
+    options = SampleOptions(
+        organs=ORGANS, hosts=hosts, without=("liver tumor",), real=0.0, synthetic=1.0, asked=1.0, at_hosts=1.0
+    )
+    samples = Samples(options, packed)
+    assert {s.finding for s in draw(samples) if s.mask.any()} <= {*findings_of({""})}
+    healthy = options.model_copy(update={"synthetic": 0.0})
+    assert not {s.finding for s in draw(Samples(healthy, packed))} & {*findings_of({"liver"})}
+    drawn = {samples._index(np.random.default_rng(seed)) for seed in range(40)}
+    assert all(samples.hosts.named(index, samples._organs(index)) for index in drawn)
+
+
 def test_training_looks_at_the_organ_and_never_away_from_a_lesion(training: TumorTraining) -> None:
     asked = {"hosts": HostOptions(organs=("liver",), named=1.0), "asked": 1.0, "closer": 0.0, "real": 0.0}
     samples = AS_LESION.model_copy(update=asked)

@@ -117,3 +117,16 @@ def test_a_lesion_in_air_is_solid_and_no_fainter_than_noise() -> None:
     noisy = 0.3 * np.random.default_rng(0).standard_normal((96, 96)).astype(np.float32)
     assert scan_noise(noisy) == pytest.approx(0.3, rel=0.15)
     assert scan_noise(air) == 0
+
+
+def test_a_lesion_at_a_border_is_told_from_the_organ_and_not_from_the_fat() -> None:
+    """Of dark lesions that grow into fat, none is darker than the fat by the contrast to the organ."""
+    image, organ = organ_in_image(radius=8)
+    image[~organ] = -0.6
+    options = LesionOptions(radius=(18, 20), contrast=(0.2, 0.2), dark=1, rim=0, core=0, texture=0)
+    room = np.ones_like(organ)
+    for seed in range(10):
+        lesion = add_lesion(image, organ, np.random.default_rng(seed), room=room, options=options)
+        grown = lesion.mask & ~organ
+        assert grown.sum() > lesion.mask.sum() / 2
+        assert float(np.median(lesion.image[grown])) > -0.58

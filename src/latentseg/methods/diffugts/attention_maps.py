@@ -128,6 +128,7 @@ class AnomalyAttention(nn.Module):
         ratio: Of the adapters.
         pyramid: Channels of the pyramid; 0 is none.
         depth: Convolutions of a level of it.
+        judged: Whether the class embeddings have a say in the image-level score, or the map alone makes it.
         dims: 2 or 3.
     """
 
@@ -139,6 +140,7 @@ class AnomalyAttention(nn.Module):
         ratio: float = 0.1,
         pyramid: int = 0,
         depth: int = 1,
+        judged: bool = True,
         dims: int = 2,
     ) -> None:
         super().__init__()
@@ -149,7 +151,7 @@ class AnomalyAttention(nn.Module):
         self.pyramid = Pyramid(sums, pyramid, depth=depth, dims=dims) if pyramid else None
         self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in widths)
         self.embed = nn.Sequential(nn.Linear(sum(widths), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim))
-        self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
+        self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1)) if judged else None
 
     def forward(
         self, stages: Sequence[Tensor], texts: Tensor, *, away: Tensor | None = None
@@ -171,7 +173,9 @@ class AnomalyAttention(nn.Module):
         if away is not None:
             logits = torch.cat([logits[:, [NORMAL]], logits[:, [ABNORMAL]] - FALL * away], 1)
         embeddings = self.embed(self._seen_by_each(levels, logits.softmax(1)))
-        score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL]) + self.judge(embeddings[:, ABNORMAL])[:, 0]
+        score = top_mean(logits[:, ABNORMAL] - logits[:, NORMAL])
+        if self.judge is not None:
+            score = score + self.judge(embeddings[:, ABNORMAL])[:, 0]
         return AttentionMaps(logits, embeddings, score)
 
     @staticmethod

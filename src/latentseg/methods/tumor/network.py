@@ -21,7 +21,7 @@ from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Views
 
 FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
-ALONE = {"lung": ("CT",), "head": ("MR",)}
+ALONE = {"lung": ("CT",), "head": ("MR",), "abdomen": ("CT",)}
 """Organs and regions of the vocabulary that may have networks of their own, and in which modalities."""
 
 AGAIN = "download or train the weights again"
@@ -55,6 +55,7 @@ class TumorNetwork(nn.Module):
             ratio=config.ratio,
             pyramid=config.pyramid,
             depth=config.depth,
+            judged=config.judged,
             dims=dims,
         )
         self.fusion = Fusion()
@@ -88,6 +89,11 @@ class TumorNetwork(nn.Module):
         place = self.projector.project.weight.device
         cosine: Tensor = self.projector(change.to(place), text.to(place))
         return cosine.cpu()
+
+    def sees(self, organ: str) -> bool:
+        """Whether tumors of an organ were trained: of networks that find organs, those with a score set."""
+        scored = {key.rpartition(" ")[0] for key in self.views.by_organ}
+        return not (self.organs.names and scored) or organ in scored
 
     @torch.no_grad()
     def distances(

@@ -56,7 +56,8 @@ class TumorNetworks:
     def part_of(self, query: Query, modality: str) -> str:
         """The organ or the region of a prompt, whichever has networks of its own; nothing where none has."""
         names = (query.prompt.organ, query.region)
-        return next((n for n in names if n in self.alone and modality in ALONE[n]), "")
+        fitting = [name for name in names if name in self.alone and modality in ALONE[name]]
+        return next((name for name in fitting if self.alone[name].network.sees(query.prompt.organ)), "")
 
     @property
     def device(self) -> torch.device:

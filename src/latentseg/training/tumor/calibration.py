@@ -60,7 +60,7 @@ def calibrate_organs(
         alarms: What may still be suspected.
     """
     hosts = samples.options.hosts
-    organs = {*network.organs.trusted, *hosts.tissues.values()} - samples.closed
+    organs = {*network.organs.trusted, *hosts.tissues.values()}
     organs = organs & {*hosts.organs} if hosts.organs else organs
     network.views.by_organ = {}
     for part in sorted(set(views.values())):

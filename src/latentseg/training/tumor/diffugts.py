@@ -374,8 +374,10 @@ class TumorTraining:
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
-            fitted = ("views.",) if self.options.organs.names else ("views.", "organs.")
-            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(fitted)}
+            left = ["views."]  # fitted anew
+            left += [] if self.options.organs.names else ["organs."]
+            left += [] if self.options.network.judged else ["attention.judge."]
+            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(tuple(left))}
             grow_from(task.network, known, where=self.start)
         if self.options.organs.names:
             organ_task = self._organ_task(task)

@@ -53,6 +53,8 @@ def test_small_pieces_of_a_scan_belong_to_something_else() -> None:
     assert beside < BESIDE
     assert float(away[6, 0, 6, 12]) == 0, "a mass displaces the organ that it grows from"
     assert float(away[6, 0, 6, 16]) == pytest.approx(7 / 32 - BESIDE)
+    near = OrganMaps(("kidney",), ((5,),), beside={"kidney": 0.02})
+    assert float(near.distances(both, "kidney")[6, 0, 6, 12]) == pytest.approx(3 / 32 - 0.02)
 
 
 def test_a_speck_is_no_organ() -> None:

@@ -10,7 +10,7 @@ suspicious as a tumor: lungs are the cavity that they span without the organs be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class OrganMaps(nn.Module):
         names: Organs of the vocabulary; none where this was not trained.
         channels: Widths of the stages, those of one grid together, finest grid first.
         dims: 2 or 3.
+        beside: See :class:`~latentseg.methods.tumor.features.TumorConfig`.
 
     Attributes:
         quality: ``(organs,)``, Dice of each on samples of its training.
@@ -48,9 +49,16 @@ class OrganMaps(nn.Module):
 
     quality: Tensor
 
-    def __init__(self, names: Sequence[str], channels: Sequence[Sequence[int]], *, dims: int = 2) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        channels: Sequence[Sequence[int]],
+        *,
+        dims: int = 2,
+        beside: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.beside = tuple(names), {CAVITY: 0.0, **(beside or {})}
         self.sizes = [len(level) for level in channels]
         if names:
             self.register_buffer("quality", torch.ones(len(names)))
@@ -85,7 +93,7 @@ class OrganMaps(nn.Module):
             field: Of a block, the lengths of its axes as shares of :data:`FIELD_MM`.
         """
         away = np.stack([distance_from(one, field=field) for one in self.inside(chances, organ)])
-        beside = 0.0 if organ == CAVITY else BESIDE
+        beside = self.beside.get(organ, BESIDE)
         return torch.from_numpy(np.where(away < 1, (away - beside).clip(min=0), away))[:, None]
 
     def inside(self, chances: Tensor, organ: str) -> NDArray[np.bool_]:

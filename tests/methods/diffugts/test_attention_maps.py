@@ -69,10 +69,13 @@ def test_each_convolution_of_a_level_lets_it_see_farther() -> None:
 
 def test_the_map_alone_makes_the_score_where_nothing_else_has_a_say() -> None:
     torch.manual_seed(0)
-    model = AnomalyAttention([[8], [12], [16]], text_dim=TEXT_DIM, judged=False)
-    maps = model(stages(), texts())
-    torch.testing.assert_close(maps.score, top_mean(maps.margin[:, 0]))
-    assert not [name for name in model.state_dict() if name.startswith("judge")]
+    model = AnomalyAttention([[8], [12], [16]], text_dim=TEXT_DIM)
+    judged = model(stages(), texts())
+    model.judge = None
+    alone = model(stages(), texts())
+    assert torch.equal(alone.logits, judged.logits)
+    torch.testing.assert_close(alone.score, top_mean(alone.margin[:, 0]))
+    assert not torch.allclose(alone.score, judged.score)
 
 
 def test_stages_of_one_grid_attend_together() -> None:

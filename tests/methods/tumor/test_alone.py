@@ -24,6 +24,7 @@ def with_heads(tiny_tumor_model: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_tumor_model, folder)
     trained, facts = network.load(folder / network.FILE)
     for bias, name in ((-9.0, network.FILE), (9.0, network.file_alone("head"))):
+        assert trained.attention.judge is not None
         last = trained.attention.judge[-1]
         last.weight.data.zero_()  # type: ignore[operator]
         last.bias.data.fill_(bias)  # type: ignore[operator]

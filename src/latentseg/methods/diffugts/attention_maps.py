@@ -128,8 +128,10 @@ class AnomalyAttention(nn.Module):
         ratio: Of the adapters.
         pyramid: Channels of the pyramid; 0 is none.
         depth: Convolutions of a level of it.
-        judged: Whether the class embeddings have a say in the image-level score, or the map alone makes it.
         dims: 2 or 3.
+
+    Attributes:
+        judge: What the class embeddings have to say in the image-level score; without it the map makes it.
     """
 
     def __init__(
@@ -140,7 +142,6 @@ class AnomalyAttention(nn.Module):
         ratio: float = 0.1,
         pyramid: int = 0,
         depth: int = 1,
-        judged: bool = True,
         dims: int = 2,
     ) -> None:
         super().__init__()
@@ -151,7 +152,7 @@ class AnomalyAttention(nn.Module):
         self.pyramid = Pyramid(sums, pyramid, depth=depth, dims=dims) if pyramid else None
         self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in widths)
         self.embed = nn.Sequential(nn.Linear(sum(widths), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim))
-        self.judge = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1)) if judged else None
+        self.judge: nn.Sequential | None = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))
 
     def forward(
         self, stages: Sequence[Tensor], texts: Tensor, *, away: Tensor | None = None

@@ -39,8 +39,8 @@ class TumorConfig(BaseModel):
         pyramid: Channels in which levels are merged from coarse to fine before they attend; 0 lets every
             stage attend by itself, as the paper is known to.
         depth: Convolutions of a level of the pyramid.
-        beside: Share of the image's edge, beside an organ, in which a tumor of it may lie as well, by organ; of
-            others :data:`~latentseg.methods.tumor.organs.BESIDE`.
+        beside: Share of the image's edge, beside an organ, in which a tumor of it may lie as well, by organ;
+            of others :data:`~latentseg.methods.tumor.organs.BESIDE`.
         judged: Whether more than the map makes the anomaly score of a slice.
         text_dim: Length of the text embeddings.
         projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the

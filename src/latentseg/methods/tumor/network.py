@@ -55,9 +55,10 @@ class TumorNetwork(nn.Module):
             ratio=config.ratio,
             pyramid=config.pyramid,
             depth=config.depth,
-            judged=config.judged,
             dims=dims,
         )
+        if not config.judged:
+            self.attention.judge = None
         self.fusion = Fusion()
         width, dim = config.projected, config.text_dim
         self.projector = FeatureProjector(width, dim) if width else None

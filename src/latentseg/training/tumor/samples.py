@@ -188,7 +188,7 @@ class Samples:
 
     def _shown(self, rng: np.random.Generator, index: int) -> NDArray[np.float32]:
         """A slice in [-1, 1], now and then in another phase after a contrast medium."""
-        image = self.packed.images[index].astype(np.float32) / 127.5 - 1
+        image = np.asarray(self.packed.images[index], np.float32) / 127.5 - 1
         phases = self.options.phases if self._scan(index).modality == "CT" else 0.0
         if not phases or rng.random() >= phases:
             return image

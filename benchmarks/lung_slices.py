@@ -1,7 +1,7 @@
 """Public slices and patches of lungs with outlined tumors, as files that ``configs/pack-lung.yaml`` packs.
 
-Usage: ``python benchmarks/lung_slices.py [--lidc FOLDER] [--msd FILE.h5 FILE.h5] [--eye]`` (MSD needs h5py);
-they are written to ``lung_slices`` below ``LATENTSEG_DATA``.
+Usage: ``python benchmarks/lung_slices.py [--lidc FOLDER] [--msd FILE.h5 FILE.h5] [--dx FOLDER] [--eye]`` (MSD needs
+h5py, Lung-PET-CT-Dx pydicom); they are written to ``lung_slices`` below ``LATENTSEG_DATA``.
 
 * LIDC-IDRI (CC BY 3.0), lungs cut out and grey values standardized: ``vinibfr/LIDC-IDRI-Preprocessing`` on
   GitHub, commit 9c54b8ab, ``data``. Lungs come to -860 HU, the chest wall to 40 HU, and what was cut away
@@ -9,6 +9,9 @@ they are written to ``lung_slices`` below ``LATENTSEG_DATA``.
   keeps back, 0001 to 0003, are left out.
 * MSD Task06 (CC BY-SA 4.0), patches of 48 x 48 pixels of 2 mm of 26 patients: ``shizoda/data``, commit
   58a8c54a, ``msd/lung_2mm/val_patches.h5`` and ``test_patches.h5``. Nine, turned at random, make a picture.
+* Lung-PET-CT-Dx (CC BY 4.0), two patients with lung cancer, each with a soft and a sharp kernel:
+  ``huyenbui117/lung_CT`` on GitHub, commit 520adfe9. What is solid in the boxes of the annotations is the tumor;
+  slices without boxes, but for the two beside them, are taken for healthy.
 * Slices of ``LATENTSEG_DATA`` that ``lung_outlines.json`` names, of no patient that is kept back: masses that
   are plain to see were circled **by eye, by no radiologist**, and what is solid in a circle is the tumor; on
   slices without circles nothing was seen. Circles are columns, rows and radii on the square of the lungs.
@@ -20,6 +23,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +100,40 @@ def mosaics(path: Path, out: Path, rng: np.random.Generator) -> None:
             number += 1
 
 
+def lung_dx(folder: Path, out: Path) -> None:
+    """Slices of Lung-PET-CT-Dx, of half the resolution, with what is solid in the boxes."""
+    import pydicom
+
+    boxes = {path.stem: path for path in folder.glob("Annotation/*/*.xml")}
+    for series in sorted({path.parent for path in folder.glob("Lung-PET-CT-Dx/**/*.dcm")}):
+        slices = [pydicom.dcmread(path) for path in series.glob("*.dcm")]
+        slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
+        outlined = np.array([one.SOPInstanceUID in boxes for one in slices])
+        clear = ~ndimage.binary_dilation(outlined, iterations=2)
+        for number in np.flatnonzero(outlined | clear):
+            one = slices[number]
+            hu = one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept)
+            halved = hu.reshape(256, 2, 256, 2).mean((1, 3))
+            mask = boxed(halved, boxes[one.SOPInstanceUID]) if outlined[number] else np.zeros(halved.shape, bool)
+            name = f"{series.parts[-3]}_{series.name[:1]}_{number:03d}"
+            kind = "dx-masses" if mask.any() else "dx-clear"
+            if mask.any() or clear[number]:
+                write(out / kind / name, halved, mask, 2 * float(one.PixelSpacing[0]))
+
+
+def boxed(hu: Slice, annotation: Path) -> NDArray[np.bool_]:
+    """The largest solid piece in each box of an annotation in Pascal VOC, of a slice of half the resolution."""
+    mask = np.zeros(hu.shape, bool)
+    for box in ElementTree.parse(annotation).iter("bndbox"):
+        left, top, right, bottom = (int(box.findtext(side, "0")) // 2 for side in ("xmin", "ymin", "xmax", "ymax"))
+        solid = ndimage.gaussian_filter(hu, 0.7)[top : bottom + 1, left : right + 1] > SOLID_HU
+        parts, count = ndimage.label(solid)
+        if count:
+            largest = 1 + np.argmax(ndimage.sum_labels(solid, parts, range(1, count + 1)))
+            mask[top : bottom + 1, left : right + 1] |= ndimage.binary_fill_holes(parts == largest)
+    return mask
+
+
 def by_eye(out: Path) -> None:
     """Slices with what was circled."""
     root = data_root()
@@ -136,6 +174,7 @@ def main() -> None:
     )
     parser.add_argument("--lidc", type=Path, help="The folder `data` of the repository.")
     parser.add_argument("--msd", type=Path, nargs="+", default=[])
+    parser.add_argument("--dx", type=Path, help="The folder of the repository of Lung-PET-CT-Dx.")
     parser.add_argument("--eye", action="store_true", help="Slices of `lung_outlines.json`.")
     options = parser.parse_args()
     out, rng = data_root() / "lung_slices", np.random.default_rng(0)
@@ -143,6 +182,8 @@ def main() -> None:
         lidc(options.lidc, out / "lidc")
     for path in options.msd:
         mosaics(path, out / "msd", rng)
+    if options.dx:
+        lung_dx(options.dx, out)
     if options.eye:
         by_eye(out / "eye")
 

@@ -1,7 +1,7 @@
 """Public slices and patches of lungs with outlined tumors, as files that ``configs/pack-lung.yaml`` packs.
 
-Usage: ``python benchmarks/lung_slices.py [--lidc FOLDER] [--msd FILE.h5 FILE.h5] [--dx FOLDER] [--eye]`` (MSD needs
-h5py, Lung-PET-CT-Dx pydicom); they are written to ``lung_slices`` below ``LATENTSEG_DATA``.
+Usage: ``python benchmarks/lung_slices.py [--lidc FOLDER] [--msd FILE.h5 FILE.h5] [--dx FOLDER] [--eye]`` (MSD
+needs h5py); they are written to ``lung_slices`` below ``LATENTSEG_DATA``.
 
 * LIDC-IDRI (CC BY 3.0), lungs cut out and grey values standardized: ``vinibfr/LIDC-IDRI-Preprocessing`` on
   GitHub, commit 9c54b8ab, ``data``. Lungs come to -860 HU, the chest wall to 40 HU, and what was cut away
@@ -10,8 +10,8 @@ h5py, Lung-PET-CT-Dx pydicom); they are written to ``lung_slices`` below ``LATEN
 * MSD Task06 (CC BY-SA 4.0), patches of 48 x 48 pixels of 2 mm of 26 patients: ``shizoda/data``, commit
   58a8c54a, ``msd/lung_2mm/val_patches.h5`` and ``test_patches.h5``. Nine, turned at random, make a picture.
 * Lung-PET-CT-Dx (CC BY 4.0), two patients with lung cancer, each with a soft and a sharp kernel:
-  ``huyenbui117/lung_CT`` on GitHub, commit 520adfe9. What is solid in the boxes of the annotations is the tumor;
-  slices without boxes, but for the two beside them, are taken for healthy.
+  ``huyenbui117/lung_CT`` on GitHub, commit 520adfe9. What is solid in the boxes of the annotations is the
+  tumor; slices without boxes, but for the two beside them, are taken for healthy.
 * Slices of ``LATENTSEG_DATA`` that ``lung_outlines.json`` names, of no patient that is kept back: masses that
   are plain to see were circled **by eye, by no radiologist**, and what is solid in a circle is the tumor; on
   slices without circles nothing was seen. Circles are columns, rows and radii on the square of the lungs.
@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,18 @@ LUNG_HU, AIR_HU, RANGE_HU = -860.0, -1000.0, 900.0
 PATCH, FRAME, TURNS = 48, 20, 3
 SIZE, SOLID_HU = 256, -450.0
 OUTLINES = Path(__file__).with_name("lung_outlines.json")
+BOX = r"\s*".join(rf"<{side}>(\d+)</{side}>" for side in ("xmin", "ymin", "xmax", "ymax"))
 Slice = NDArray[np.float64]
+Box = tuple[slice, slice]
 
 
-def write(path: Path, hu: Slice, mask: NDArray[np.bool_], pixel_mm: float) -> None:
-    """Write a slice ``(rows, columns)`` and its mask."""
-    affine = np.diag([-pixel_mm, -pixel_mm, 5.0, 1.0])
-    scan = Volume(np.ascontiguousarray(hu.clip(-1024, 1300).T[:, :, None]).astype(np.int16), affine, "CT")
+def write(path: Path, hu: Slice, mask: NDArray[np.bool_], pixel_mm: float, step_mm: float = 5.0) -> None:
+    """Write a slice ``(rows, columns)``, or a stack of them from below, and its mask."""
+    affine = np.diag([-pixel_mm, -pixel_mm, step_mm, 1.0])
+    stack, label = (np.atleast_3d(one.T) if one.ndim == 2 else one.T for one in (hu, mask.astype(np.uint8)))
+    scan = Volume(np.ascontiguousarray(stack.clip(-1024, 1300)).astype(np.int16), affine, "CT")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_like(scan.array, like=scan, path=path.with_name(f"{path.name}.nii.gz"), kind="image")
-    label = mask.T[:, :, None].astype(np.uint8)
     write_like(label, like=scan, path=path.with_name(f"{path.name}_label.nii.gz"), kind="mask")
 
 
@@ -101,36 +103,46 @@ def mosaics(path: Path, out: Path, rng: np.random.Generator) -> None:
 
 
 def lung_dx(folder: Path, out: Path) -> None:
-    """Slices of Lung-PET-CT-Dx, of half the resolution, with what is solid in the boxes."""
+    """Series of Lung-PET-CT-Dx with the boxes, and slices with what is solid in them, of half the size."""
     import pydicom
 
-    boxes = {path.stem: path for path in folder.glob("Annotation/*/*.xml")}
+    boxes = {path.stem: corners_of(path) for path in folder.glob("Annotation/*/*.xml")}
     for series in sorted({path.parent for path in folder.glob("Lung-PET-CT-Dx/**/*.dcm")}):
         slices = [pydicom.dcmread(path) for path in series.glob("*.dcm")]
         slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
-        outlined = np.array([one.SOPInstanceUID in boxes for one in slices])
-        clear = ~ndimage.binary_dilation(outlined, iterations=2)
-        for number in np.flatnonzero(outlined | clear):
-            one = slices[number]
-            hu = one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept)
-            halved = hu.reshape(256, 2, 256, 2).mean((1, 3))
-            mask = boxed(halved, boxes[one.SOPInstanceUID]) if outlined[number] else np.zeros(halved.shape, bool)
-            name = f"{series.parts[-3]}_{series.name[:1]}_{number:03d}"
-            kind = "dx-masses" if mask.any() else "dx-clear"
-            if mask.any() or clear[number]:
-                write(out / kind / name, halved, mask, 2 * float(one.PixelSpacing[0]))
+        raw = [one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept) for one in slices]
+        hu = np.stack(raw).reshape(-1, 256, 2, 256, 2).mean((2, 4))
+        inside = np.zeros(hu.shape, bool)
+        for number, one in enumerate(slices):
+            for box in boxes.get(one.SOPInstanceUID, ()):
+                inside[number][box] = True
+        outlined = inside.any((1, 2))
+        name, pixel_mm = f"{series.parts[-3]}_{series.name[:1]}", 2 * float(slices[0].PixelSpacing[0])
+        step_mm = np.median(np.diff([float(one.ImagePositionPatient[2]) for one in slices]))
+        write(out / "dx" / name, hu, inside, pixel_mm, float(step_mm))
+        for number in np.flatnonzero(outlined | ~ndimage.binary_dilation(outlined, iterations=2)):
+            mask = solid_in(hu[number], boxes.get(slices[number].SOPInstanceUID, ()))
+            if mask.any() or not outlined[number]:
+                kind = "dx-masses" if mask.any() else "dx-clear"
+                write(out / kind / f"{name}_{number:03d}", hu[number], mask, pixel_mm)
 
 
-def boxed(hu: Slice, annotation: Path) -> NDArray[np.bool_]:
-    """The largest solid piece in each box of an annotation in Pascal VOC, of a slice of half the resolution."""
+def corners_of(annotation: Path) -> list[Box]:
+    """Boxes of an annotation (Pascal VOC), of a slice of half the size."""
+    found = re.findall(BOX, annotation.read_text(encoding="utf-8"))
+    sides = [[int(side) // 2 for side in corners] for corners in found]
+    return [(slice(y0, y1 + 1), slice(x0, x1 + 1)) for x0, y0, x1, y1 in sides]
+
+
+def solid_in(hu: Slice, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+    """The largest solid piece in each box."""
     mask = np.zeros(hu.shape, bool)
-    for box in ElementTree.parse(annotation).iter("bndbox"):
-        left, top, right, bottom = (int(box.findtext(side, "0")) // 2 for side in ("xmin", "ymin", "xmax", "ymax"))
-        solid = ndimage.gaussian_filter(hu, 0.7)[top : bottom + 1, left : right + 1] > SOLID_HU
+    for box in boxes:
+        solid = ndimage.gaussian_filter(hu, 0.7)[box] > SOLID_HU
         parts, count = ndimage.label(solid)
         if count:
             largest = 1 + np.argmax(ndimage.sum_labels(solid, parts, range(1, count + 1)))
-            mask[top : bottom + 1, left : right + 1] |= ndimage.binary_fill_holes(parts == largest)
+            mask[box] |= ndimage.binary_fill_holes(parts == largest)
     return mask
 
 

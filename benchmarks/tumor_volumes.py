@@ -10,8 +10,9 @@ and half of CHAOS (every fourth slice), people without lesions of the pancreas (
 (IQ-OTHNCCD) and IXI volunteers; the last three are slices.
 
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
-* Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more: any slice with a score
-  of 0.25 may hold some, and a component counts with the highest score of its slices.
+* Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more: any slice with a score of
+  0.1, or part with that chance, may hold some, and a component counts with the chance of its part or, where
+  parts are not judged, with the highest score of its slices.
 * Healthy people in whom anything is marked; AUROC and Brier score of presence over people. Scans in which a
   prompt is refused, as no training showed its organ's tumors in their modality, are counted apart.
 * Share of what is marked that lies within 5 mm of the organ: its label, or air in the body, with the tumor.
@@ -56,7 +57,7 @@ from latentseg.metrics.presence import auroc
 from latentseg.training.config import read_config
 from latentseg.training.splits import Split
 
-NEAR_MM, LEAST_MM, LOWEST_SCORE = 5.0, 10.0, 0.25
+NEAR_MM, LEAST_MM, LOWEST_SCORE = 5.0, 10.0, 0.1
 AIR_HU = -400
 CARD = "docs/models/compact.md"
 Mask = NDArray[np.bool_]
@@ -243,9 +244,7 @@ def candidates(
     """Components where every slice may hold some, each with its confidence and the lesions that it finds."""
     options = replace(segmenter.options, min_presence=LOWEST_SCORE)
     result = TumorSegmenter(segmenter.networks, options=options).predict(prepared, prompt)
-    canonical = result.evidence.seen.canonical
-    scores = np.broadcast_to(result.evidence.scores[:, None, None], canonical.slices.shape)
-    score = canonical.restore(np.ascontiguousarray(scores, np.float32))
+    score = result.evidence.seen.canonical.restore(result.evidence.slices("certainty"))
     parts, count = ndimage.label(result.mask, np.ones((3, 3, 3)))
     confidence = ndimage.maximum(score, parts, range(1, count + 1)) if count else []
     hits = match_lesions(result.mask, truth).iou >= FOUND_IOU

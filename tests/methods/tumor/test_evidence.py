@@ -31,7 +31,9 @@ def found_in(scan: Volume, target: str, *, absent: bool) -> TumorSegmentation:
     slices = np.zeros(canonical.slices.shape, np.float32)
     scores = np.array([0.1, 0.2, 0.1, 0.1 if absent else 0.9, 0.1, 0.1], np.float32)
     seen = NetworkInput(scan, canonical, slices - 1, canonical.spacing_mm, lambda stack: stack)
-    evidence = Evidence(seen, *(slices, slices - 1, slices, slices), scores=scores, refined=scores >= 0.5)
+    evidence = Evidence(
+        seen, *(slices, slices - 1, slices, slices), scores=scores, refined=scores >= 0.5, certainty=slices
+    )
     return TumorSegmentation(target, scan, mask, mask.astype(np.float32), float(scores.max()), evidence)
 
 

@@ -37,6 +37,7 @@ class Evidence:
         uncertainty: Standard deviation of the probability over seeds.
         scores: ``(S,)`` anomaly score of every slice, in [0, 1].
         refined: ``(S,)`` whether a slice was refined.
+        certainty: Chance of the part of the map that a pixel belongs to; its slice's score without a judge.
     """
 
     seen: NetworkInput
@@ -46,6 +47,7 @@ class Evidence:
     uncertainty: NDArray[np.float32]
     scores: NDArray[np.float32]
     refined: NDArray[np.bool_]
+    certainty: NDArray[np.float32]
 
     @property
     def images(self) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from latentseg.backbones.compact import CompactBackbone, phrase_condition
 from latentseg.backbones.identity import fingerprint
 from latentseg.backbones.image_features import read_feature_network
 from latentseg.backbones.weights import read_weights
+from latentseg.errors import ModelError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.known import read_known
 from latentseg.methods.tumor.networks import TumorNetworks
+from latentseg.methods.tumor.parts import PartJudge
 from latentseg.methods.tumor.queries import queries_of
 
 
@@ -50,9 +52,23 @@ def on_compact(
     for part, file in shipped.items():
         own, facts = network.load(file)
         network.check_made_for(facts, looked_at(folder, own.config), where=file)
-        alone[part] = replace(made, network=own.to(device), without=network.left_out(facts))
+        judge = judge_of(facts, where=file)
+        alone[part] = replace(made, network=own.to(device), without=network.left_out(facts), judge=judge)
     everywhere = (name for name in left_out if all(name in own.without for own in alone.values()))
     return replace(made, alone=alone, without=tuple(everywhere))
+
+
+def judge_of(facts: Mapping[str, str], *, where: Path) -> PartJudge | None:
+    """The judge of parts that was fitted to the maps of a file of weights; None without one.
+
+    Raises:
+        ModelError: It judges by other features.
+    """
+    try:
+        return PartJudge.from_json(facts["parts"]) if "parts" in facts else None
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"unreadable judge of parts ({error})"
+        raise ModelError(what, where=str(where), fix=network.AGAIN) from error
 
 
 def on_maisi(

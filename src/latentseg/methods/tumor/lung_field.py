@@ -18,6 +18,7 @@ from latentseg.imaging import Volume, fit_square, to_canonical
 from latentseg.imaging.components import box_around, large_in_volume
 from latentseg.imaging.intensity import is_windowed
 from latentseg.imaging.network_input import NetworkInput, Undo
+from latentseg.methods.tumor.parts import Shown
 
 WINDOW_HU = (-1000.0, 400.0)
 DARK_HU, AIR_HU, TISSUE_HU = -400.0, -1000.0, 30.0
@@ -52,6 +53,12 @@ class LungField(NamedTuple):
         """Distance ``(S, 1, size, size)`` from the lungs as a share of the edge, at most 1."""
         away = distances_from(self.inside) + BENEATH * torch.from_numpy(self.below).float()[:, None]
         return away.clamp(max=1)
+
+    def shown(self, log_odds: NDArray[np.float32]) -> Shown:
+        """What is known of the parts of a map ``(S, size, size)``."""
+        dense = 2 * (DARK_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) - 1
+        images = self.seen.images
+        return Shown(log_odds, images, self.lung, images > dense, self.seen.spacing_mm)
 
     def fitted(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
         """Labels ``(S, H, W)`` of the canonical slices on the grid of what is seen."""

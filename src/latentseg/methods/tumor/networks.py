@@ -21,6 +21,7 @@ from latentseg.methods.tumor.known import Measured
 from latentseg.methods.tumor.lung_field import LungField
 from latentseg.methods.tumor.network import ALONE, TumorNetwork
 from latentseg.methods.tumor.organs import FIELD_MM
+from latentseg.methods.tumor.parts import PartJudge
 from latentseg.methods.tumor.queries import Queries, Query
 
 
@@ -37,6 +38,7 @@ class TumorNetworks:
         without: Findings that were left out of the training, of those alone as well.
         known: What was measured with these weights, by finding.
         alone: Those of organs and regions that are looked at alone, by name (:data:`network.ALONE`).
+        judge: Of the parts that they find in volumes; without one a part is as sure as the slices it lies in.
     """
 
     stages: FrozenStages
@@ -47,6 +49,7 @@ class TumorNetworks:
     without: tuple[str, ...] = ()
     known: Mapping[str, Measured] = field(default_factory=dict)
     alone: Mapping[str, TumorNetworks] = field(default_factory=dict)
+    judge: PartJudge | None = None
 
     @property
     def backbone(self) -> Backbone:

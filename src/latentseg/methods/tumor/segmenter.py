@@ -20,7 +20,7 @@ from latentseg.imaging import Volume
 from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
 from latentseg.methods.diffugts.refinement import Refined
-from latentseg.methods.log_odds import probability
+from latentseg.methods.log_odds import limited, probability
 from latentseg.methods.tumor.along_slices import bridged
 from latentseg.methods.tumor.appearance import with_edges
 from latentseg.methods.tumor.blocks import in_tissue_window, memory_of, per_slice, seen_by, stacked
@@ -29,6 +29,7 @@ from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.methods.tumor.known import check_shown
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
+from latentseg.methods.tumor.parts import FEWEST, LOW
 from latentseg.methods.tumor.preparing import alone, prepared_scan
 from latentseg.methods.tumor.pseudo_healthy import Refinement
 from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
@@ -120,11 +121,20 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         attention = Attention(networks, options)
         found = attention.of_scan(prepared, query)
         scores = found.scores * (prepared.lungs is not None or self._in_view(whole, found))
-        above = (scores >= options.min_presence).numpy()
-        suspicious = np.flatnonzero(bridged(above, options.gap_mm / prepared.step_mm))
-        found = attention.closer(prepared, found, suspicious)
-        soft = networks.network.config.soft
-        cut = found._replace(log_odds=leveled(found.log_odds, suspicious, level=options.level, soft=soft))
+        judge = networks.judge if prepared.lungs and len(scores) >= FEWEST else None
+        above = found.log_odds.sigmoid().amax((1, 2, 3)) >= LOW if judge else scores >= options.min_presence
+        suspicious = np.flatnonzero(bridged(above.numpy(), options.gap_mm / prepared.step_mm))
+        found, certainty = attention.closer(prepared, found, suspicious), None
+        if judge and prepared.lungs:
+            shown = prepared.lungs.shown(found.log_odds[:, 0].numpy())
+            judged = judge.of(shown, slices=suspicious, least=options.min_presence)
+            log_odds, certainty = limited(torch.from_numpy(judged.log_odds))[:, None], judged.chance
+            scores = torch.from_numpy(certainty.max((1, 2)))
+            suspicious = np.flatnonzero(scores.numpy() >= options.min_presence)
+        else:
+            soft = networks.network.config.soft
+            log_odds = leveled(found.log_odds, suspicious, level=options.level, soft=soft)
+        cut = found._replace(log_odds=log_odds)
         refined = Refinement(attention, prepared, cut).of_scan(suspicious)
         chance = stacked(refined.probability)
         if options.appearance:
@@ -138,7 +148,9 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         restore, presence = prepared.seen.canonical.restore, float(scores.max())
         if not (fine >= CUT).any():  # suspected, and nothing is left that could be marked
             presence = min(presence, options.min_presence)
-        evidence = evidence_of(prepared, found, refined, scores=scores, suspicious=suspicious)
+        evidence = evidence_of(
+            prepared, found, refined, scores=scores, suspicious=suspicious, certainty=certainty
+        )
         return TumorSegmentation(target, scan, restore(fine >= CUT), restore(fine), presence, evidence)
 
     def _in_view(self, prepared: PreparedScan, found: SliceAttention) -> bool:
@@ -167,8 +179,12 @@ def evidence_of(
     *,
     scores: Tensor,
     suspicious: NDArray[np.intp],
+    certainty: NDArray[np.float32] | None,
 ) -> Evidence:
-    """The maps that a mask was made from; all slices of a suspicious block are refined."""
+    """The maps that a mask was made from; all slices of a suspicious block are refined.
+
+    Parts that were not judged are as certain as the slices they lie in.
+    """
     seen, chance = prepared.seen, stacked(probability(found.log_odds))
     each = per_slice(scores.numpy(), chance, seen)
     rows = np.isin(np.arange(len(scores)), suspicious)
@@ -180,4 +196,5 @@ def evidence_of(
         uncertainty=stacked(refined.uncertainty),
         scores=each,
         refined=np.repeat(rows, len(each)) if seen.block else rows,
+        certainty=np.broadcast_to(each[:, None, None], chance.shape) if certainty is None else certainty,
     )

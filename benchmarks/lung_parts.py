@@ -1,0 +1,278 @@
+"""Fits the judge of parts of lung tumors (``methods/tumor/parts.py``) and writes it into the lungs' weights.
+
+Usage: ``python benchmarks/lung_parts.py --maps FOLDER --output FILE [--weights FILE] [--turns 1]``; data
+through ``LATENTSEG_DATA``, with what ``lung_slices.py --dx`` writes. Maps are kept in the folder, so that a
+run that is stopped goes on.
+
+Chests of patients that ``configs/split.yaml`` does not keep back. In each grow, every turn anew, ten nodules
+and masses in three dimensions, of 5 to 48 mm, solid or not, deep in a lung or cut off by its wall, as a thick
+or a thin slice shows them. What the networks mark at a low threshold is a tumor where it overlaps a planted
+lesion, or an annotated tumor of the patient, and none elsewhere; slices with tumors that are not outlined are
+left out. Printed is what the judge does to patients that it was not fitted to, one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+import latentseg as ls
+from latentseg.backbones import registry
+from latentseg.errors import LatentsegWarning
+from latentseg.evaluation.datasets.base import data_root
+from latentseg.imaging import Volume, read, to_canonical
+from latentseg.methods.tumor import network
+from latentseg.methods.tumor.lung_field import WINDOW_HU, lung_field
+from latentseg.methods.tumor.networks import TumorNetworks
+from latentseg.methods.tumor.options import RECOMMENDED
+from latentseg.methods.tumor.parts import FEATURES, LOW, TOUCHING, PartJudge, Shown, features_of, pieces_of
+from latentseg.methods.tumor.preparing import prepared_scan
+from latentseg.methods.tumor.slice_attention import Attention
+from latentseg.training.tumor.lesions import LesionOptions, add_lesion
+
+
+class Chest(NamedTuple):
+    """A file below the data folder, whose it is, and slices with tumors that are not outlined."""
+
+    file: str
+    patient: str
+    left_out: tuple[range, ...] = ()
+
+
+CHESTS = {
+    "acrin": Chest("tcia/ACRIN-FLT-Breast__ACRIN-FLT-Breast_001__CT__805941.nii.gz", "ACRIN"),
+    "cmb846": Chest("tcia/CMB-CRC__CMB-CRC-MSB-01068__CT__846513.nii.gz", "CMB"),
+    "cmb556": Chest("tcia/CMB-CRC__MSB-01068__CT__556792.nii.gz", "CMB"),
+    "c3n": Chest("tcia/CPTAC-LUAD__C3N-00704__CT__549101.nii.gz", "C3N", (range(73, 83),)),
+    "l21": Chest("tcia/LIDC-IDRI__LIDC-IDRI-0021__CT__802868.nii.gz", "L21", (range(26), range(43, 50))),
+    "l314": Chest("tcia/LIDC-IDRI__LIDC-IDRI-0314__CT__275227.nii.gz", "L314", (range(8), range(19, 35))),
+    "fcp": Chest("tcia/LungFCP-01-0001__CT__418685.nii.gz", "FCP", (range(5, 13),)),
+    "c3l": Chest("tcia/CPTAC-PDA__C3L-00189__CT__526037.nii.gz", "C3L"),
+    "hcc": Chest("tcia/HCC-TACE-Seg__HCC_006__CT__245033.nii.gz", "HCC"),
+    "coad": Chest("tcia/TCGA-COAD__TCGA-AY-4070A__CT__800432.nii.gz", "COAD"),
+    "ts": Chest("totalsegmentator_example/example_ct.nii.gz", "TS"),
+    "dx1b": Chest("lung_slices/dx/Lung_Dx-A0001_3.nii.gz", "DX1"),
+    "dx1l": Chest("lung_slices/dx/Lung_Dx-A0001_2.nii.gz", "DX1"),
+    "dx2b70": Chest("lung_slices/dx/Lung_Dx-A0002_2.nii.gz", "DX2"),
+    "dx2b40": Chest("lung_slices/dx/Lung_Dx-A0002_3.nii.gz", "DX2"),
+}
+SEED, LESIONS, RADII_MM, GROUND_GLASS = 5, 10, (2.6, 24.0), 0.3
+GREY = {True: (-0.55, 0.0), False: (0.0, 0.55)}  # of lesions in the lung window, of ground glass and solid
+SMALLEST, HALF = 6, np.array([0.5, 0.0, 0.0])  # voxels; of a slice
+IOU, SHARE = 0.1, 0.4  # with a lesion, and of a part in lesions, from which it is a tumor
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def planted(scan: Volume, rng: np.random.Generator) -> tuple[Volume, NDArray[np.uint8]]:
+    """A chest with lesions, and their numbers on its canonical slices."""
+    canonical, field = to_canonical(scan), lung_field(scan, 256)
+    hu, truth = canonical.slices.astype(np.float32), np.zeros(canonical.slices.shape, np.uint8)
+    if field is None:
+        return scan, truth
+    lung, (low, high) = field.seen.undo(field.lung.astype(np.float32)) > 0.5, WINDOW_HU
+    points, (step, pixel) = np.argwhere(lung), canonical.spacing_mm[:2]
+    for _ in range(LESIONS):
+        radius = float(np.exp(rng.uniform(*np.log(RADII_MM))))
+        grey = GREY[bool(rng.random() < GROUND_GLASS)]
+        irregular = 0.6 if rng.random() < 0.4 else 0.35
+        options = LesionOptions(
+            (radius / pixel, radius / pixel), dark=0.0, texture=0.2, contrast=(0.15, 1.2), solid=grey,
+            irregular=irregular,
+        )  # fmt: skip
+        halves = int(np.ceil(2.4 * radius / step)) + 1, *2 * (int(2.4 * radius / pixel + 6),)
+        at = points[rng.integers(len(points))]
+        box = tuple(slice(max(c - h, 0), c + h + 1) for c, h in zip(at, halves, strict=True))
+        if truth[box].any():
+            continue
+        images = (2 * (hu[box] - low) / (high - low) - 1).clip(-1, 1)
+        middle = at - np.array([side.start for side in box])
+        change, mask = grown(images, lung[box], middle, rng, options, factor=max(round(step / pixel), 1))
+        if mask.sum() >= SMALLEST:
+            hu[box] += change * (high - low) / 2
+            truth[box][mask] = truth.max() + 1
+    grown_scan = np.ascontiguousarray(canonical.restore(hu), np.float32)
+    return Volume(grown_scan, scan.affine_ras_mm, "CT"), truth
+
+
+def grown(
+    images: NDArray[np.float32],
+    lung: Mask,
+    middle: NDArray[np.int64],
+    rng: np.random.Generator,
+    options: LesionOptions,
+    *,
+    factor: int,
+) -> tuple[NDArray[np.float32], Mask]:
+    """What one lesion changes in slices, each ``factor`` pixels thick, and where it is."""
+    fine = ndimage.uniform_filter1d(images.repeat(factor, 0), factor, axis=0)
+    room = lung.repeat(factor, 0)
+    offsets = np.moveaxis(np.indices(fine.shape), 0, -1) - (middle + HALF) * np.array([factor, 1, 1])
+    core = room & (np.square(offsets).sum(-1) <= max(options.radius[0], 3) ** 2)
+    if not core.any():
+        return np.zeros_like(images), np.zeros(images.shape, bool)
+    lesion = add_lesion(fine, core, rng, room=room, options=options)
+    slabs = len(images), factor, *images.shape[1:]
+    change, mask = (lesion.image - fine).reshape(slabs), lesion.mask.reshape(slabs)
+    if rng.random() < 0.5:
+        return change[:, factor // 2], mask[:, factor // 2]
+    return change.mean(1), mask.mean(1) > 0.5
+
+
+@torch.no_grad()
+def maps_of(networks: TumorNetworks, chest: Chest, seed: tuple[int, ...]) -> dict[str, NDArray[np.generic]]:
+    """The map of a chest with planted lesions, and what is known of it; of slices that show lungs."""
+    scan = read(data_root() / chest.file, modality="CT")
+    tumors = data_root() / chest.file.replace(".nii.gz", "_label.nii.gz")
+    own = read(tumors, modality="CT") if tumors.exists() else None
+    scan, truth = planted(scan, np.random.default_rng(seed))
+    lungs = lung_field(scan, 256)
+    if lungs is None:
+        return {}
+    kept = np.flatnonzero(lungs.inside.any((1, 2)))
+    options = replace(RECOMMENDED, refinement=None)
+    attention = Attention(networks, options)
+    prepared = prepared_scan(networks, lungs.seen, options, lungs=lungs)
+    first = attention.of_scan(prepared, networks.queries("lung tumor", "CT"))
+    likely = np.flatnonzero(first.log_odds.sigmoid().amax((1, 2, 3)).numpy() >= LOW)
+    found = attention.closer(prepared, first, likely).log_odds[kept, 0].numpy()
+    unknown = np.isin(kept, [k for gone in chest.left_out for k in gone])
+    boxes = np.zeros(truth.shape, np.uint8) if own is None else to_canonical(own).slices.astype(np.uint8)
+    return {
+        "log_odds": found.astype(np.float16),
+        "images": lungs.seen.images[kept].astype(np.float16),
+        "organ": lungs.lung[kept],
+        "spacing_mm": np.array(lungs.seen.spacing_mm),
+        "likely": np.flatnonzero(np.isin(kept, likely)),
+        "truth": lungs.fitted(truth)[kept],
+        "boxes": lungs.fitted(boxes)[kept] > 0,
+        "unknown": unknown,
+    }
+
+
+class Found(NamedTuple):
+    """Parts of a chest: their features, whether they are tumors, how many lesions there are and were hit."""
+
+    features: Array
+    tumor: Mask
+    lesions: int
+    hit: int
+
+
+def parts_of(maps: dict[str, NDArray[np.generic]]) -> Found:
+    """Parts of which it is known whether they are tumors."""
+    log_odds, images = (maps[name].astype(np.float32) for name in ("log_odds", "images"))
+    dense = 2 * (-400 - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) - 1
+    organ, (step, row, column) = maps["organ"].astype(bool), maps["spacing_mm"].astype(float)
+    shown = Shown(log_odds, images, organ, images > dense, (step, row, column))
+    pieces, levels = pieces_of(log_odds, maps["likely"].astype(int))
+    parts, count = ndimage.label((pieces > 0) & (log_odds >= levels[pieces]), TOUCHING)
+    sizes, truth = np.bincount(parts.ravel(), minlength=count + 1)[1:], maps["truth"].astype(int)
+
+    def overlap(mask: Mask) -> NDArray[np.int64]:
+        return np.bincount(parts[mask], minlength=count + 1)[1:]
+
+    tumor, touched, hit = np.zeros(count, bool), np.zeros(count, bool), 0
+    lesions = [number for number in range(1, truth.max() + 1) if (truth == number).sum() >= SMALLEST]
+    for number in lesions:
+        mask = truth == number
+        inside = overlap(mask)
+        same = inside / (sizes + mask.sum() - inside) >= IOU
+        tumor |= same | (inside >= SHARE * sizes)
+        touched |= inside > 0
+        hit += bool(same.any())
+    boxes, unknown = maps["boxes"].astype(bool), maps["unknown"].astype(bool)
+    tumor |= overlap(boxes) >= SHARE * sizes
+    near = ndimage.binary_dilation(boxes, np.ones((3, 5, 5))) if boxes.any() else boxes
+    touched |= overlap(near) > 0
+    touched |= overlap(np.broadcast_to(unknown[:, None, None], truth.shape)) > 0
+    known = tumor | ~touched
+    return Found(features_of(parts, count, shown)[known], tumor[known], len(lesions), hit)
+
+
+def found_in(networks: TumorNetworks, folder: Path, turns: int) -> Iterator[tuple[str, Found]]:
+    """Parts of every chest and turn, with the patient."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for turn in range(1, turns + 1):
+        for number, (name, chest) in enumerate(CHESTS.items()):
+            path = folder / f"{name}_{turn}.npz"
+            if not path.exists():
+                np.savez_compressed(path, **maps_of(networks, chest, (turn, number, SEED)))  # type: ignore[arg-type]
+            with np.load(path) as file:
+                maps = dict(file)
+            if maps:
+                yield chest.patient, parts_of(maps)
+
+
+def fitted(features: Array, tumor: Mask) -> PartJudge:
+    """A judge of parts."""
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    model = LogisticRegression(C=0.2, max_iter=2000).fit((features - mean) / scale, tumor)
+    own, unit, weight = (tuple(np.round(one, 4).tolist()) for one in (mean, scale, model.coef_[0]))
+    return PartJudge(own, unit, weight, round(float(model.intercept_[0]), 4))
+
+
+def left_out(features: Array, tumor: Mask, patients: NDArray[np.str_]) -> Array:
+    """Chances of parts by judges that did not see their patients."""
+    chance = np.zeros(len(tumor))
+    for patient in set(patients.tolist()):
+        own = patients == patient
+        chance[own] = fitted(features[~own], tumor[~own]).chance(features[own])
+    return chance
+
+
+def main() -> None:
+    """Fit, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--maps", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="Networks of lungs; the shipped ones when left out.")
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--result", type=Path, default=Path("benchmarks/results/lung_parts.json"))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", LatentsegWarning)
+    file = options.weights or registry.resolve("compact") / network.file_alone("lung")
+    made, facts = network.load(file)
+    networks = replace(ls.load("tumor").networks.alone["lung"], network=made)
+    rows = list(found_in(networks, options.maps, options.turns))
+    patients = np.concatenate([[patient] * len(row.tumor) for patient, row in rows])
+    features = np.concatenate([row.features for _, row in rows])
+    tumor = np.concatenate([row.tumor for _, row in rows])
+    chance = left_out(features, tumor, patients)
+    passed, judge = chance >= 0.5, fitted(features, tumor)
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "chests": len(rows),
+        "patients": len(set(patients.tolist())),
+        "lesions": sum(row.lesions for _, row in rows),
+        "lesions with a part": sum(row.hit for _, row in rows),
+        "true parts": int(tumor.sum()),
+        "false parts": int((~tumor).sum()),
+        "auc": round(float(roc_auc_score(tumor, chance)), 3),
+        "true parts kept": int((passed & tumor).sum()),
+        "false parts kept": int((passed & ~tumor).sum()),
+        "weights": dict(zip(FEATURES, judge.weight, strict=True)),
+    }
+    sys.stdout.write(f"{json.dumps(result, indent=1)}\n")
+    options.result.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    network.save(options.output, made, facts | {"parts": judge.to_json()})
+
+
+if __name__ == "__main__":
+    main()

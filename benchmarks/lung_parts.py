@@ -55,7 +55,7 @@ class Chest(NamedTuple):
 
 CHESTS = {
     "acrin": Chest("tcia/ACRIN-FLT-Breast__ACRIN-FLT-Breast_001__CT__805941.nii.gz", "ACRIN"),
-    "cmb846": Chest("tcia/CMB-CRC__CMB-CRC-MSB-01068__CT__846513.nii.gz", "CMB"),
+    "cmb846": Chest("tcia/CMB-CRC__CMB-CRC-MSB-01068__CT__846513.nii.gz", "CMB", (range(15, 20),)),
     "cmb556": Chest("tcia/CMB-CRC__MSB-01068__CT__556792.nii.gz", "CMB"),
     "c3n": Chest("tcia/CPTAC-LUAD__C3N-00704__CT__549101.nii.gz", "C3N", (range(73, 83),)),
     "l21": Chest("tcia/LIDC-IDRI__LIDC-IDRI-0021__CT__802868.nii.gz", "L21", (range(26), range(43, 50))),

@@ -47,6 +47,7 @@ from latentseg.evaluation.datasets.base import Dataset, data_root
 from latentseg.evaluation.datasets.tumors import CONTROL_STEP, get_category, thinned
 from latentseg.imaging import Volume, read, read_labels
 from latentseg.imaging.intensity import Modality, is_windowed
+from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.known import Measured
 from latentseg.methods.tumor.networks import PreparedScan
 from latentseg.methods.tumor.options import RECOMMENDED
@@ -224,7 +225,7 @@ def row_of(finding: str, scan: Scan, prepared: PreparedScan, segmenter: TumorSeg
         lesions=match.true,
         found=match.found(),
         large=large,
-        candidates=candidates(segmenter, prepared, prompt, truth) if large else [],
+        candidates=candidates(result, segmenter, prepared, truth) if large else [],
     )
 
 
@@ -239,15 +240,21 @@ def near_share(mask: Mask, organ: Mask | None, spacing_mm: tuple[float, float, f
 
 
 def candidates(
-    segmenter: TumorSegmenter, prepared: PreparedScan, prompt: str, truth: Mask
+    result: TumorSegmentation, segmenter: TumorSegmenter, prepared: PreparedScan, truth: Mask
 ) -> list[tuple[float, list[int]]]:
-    """Components where every slice may hold some, each with its confidence and the lesions that it finds."""
-    options = replace(segmenter.options, min_presence=LOWEST_SCORE)
-    result = TumorSegmenter(segmenter.networks, options=options).predict(prepared, prompt)
+    """Components where every slice may hold some, each with its confidence and the lesions that it finds.
+
+    Where parts are judged, all of them are known at once, those that are let go as well.
+    """
+    judged = any(one and one.networks.judge for one in prepared.alone.values())
+    if not judged:
+        options = replace(segmenter.options, min_presence=LOWEST_SCORE)
+        result = TumorSegmenter(segmenter.networks, options=options).predict(prepared, result.target)
     score = result.evidence.seen.canonical.restore(result.evidence.slices("certainty"))
-    parts, count = ndimage.label(result.mask, np.ones((3, 3, 3)))
+    mask = score >= LOWEST_SCORE if judged else result.mask
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
     confidence = ndimage.maximum(score, parts, range(1, count + 1)) if count else []
-    hits = match_lesions(result.mask, truth).iou >= FOUND_IOU
+    hits = match_lesions(mask, truth).iou >= FOUND_IOU
     return [(round(float(c), 4), np.flatnonzero(hits[:, n]).tolist()) for n, c in enumerate(confidence)]
 
 

@@ -41,7 +41,8 @@ from latentseg.methods.tumor import network
 from latentseg.methods.tumor.lung_field import WINDOW_HU, lung_field
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED
-from latentseg.methods.tumor.parts import FEATURES, LOW, TOUCHING, PartJudge, Shown, features_of, pieces_of
+from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
+from latentseg.methods.tumor.parts import LOW, TOUCHING, PartJudge, pieces_of
 from latentseg.methods.tumor.preparing import prepared_scan
 from latentseg.methods.tumor.slice_attention import Attention
 from latentseg.training.tumor.lesions import LesionOptions, add_lesion

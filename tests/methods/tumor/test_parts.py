@@ -14,7 +14,8 @@ from latentseg.errors import ModelError
 from latentseg.imaging import Volume
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.options import TumorOptions
-from latentseg.methods.tumor.parts import FEATURES, TOUCHING, PartJudge, Shown, features_of
+from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
+from latentseg.methods.tumor.parts import TOUCHING, PartJudge
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 SPACING_MM = (5.0, 1.0, 1.0)

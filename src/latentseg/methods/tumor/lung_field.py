@@ -18,7 +18,7 @@ from latentseg.imaging import Volume, fit_square, to_canonical
 from latentseg.imaging.components import box_around, large_in_volume
 from latentseg.imaging.intensity import is_windowed
 from latentseg.imaging.network_input import NetworkInput, Undo
-from latentseg.methods.tumor.parts import Shown
+from latentseg.methods.tumor.part_features import Shown
 
 WINDOW_HU = (-1000.0, 400.0)
 DARK_HU, AIR_HU, TISSUE_HU = -400.0, -1000.0, 30.0

@@ -1,0 +1,115 @@
+"""What is measured of the parts of a map by which they are judged, in mm."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+FEATURES = (
+    "log of the volume in mm3",
+    "mean log-odds",
+    "highest log-odds",
+    "log of the length across slices by the width within one",
+    "log of the longest by the middle axis",
+    "log of the middle by the shortest axis",
+    "log of the radius of the largest disc within by that of a disc of the same area",
+    "share of what surrounds it in its slices that is solid",
+    "share of it that is solid",
+    "solid beyond its first and last slice by its area there",
+    "grey value above that within 4 mm",
+    "depth in the organ in cm",
+    "distance from the middle of the organ by half of its width",
+)
+AROUND_MM, MARGIN_MM = 4.0, 6.0
+IN_SLICE = np.ones((1, 3, 3))
+Values = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Shown(NamedTuple):
+    """What is known of a scan in which parts are judged, all ``(S, H, W)``.
+
+    Attributes:
+        log_odds: Of the map, before anything is cut.
+        images: Slices in [-1, 1].
+        organ: Where it is, with what it encloses.
+        solid: What is as dense as tissue in it.
+        spacing_mm: Of slices, rows and columns.
+    """
+
+    log_odds: Values
+    images: Values
+    organ: Mask
+    solid: Mask
+    spacing_mm: tuple[float, float, float]
+
+    def within(self, box: tuple[slice, ...]) -> Shown:
+        """The same of a box."""
+        return Shown(self.log_odds[box], self.images[box], self.organ[box], self.solid[box], self.spacing_mm)
+
+
+def features_of(parts: NDArray[np.int32], count: int, shown: Shown) -> NDArray[np.float64]:
+    """:data:`FEATURES` of parts that are numbered from 1, ``(count, F)``."""
+    depth = ndimage.distance_transform_edt(np.pad(shown.organ, ((1, 1), (0, 0), (0, 0))), shown.spacing_mm)[
+        1:-1
+    ]
+    columns = np.flatnonzero(shown.organ.any((0, 1)))
+    sides = (columns[0], columns[-1]) if len(columns) else (0, parts.shape[2] - 1)
+    margin = max(int(np.ceil(MARGIN_MM / shown.spacing_mm[1])), 2)
+    rows = []
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        wide = tuple(
+            slice(max(side.start - pad, 0), side.stop + pad)
+            for side, pad in zip(box, (1, margin, margin), strict=True)
+        )
+        part, near = parts[wide] == number, shown.within(wide)
+        column = np.nonzero(part)[2].mean() + wide[2].start
+        place = (depth[wide][part].mean() / 10, abs(2 * column - sum(sides)) / (sides[1] - sides[0] + 1))
+        log_odds = near.log_odds[part]
+        rows.append(
+            (
+                np.log(part.sum() * np.prod(shown.spacing_mm)),
+                log_odds.mean(),
+                log_odds.max(),
+                *shape_of(part, shown.spacing_mm),
+                *surroundings_of(part, near),
+                *place,
+            )
+        )
+    return np.array(rows, float).reshape(count, len(FEATURES))
+
+
+def shape_of(part: Mask, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float, float]:
+    """Length by width, axes of the second moments by each other, and roundness of the shadow of a part."""
+    step, pixel = spacing_mm[:2]
+    points = np.argwhere(part) * np.array(spacing_mm)
+    spread = np.atleast_2d(np.cov(points.T, bias=True)) if len(points) > 1 else np.zeros((3, 3))
+    short, middle, long = np.linalg.eigvalsh(spread + np.diag(np.square(spacing_mm) / 12)) ** 0.5
+    radius = pixel * np.sqrt(part.sum((1, 2)).max() / np.pi)
+    shadow = np.pad(part.any(0), 1)
+    disc = pixel * ndimage.distance_transform_edt(shadow).max()
+    length = step * part.any((1, 2)).sum()
+    return (
+        np.log(length / (2 * radius + pixel)),
+        np.log(long / middle),
+        np.log(middle / short),
+        np.log(disc / radius),
+    )
+
+
+def surroundings_of(part: Mask, near: Shown) -> tuple[float, float, float, float]:
+    """How solid a shell in its slices is, the part itself, and what goes on beyond; and its contrast."""
+    shell = ndimage.binary_dilation(part, IN_SLICE) & ~part
+    around = (ndimage.distance_transform_edt(~part, near.spacing_mm) <= AROUND_MM) & ~part
+    used = np.flatnonzero(part.any((1, 2)))
+    beyond = [
+        (near.solid[outer] & ndimage.binary_dilation(part[edge])).sum() / part[edge].sum()
+        for outer, edge in ((used[0] - 1, used[0]), (used[-1] + 1, used[-1]))
+        if 0 <= outer < len(part)
+    ]
+    contrast = near.images[part].mean() - near.images[around].mean()
+    runs_on = min(float(np.mean(beyond)), 2.0) if beyond else 0.0
+    return float(near.solid[shell].mean()), float(near.solid[part].mean()), runs_on, float(contrast)

@@ -21,13 +21,9 @@ from latentseg.methods.log_odds import LIMIT, probability
 from latentseg.methods.log_odds import log_odds as logits
 from latentseg.methods.tumor.part_features import FEATURES, Shown, Values, features_of
 
-LOW, HIGHEST = (
-    0.1,
-    0.5,
-)  # probabilities from which a voxel may belong to a part, and at which a part is cut at most
+LOW, HIGHEST = 0.1, 0.5  # probability from which a voxel may be of a part, and at which one is cut at most
 FEWEST = 4  # slices, below which nothing is known of a shape across them
 TOUCHING = np.ones((3, 3, 3))
-Values = NDArray[np.float32]
 
 
 class Judged(NamedTuple):

@@ -60,7 +60,7 @@ TRAININGS: dict[str, dict[str, dict[str, Any]]] = {
     "real lesions only": {"samples": {"real": 0.65, "synthetic": 0.0}},
     "synthetic lesions only": {"samples": {"real": 0.0, "synthetic": 0.65}},
 }
-ZERO_SHOT = Path(__file__).parent / "weights" / "tumor-zero-shot.safetensors"
+ZERO_SHOT = Path(__file__).parent / "weights" / "zero-shot" / "tumor.safetensors"
 ALONE = replace(RECOMMENDED, refinement=None)
 MAPS = replace(ALONE, organs=False, closer=None)
 SHORT: dict[str, Any] = {"warmup": 1, "log_every": 1}

@@ -25,7 +25,7 @@ from latentseg.phantom.bodies import Phantom, abdomen
 
 GOLDEN = Path(__file__).with_name("phantoms.json")
 FEWSHOT = [("CT", "spleen"), ("CT", "kidney_left"), ("MR", "spleen")]
-TUMOR: list[tuple[Literal["CT", "MR"], int]] = [("CT", 0), ("MR", 4)]
+TUMOR: list[tuple[Literal["CT", "MR"], int]] = [("CT", 5), ("MR", 4)]
 VOLUME, PRESENCE, DICE, SLICES, RESIDUAL = (
     0.01,
     0.01,

@@ -127,8 +127,7 @@ class AttentionTask(Task[AnomalyAttention]):
     ) -> None:
         self.options, self.frozen, self.queries = options, stages, queries
         self.samples = Samples(options.samples, packed)
-        organs = sorted(set(options.organs.names.values()))
-        views = sorted(set(options.views.values()))
+        organs, views = (sorted(set(names.values())) for names in (options.organs.names, options.views))
         self.network = TumorNetwork.for_stages(stages, views=views, organs=organs)
         self.model: AnomalyAttention = self.network.attention
         edge = stages.backbone.image_size
@@ -374,10 +373,9 @@ class TumorTraining:
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
-            left = ["views."]  # fitted anew
-            left += [] if self.options.organs.names else ["organs."]
-            left += [] if self.options.network.judged else ["attention.judge."]
-            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(tuple(left))}
+            asked = {"organs.": self.options.organs.names, "attention.judge.": self.options.network.judged}
+            left = ("views.", *(name for name, wanted in asked.items() if not wanted))
+            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(left)}
             grow_from(task.network, known, where=self.start)
         if self.options.organs.names:
             organ_task = self._organ_task(task)

@@ -30,7 +30,7 @@ CategoryOption = Annotated[
 ]
 TumorWeights = Annotated[
     Path | None,
-    typer.Option("--weights", help="Trained without it: a file, or a folder with those of lungs and heads."),
+    typer.Option("--weights", help="Trained without it: a file, or a folder with those of regions."),
 ]
 Methods = Annotated[str, typer.Option(help=f"What to run, of {EVERY}: learned is tumor with learned fusion.")]
 Data = Annotated[

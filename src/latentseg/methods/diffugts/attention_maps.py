@@ -81,30 +81,23 @@ class TextAttention(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Merges the levels from coarse to fine, with convolutions at each, which give each position its context.
+    """Merges the levels from coarse to fine, with a convolution each, which gives each position its context.
 
     It is our addition, see :class:`~latentseg.methods.tumor.features.TumorConfig`.
 
     Args:
         channels: Of the levels, finest first.
         width: Of what comes out.
-        depth: Convolutions of a level.
         dims: 2 or 3.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, *, depth: int = 1, dims: int = 2) -> None:
+    def __init__(self, channels: Sequence[int], width: int, *, dims: int = 2) -> None:
         super().__init__()
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.dropout = (nn.Dropout2d if dims == 2 else nn.Dropout3d)(DROPOUT)
         self.lateral = nn.ModuleList(conv(inputs, width, 1) for inputs in channels)
         self.mix = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    part
-                    for _ in range(depth)
-                    for part in (nn.GroupNorm(4, width), nn.GELU(), conv(width, width, 3, padding=1))
-                )
-            )
+            nn.Sequential(nn.GroupNorm(4, width), nn.GELU(), conv(width, width, 3, padding=1))
             for _ in channels
         )
 
@@ -127,7 +120,6 @@ class AnomalyAttention(nn.Module):
         text_dim: ``D``.
         ratio: Of the adapters.
         pyramid: Channels of the pyramid; 0 is none.
-        depth: Convolutions of a level of it.
         dims: 2 or 3.
 
     Attributes:
@@ -141,7 +133,6 @@ class AnomalyAttention(nn.Module):
         text_dim: int,
         ratio: float = 0.1,
         pyramid: int = 0,
-        depth: int = 1,
         dims: int = 2,
     ) -> None:
         super().__init__()
@@ -149,7 +140,7 @@ class AnomalyAttention(nn.Module):
         widths = [pyramid] * len(sums) if pyramid else sums
         self.sizes = [len(level) for level in channels]
         self.adapters = Adapters([width for level in channels for width in level], ratio=ratio)
-        self.pyramid = Pyramid(sums, pyramid, depth=depth, dims=dims) if pyramid else None
+        self.pyramid = Pyramid(sums, pyramid, dims=dims) if pyramid else None
         self.attention = nn.ModuleList(TextAttention(width, text_dim) for width in widths)
         self.embed = nn.Sequential(nn.Linear(sum(widths), text_dim), nn.GELU(), nn.Linear(text_dim, text_dim))
         self.judge: nn.Sequential | None = nn.Sequential(nn.Linear(text_dim, 64), nn.GELU(), nn.Linear(64, 1))

@@ -38,7 +38,6 @@ class TumorConfig(BaseModel):
         ratio: Share of the adapters in the features.
         pyramid: Channels in which levels are merged from coarse to fine before they attend; 0 lets every
             stage attend by itself, as the paper is known to.
-        depth: Convolutions of a level of the pyramid.
         beside: Share of the image's edge, beside an organ, in which a tumor of it may lie as well, by organ;
             of others :data:`~latentseg.methods.tumor.organs.BESIDE`.
         judged: Whether more than the map makes the anomaly score of a slice.
@@ -58,7 +57,6 @@ class TumorConfig(BaseModel):
     cell: int = 4
     ratio: float = 0.5
     pyramid: int = 32
-    depth: int = 1
     beside: dict[str, float] = {}
     judged: bool = True
     text_dim: int = 384

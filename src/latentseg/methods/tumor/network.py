@@ -54,7 +54,6 @@ class TumorNetwork(nn.Module):
             text_dim=config.text_dim,
             ratio=config.ratio,
             pyramid=config.pyramid,
-            depth=config.depth,
             dims=dims,
         )
         if not config.judged:

@@ -12,28 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from latentseg.errors import UsageError, caution
 from latentseg.imaging import Volume
 from latentseg.imaging.objects import kind_name
 from latentseg.methods.base import Segmenter
 from latentseg.methods.diffugts.refinement import Refined
-from latentseg.methods.log_odds import limited, probability
-from latentseg.methods.tumor.along_slices import bridged
+from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.appearance import with_edges
 from latentseg.methods.tumor.blocks import in_tissue_window, memory_of, per_slice, seen_by, stacked
-from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.methods.tumor.known import check_shown
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED, TumorOptions
-from latentseg.methods.tumor.parts import FEWEST, LOW
+from latentseg.methods.tumor.parts import FEWEST
 from latentseg.methods.tumor.preparing import alone, prepared_scan
 from latentseg.methods.tumor.pseudo_healthy import Refinement
 from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
+from latentseg.methods.tumor.suspicion import Suspicion, suspected_parts, suspected_slices
 from latentseg.methods.tumor.within_organ import within
 
 CUT = 0.5  # probability from which a voxel belongs to the tumor
@@ -120,22 +117,13 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         networks = prepared.networks
         attention = Attention(networks, options)
         found = attention.of_scan(prepared, query)
-        scores = found.scores * (prepared.lungs is not None or self._in_view(whole, found))
-        judge = networks.judge if prepared.lungs and len(scores) >= FEWEST else None
-        above = found.log_odds.sigmoid().amax((1, 2, 3)) >= LOW if judge else scores >= options.min_presence
-        suspicious = np.flatnonzero(bridged(above.numpy(), options.gap_mm / prepared.step_mm))
-        found, certainty = attention.closer(prepared, found, suspicious), None
-        if judge and prepared.lungs:
-            shown = prepared.lungs.shown(found.log_odds[:, 0].numpy())
-            judged = judge.of(shown, slices=suspicious, least=options.min_presence)
-            log_odds, certainty = limited(torch.from_numpy(judged.log_odds))[:, None], judged.chance
-            scores = torch.from_numpy(certainty.max((1, 2)))
-            suspicious = np.flatnonzero(scores.numpy() >= options.min_presence)
+        judge, lungs = networks.judge, prepared.lungs
+        found = found._replace(scores=found.scores * (lungs is not None or self._in_view(whole, found)))
+        if judge and lungs and len(found.scores) >= FEWEST:
+            suspicion = suspected_parts(attention, prepared, found, judge=judge, lungs=lungs)
         else:
-            soft = networks.network.config.soft
-            log_odds = leveled(found.log_odds, suspicious, level=options.level, soft=soft)
-        cut = found._replace(log_odds=log_odds)
-        refined = Refinement(attention, prepared, cut).of_scan(suspicious)
+            suspicion = suspected_slices(attention, prepared, found)
+        refined = Refinement(attention, prepared, suspicion.cut).of_scan(suspicion.slices)
         chance = stacked(refined.probability)
         if options.appearance:
             window_hu = getattr(networks.backbone, "window_hu", None)
@@ -145,12 +133,10 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         if organ is not None:
             chance = within(chance, organ, own=options.own, cut=CUT)
         fine = np.asarray(prepared.seen.undo(chance)).clip(0, 1)
-        restore, presence = prepared.seen.canonical.restore, float(scores.max())
+        restore, presence = prepared.seen.canonical.restore, float(suspicion.scores.max())
         if not (fine >= CUT).any():  # suspected, and nothing is left that could be marked
             presence = min(presence, options.min_presence)
-        evidence = evidence_of(
-            prepared, found, refined, scores=scores, suspicious=suspicious, certainty=certainty
-        )
+        evidence = evidence_of(prepared, suspicion, refined)
         return TumorSegmentation(target, scan, restore(fine >= CUT), restore(fine), presence, evidence)
 
     def _in_view(self, prepared: PreparedScan, found: SliceAttention) -> bool:
@@ -172,22 +158,15 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         return not shown
 
 
-def evidence_of(
-    prepared: PreparedScan,
-    found: SliceAttention,
-    refined: Refined,
-    *,
-    scores: Tensor,
-    suspicious: NDArray[np.intp],
-    certainty: NDArray[np.float32] | None,
-) -> Evidence:
+def evidence_of(prepared: PreparedScan, suspicion: Suspicion, refined: Refined) -> Evidence:
     """The maps that a mask was made from; all slices of a suspicious block are refined.
 
-    Parts that were not judged are as certain as the slices they lie in.
+    Parts that were not judged are as certain as the slices, or the block, they lie in.
     """
-    seen, chance = prepared.seen, stacked(probability(found.log_odds))
-    each = per_slice(scores.numpy(), chance, seen)
-    rows = np.isin(np.arange(len(scores)), suspicious)
+    seen, chance = prepared.seen, stacked(probability(suspicion.found.log_odds))
+    scores, judged = suspicion.scores.numpy(), suspicion.certainty
+    each, rows = per_slice(scores, chance, seen), np.isin(np.arange(len(scores)), suspicion.slices)
+    by_item = np.broadcast_to(scores[:, None, None], chance.shape)
     return Evidence(
         seen=seen,
         attention=chance,
@@ -196,5 +175,5 @@ def evidence_of(
         uncertainty=stacked(refined.uncertainty),
         scores=each,
         refined=np.repeat(rows, len(each)) if seen.block else rows,
-        certainty=np.broadcast_to(each[:, None, None], chance.shape) if certainty is None else certainty,
+        certainty=by_item if judged is None else judged,
     )

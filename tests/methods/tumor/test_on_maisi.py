@@ -26,7 +26,7 @@ from latentseg.methods.tumor.options import TumorOptions
 from latentseg.phantom.bodies import abdomen
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2), dilate=1)
-ALL = TumorOptions(refinement=QUICK, min_presence=0.0, extra_seeds=0, voxel_mm=8.0)
+ALL = TumorOptions(refinement=QUICK, healthy="inpainted", min_presence=0.0, extra_seeds=0, voxel_mm=8.0)
 COARSE = replace(ALL, refinement=None, voxel_mm=16.0)
 CONFIG = TumorConfig(stages=(0, 1, 2), photographs=(), fold=False, cell=4, pyramid=8)
 

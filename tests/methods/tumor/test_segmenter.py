@@ -23,7 +23,7 @@ from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
 
 QUICK = RefinementOptions(inpainting=InpaintingOptions(steps=2))
-ALL = TumorOptions(refinement=QUICK, min_presence=0.0, extra_seeds=0)
+ALL = TumorOptions(refinement=QUICK, healthy="inpainted", min_presence=0.0, extra_seeds=0)
 
 
 @pytest.fixture
@@ -100,6 +100,18 @@ def test_seeds_spread_and_repeat(tiny_tumor_model: Path, scan: Volume) -> None:
         run(tiny_tumor_model, scan, replace(ALL, refinement=replace(QUICK, threshold=0.0))).uncertainty.max()
         == 0
     )
+
+
+def test_nothing_is_asked_of_the_denoiser_where_images_go_on(
+    tiny_tumor_model: Path, scan: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refiner, "versions", None)
+    found = run(tiny_tumor_model, scan, replace(ALL, healthy="continued")).evidence
+    assert 0 < found.uncertainty.max() <= 0.5, "the standard deviation of what is either abnormal or not"
+    assert found.refined.all()
+    assert found.residual.max() > 0
+    with pytest.raises(TypeError):
+        run(tiny_tumor_model, scan, ALL)
 
 
 def test_undecided_slices_get_more_seeds(tiny_tumor_model: Path, scan: Volume) -> None:

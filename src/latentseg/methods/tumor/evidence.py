@@ -34,7 +34,8 @@ class Evidence:
         healthy: Pseudo-healthy slices in [-1, 1]; the slice itself where nothing was refined.
         residual: Of the slice and its pseudo-healthy version, 0 to 2 (``|decode(z) - decode(z0)|`` where the
             denoiser made it); 0 where nothing was refined.
-        uncertainty: Standard deviation of the probability over seeds.
+        uncertainty: Standard deviation of being abnormal by the map's probability, 0.5 at most, or of the
+            probability over seeds of the denoiser; 0 where nothing was refined.
         scores: ``(S,)`` anomaly score of every slice, in [0, 1].
         refined: ``(S,)`` whether a slice was refined.
         certainty: Chance of the part of the map that a pixel belongs to; its slice's score without a judge.

@@ -73,12 +73,10 @@ class Encoded(NamedTuple):
 
     Attributes:
         stages: Frozen features, in half precision.
-        organs: Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known.
         decoded: Slices through the autoencoder, of those that some prompt had refined.
     """
 
     stages: list[Tensor]
-    organs: Tensor | None
     decoded: Reconstructions
 
 
@@ -91,6 +89,7 @@ class PreparedScan:
         seen: The scan as the networks see it, slices cut to the body or a whole block, and the way back.
         images: Slices ``(S, 1, H, W)``, or a block ``(1, 1, D, H, W)``, in [-1, 1], on the CPU.
         encode: Passes them through the frozen networks.
+        look_for_organs: Where the networks find organs by frozen features, see :attr:`organs`.
         lungs: Where they are, of a scan of which the lungs alone are seen.
         alone: What some prompt had networks of its own look at, by their name; None where it is not shown.
     """
@@ -99,6 +98,7 @@ class PreparedScan:
     seen: NetworkInput
     images: Tensor
     encode: Callable[[], Encoded] = field(repr=False)
+    look_for_organs: Callable[[Sequence[Tensor]], Tensor | None] = field(repr=False)
     lungs: LungField | None = None
     alone: dict[str, PreparedScan | None] = field(default_factory=dict, repr=False)
 
@@ -112,10 +112,10 @@ class PreparedScan:
         """See :class:`Encoded`."""
         return self.encoded.stages
 
-    @property
+    @cached_property
     def organs(self) -> Tensor | None:
-        """See :class:`Encoded`."""
-        return self.encoded.organs
+        """Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known."""
+        return self.look_for_organs(self.stages)
 
     @property
     def decoded(self) -> Reconstructions:
@@ -174,5 +174,6 @@ class PreparedScan:
         tensors = [self.images]
         if "encoded" in self.__dict__:
             tensors += [*self.stages, self.decoded.decoded]
-            tensors += [] if self.organs is None else [self.organs]
+        if self.__dict__.get("organs") is not None:
+            tensors.append(self.__dict__["organs"])
         return self.scan.array.nbytes + sum(apart) + sum(tensor.nbytes for tensor in tensors)

@@ -18,9 +18,9 @@ class TumorOptions:
 
     Attributes:
         refinement: How suspicious slices are refined; without it the attention map alone is cut.
-        healthy: Whether the pseudo-healthy image that is shown is ``continued`` from what is around a lesion
-            (:func:`~latentseg.methods.tumor.healthy_image.continued`), where the denoiser is asked about
-            undecided slices alone, or ``inpainted`` by the denoiser.
+        healthy: ``continued``: where the map draws the mask, the pseudo-healthy image goes on with what is
+            around a lesion (:func:`~latentseg.methods.tumor.healthy_image.continued`), and nothing is asked
+            of the denoiser. ``inpainted``: the denoiser fills holes, as ``refinement`` says.
         level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
             and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
@@ -64,7 +64,7 @@ class TumorOptions:
 
 
 RECOMMENDED = TumorOptions()
-"""For a laptop: the map draws the mask, and the denoiser, four steps from a smooth fill, says how sure it is.
+"""For a laptop: the map draws the mask, and what is around a lesion the pseudo-healthy image.
 
 Of a 3-D backbone no parts of the body are told apart, as the training on volumes learns none.
 """

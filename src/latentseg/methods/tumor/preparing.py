@@ -24,7 +24,14 @@ def prepared_scan(
 ) -> PreparedScan:
     """A scan, or its lungs, that is encoded when it is first needed."""
     images = items_of(seen)
-    return PreparedScan(networks, seen, images, lambda: encoded(networks, seen, images, options), lungs)
+    return PreparedScan(
+        networks,
+        seen,
+        images,
+        encode=lambda: encoded(networks, seen, images, options),
+        look_for_organs=lambda stages: organs_of(networks, stages, seen.spacing_mm[0], options),
+        lungs=lungs,
+    )
 
 
 @torch.no_grad()
@@ -33,10 +40,7 @@ def encoded(networks: TumorNetworks, seen: NetworkInput, images: Tensor, options
     coded = [networks.stages.with_latents(slab) for slab in images.split(options.slab)]
     slabs, latents = zip(*coded, strict=True)
     stages = [torch.cat([stage.half() for stage in level]) for level in zip(*slabs, strict=True)]
-    organs = organs_of(networks, stages, seen.spacing_mm[0], options)
-    return Encoded(
-        stages, organs, Reconstructions(networks.backbone, images, latents[0] if seen.block else None)
-    )
+    return Encoded(stages, Reconstructions(networks.backbone, images, latents[0] if seen.block else None))
 
 
 @torch.no_grad()
@@ -72,8 +76,13 @@ def seen_alone(
         lungs = lung_field(prepared.scan, networks.backbone.image_size)
         return lungs and prepared_scan(networks, lungs.seen, options, lungs=lungs)
 
-    def encode() -> Encoded:
-        stages = prepared.stages
-        return prepared.encoded._replace(organs=organs_of(networks, stages, prepared.step_mm, options))
+    def look_for_organs(stages: Sequence[Tensor]) -> Tensor | None:
+        return organs_of(networks, stages, prepared.step_mm, options)
 
-    return replace(prepared, networks=networks, encode=encode, alone={})
+    return replace(
+        prepared,
+        networks=networks,
+        encode=lambda: prepared.encoded,
+        look_for_organs=look_for_organs,
+        alone={},
+    )

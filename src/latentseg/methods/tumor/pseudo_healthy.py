@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.diffugts.attention_maps import ABNORMAL
-from latentseg.methods.diffugts.reconstructions import PseudoHealthy
 from latentseg.methods.diffugts.refinement import Refined, RefinementOptions, Refiner
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.healthy_image import continued
@@ -45,39 +44,31 @@ class Refinement:
         return out
 
     def _some(self, at: Tensor, options: RefinementOptions) -> Refined:
-        """Refine some slices, those that stay undecided with more seeds."""
+        """Refine some slices."""
         images, chance = self.prepared.images[at], probability(self.found.log_odds[at])
-        asked, refiner = self.attention.options, self._refiner(at, options)
-        goes_on = asked.healthy == "continued"
-        if goes_on and options.fusion == "map" and options.seeds == 1:
-            nothing, made = torch.zeros_like(chance), None
-            found = Refined(chance.clone(), nothing, images, nothing.clone())
-        else:
-            made = self._versions(at, options, range(options.seeds))
-            found = refiner.judged(self._compared(at, options), made, chance)
-        seeds = range(options.seeds, options.seeds + asked.extra_seeds)
+        if self.attention.options.healthy == "inpainted" or options.fusion != "map":
+            return self._inpainted(at, options)
+        healthy = continued(images, self._refiner(at, options).holes(chance))
+        return Refined(chance, (chance * (1 - chance)).sqrt(), healthy, (images - healthy).abs())
+
+    def _inpainted(self, at: Tensor, options: RefinementOptions) -> Refined:
+        """Let the denoiser fill some slices, those that stay undecided with more seeds."""
+        images, chance = self.prepared.images[at], probability(self.found.log_odds[at])
+        decoded = images if options.pixel == "image" else self.prepared.decoded[at]
+        keys = [f"{self.prepared.scan.name}/{int(row)}" for row in at]
+        refiner, latents = self._refiner(at, options), self.prepared.decoded.known_latents(at)
+        versions = refiner.versions(images, chance, keys=keys, seeds=range(options.seeds), latents=latents)
+        found = refiner.judged(decoded, versions, chance)
+        asked = self.attention.options
+        extra = range(options.seeds, options.seeds + asked.extra_seeds)
         doubtful = undecided(found.probability) > asked.undecided
-        if seeds and bool(doubtful.any()):
-            rows = at[doubtful]
-            every = self._versions(rows, options, seeds if made else range(seeds.stop))
-            every = made.of(doubtful).joined(every) if made else every
-            _put(found, doubtful, refiner.judged(self._compared(rows, options), every, chance[doubtful]))
-        if not goes_on:
-            return found
-        healthy = continued(images, refiner.holes(chance))
-        return found._replace(pseudo_healthy=healthy, residual=(images - healthy).abs())
-
-    def _versions(self, rows: Tensor, options: RefinementOptions, seeds: range) -> PseudoHealthy:
-        """What the denoiser makes of some slices."""
-        images, chance = self.prepared.images[rows], probability(self.found.log_odds[rows])
-        keys = [f"{self.prepared.scan.name}/{int(row)}" for row in rows]
-        latents = self.prepared.decoded.known_latents(rows)
-        refiner = self._refiner(rows, options)
-        return refiner.versions(images, chance, keys=keys, seeds=seeds, latents=latents)
-
-    def _compared(self, rows: Tensor, options: RefinementOptions) -> Tensor:
-        """What the versions of some slices are compared to."""
-        return self.prepared.images[rows] if options.pixel == "image" else self.prepared.decoded[rows]
+        if extra and bool(doubtful.any()):
+            rows, keys = at[doubtful], [key for key, doubt in zip(keys, doubtful, strict=True) if doubt]
+            refiner = self._refiner(rows, options)
+            more = refiner.versions(images[doubtful], chance[doubtful], keys=keys, seeds=extra)
+            every = versions.of(doubtful).joined(more)
+            _put(found, doubtful, refiner.judged(decoded[doubtful], every, chance[doubtful]))
+        return found
 
     def _refiner(self, rows: Tensor, options: RefinementOptions) -> Refiner:
         """A refiner of some slices."""

@@ -50,11 +50,7 @@ class TumorNetwork(nn.Module):
         super().__init__()
         self.config, self.channels, self.dims = config, channels, dims
         self.attention = AnomalyAttention(
-            channels,
-            text_dim=config.text_dim,
-            ratio=config.ratio,
-            pyramid=config.pyramid,
-            dims=dims,
+            channels, text_dim=config.text_dim, ratio=config.ratio, pyramid=config.pyramid, dims=dims
         )
         if not config.judged:
             self.attention.judge = None

@@ -28,10 +28,14 @@ KINDS = {
 """First and last numbers of each kind; ``data/tumor_metadata.csv`` of ``arogya-gyawali/brainscan_AI``."""
 
 
+def kind_of(number: int) -> str:
+    """The kind of the tumor in a slice, of :data:`KINDS`."""
+    return next(kind for kind, runs in KINDS.items() if any(low <= number <= high for low, high in runs))
+
+
 def halve(folder: Path, name: str) -> None:
     """Write the picture and the mask of one number."""
-    kind = next(k for k, runs in KINDS.items() if any(low <= int(name) <= high for low, high in runs))
-    out = data_root() / "brain_slices" / kind
+    out = data_root() / "brain_slices" / kind_of(int(name))
     out.mkdir(parents=True, exist_ok=True)
     grey = Image.open(folder / "images" / f"{name}.png").convert("L")
     mask = np.asarray(Image.open(folder / "masks" / f"{name}.png").convert("L")) > 0

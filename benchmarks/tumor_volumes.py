@@ -1,11 +1,11 @@
 """Tumors by name on patients that no training saw: volumes, and pictures where there is nothing else.
 
-Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,kidney,liver,pancreas] [--weights FILE]
-[--output FILE] [--known FILE]``; data through ``LATENTSEG_DATA``.
+Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma,kidney] [--weights FILE] [--output FILE]
+[--known FILE]``, of all findings when left out; data through ``LATENTSEG_DATA``.
 
 Patients are those that ``configs/split.yaml`` keeps back, and non-commercial ones: chests with outlined
-nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), brain slices (Cheng), kidney slices (KiTS19), two
-abdomens with liver tumors and one with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0
+nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), brain slices (Cheng), asked for as brain tumors and
+by their kind, kidney slices (KiTS19), two abdomens with liver tumors and one with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0
 and half of CHAOS (every fourth slice), people without lesions of the pancreas (NIH), normal chests
 (IQ-OTHNCCD) and IXI volunteers; the last three are slices.
 
@@ -31,11 +31,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import brain_slices
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -144,6 +146,13 @@ def pictures(pattern: str, modality: Modality, *, sick: bool, **patient: str) ->
         yield Scan(path.name, whose, image, sick, truth)
 
 
+def heads(kind: str) -> Iterator[Scan]:
+    """Outlined brain tumors of one kind."""
+    for scan in pictures("slices_2d/brain_cheng/*.jpg", "MR", sick=True):
+        if brain_slices.kind_of(int(Path(scan.name).stem)) == kind:
+            yield scan
+
+
 def kidneys() -> Iterator[Scan]:
     """Outlined kidney tumors."""
     for case in get_category("kidney").cases():
@@ -179,16 +188,20 @@ LABELS = {"kidney": ("right_kidney", "left_kidney"), "liver": ("liver",), "pancr
 FINDINGS = {
     "lung": "lung tumor",
     "brain": "brain tumor",
+    "meningioma": "meningioma",
+    "glioma": "glioma",
+    "pituitary": "pituitary adenoma",
     "kidney": "kidney tumor",
     "liver": "liver tumor",
     "pancreas": "pancreatic tumor",
 }
 ABDOMEN = ("kidney", "liver", "pancreas")
+HEAD = ("brain", *brain_slices.KINDS)
 KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
     (("lung",), chests),
     (("lung",), lambda: pictures("slices_2d/iq_othnccd/normal/*.jpg", "CT", sick=False)),
-    (("brain",), lambda: pictures("slices_2d/brain_cheng/*.jpg", "MR", sick=True)),
-    (("brain",), lambda: pictures("healthy_brain/*.png", "MR", sick=False, patient=r"sub-(IXI\d+)")),
+    *((("brain", kind), partial(heads, kind)) for kind in brain_slices.KINDS),
+    (HEAD, lambda: pictures("healthy_brain/*.png", "MR", sick=False, patient=r"sub-(IXI\d+)")),
     (("kidney",), kidneys),
     (("liver",), lambda: not_outlined("CRLM*", "*BC-A10X")),
     (("pancreas",), lambda: not_outlined("*C3L-00189")),

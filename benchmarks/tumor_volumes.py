@@ -1,13 +1,13 @@
 """Tumors by name on patients that no training saw: volumes, and pictures where there is nothing else.
 
-Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma,kidney] [--weights FILE] [--output FILE]
+Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma] [--weights FILE] [--output FILE]
 [--known FILE]``, of all findings when left out; data through ``LATENTSEG_DATA``.
 
 Patients are those that ``configs/split.yaml`` keeps back, and non-commercial ones: chests with outlined
 nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), brain slices (Cheng), asked for as brain tumors and
-by their kind, kidney slices (KiTS19), two abdomens with liver tumors and one with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0
-and half of CHAOS (every fourth slice), people without lesions of the pancreas (NIH), normal chests
-(IQ-OTHNCCD) and IXI volunteers; the last three are slices.
+by their kind, kidney slices (KiTS19), two abdomens with liver tumors and one with a tumor of the pancreas
+that are not outlined. Healthy are SABS fold 0 and half of CHAOS (every fourth slice), people without lesions
+of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI volunteers; the last three are slices.
 
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
 * Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more: any slice with a score of
@@ -37,11 +37,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import brain_slices
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+import brain_slices
 import latentseg as ls
 from latentseg.errors import LatentsegWarning, UsageError
 from latentseg.evaluation.datasets import CHAOS, SABS

@@ -6,6 +6,7 @@ Every error ends with a documented exit code (`docs/reference/errors.md`); a tra
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 from latentseg.cli.output import in_options
 from latentseg.errors import Interrupted, LatentsegError, LatentsegWarning, UsageError, explained
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+KEPT_BYTES = 500_000_000
 _CHOICE = re.compile(
     r"Invalid value for '?(?P<option>--[\w-]+).*?: (?:Value error, )?"
     r"(?P<value>'.*') is not one of (?P<known>.+)"
@@ -30,6 +33,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words, flags = split_global_flags(list(sys.argv[1:] if arguments is None else arguments))
     debug = "--debug" in flags
     _write_what_the_terminal_can()
+    _keep_freed_memory()
     try:
         with _plain_warnings(debug=debug), _offline(on="--offline" in flags):
             return _invoke(words)
@@ -77,6 +81,16 @@ def _write_what_the_terminal_can() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _keep_freed_memory() -> None:
+    """Where glibc allocates, it keeps freed memory of up to :data:`KEPT_BYTES` for the next tensor.
+
+    Otherwise every large tensor is given back to the system, which clears the pages of the next one anew.
+    """
+    if os.name == "posix" and (tell := getattr(ctypes.CDLL(None), "mallopt", None)):
+        tell(M_MMAP_MAX, 0)
+        tell(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 @contextmanager

@@ -117,6 +117,9 @@ def test_the_vocabulary_is_consistent() -> None:
     for concept in vocabulary():
         if concept.kind == "finding" and concept.organ:
             assert concept_named(concept.organ).kind == "organ"
+        if concept.broader:
+            assert concept_named(concept.broader).kind == "finding"
+            assert not concept_named(concept.broader).broader, "one that is looked for by its own name alone"
         if concept.kind == "organ":
             assert concept_named(concept.region).kind == "region"
         assert concept.spoken

@@ -53,6 +53,7 @@ def explain(
         "read as": f"{prompt.concept.name} ({prompt.concept.kind})" if prompt.concept else "free text",
         "looked for in": prompt.organ or "the whole scan",
         "synonyms": ", ".join(prompt.concept.synonyms) if prompt.concept else "",
+        "also asked for as": prompt.concept.broader if prompt.concept else "",
         "did you mean": ", ".join(prompt.similar),
         "abnormal": list(abnormal),
         "normal": list(prompt.normal_phrases(scanner)),

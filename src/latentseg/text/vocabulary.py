@@ -25,6 +25,7 @@ class Concept:
         synonyms: Other terms and abbreviations for it.
         organ: Of a finding, where it is looked for; empty where it may be anywhere.
         region: Of an organ, the body region it lies in.
+        broader: Of a finding, one that it is a kind of, and as which it is asked for too.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Concept:
     synonyms: tuple[str, ...] = ()
     organ: str = ""
     region: str = ""
+    broader: str = ""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -60,9 +62,7 @@ def vocabulary() -> tuple[Concept, ...]:
 def _concept(kind: Kind, name: str, row: Any) -> Concept:
     """A row is a list of synonyms, or a table of the fields of a concept."""
     fields: dict[str, Any] = {"synonyms": row} if isinstance(row, list) else row
-    return Concept(
-        name, kind, tuple(fields.get("synonyms", ())), fields.get("organ", ""), fields.get("region", "")
-    )
+    return Concept(name, kind, **fields | {"synonyms": tuple(fields.get("synonyms", ()))})
 
 
 @cache

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from latentseg.errors import ModelError
 from latentseg.methods.tumor import queries
 from latentseg.methods.tumor.queries import ENCODER, POOLING, queries_of
+from latentseg.text import read_prompt
 
 
 class Counting:
@@ -46,3 +48,13 @@ def test_without_a_name_the_embedded_encoder_reads() -> None:
 def test_an_encoder_that_is_not_here_is_said() -> None:
     with pytest.raises(ModelError, match="no text encoder"):
         queries_of({ENCODER: "/nowhere/encoder"}, text_dim=384)
+
+
+def test_a_kind_of_tumor_is_also_asked_for_as_what_it_is_a_kind_of() -> None:
+    read = queries_of({}, text_dim=384)
+    broad, kind = read("brain tumor", "MR").texts[0, 1], read("glioma", "MR").texts[0, 1]
+    own = read.mean(read_prompt("glioma").abnormal_phrases("MR"))
+    assert torch.allclose(
+        kind, torch.nn.functional.normalize(broad + torch.from_numpy(own), dim=0), atol=1e-6
+    )
+    assert kind @ broad > torch.from_numpy(own) @ broad

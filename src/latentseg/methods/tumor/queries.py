@@ -76,8 +76,11 @@ class Queries:
             fix = f"name a finding, such as {prompt.concept.name + ' tumor'!r}, or show the organ in examples"
             raise UsageError(what, fix=fix)
         spoken = prompt.modality or (modality if modality in ("CT", "MR") else "CT")
+        broader = prompt.concept.broader if prompt.concept else ""
+        asked = [prompt, read_prompt(broader)] if broader else [prompt]
         texts = [
-            self.mean(phrases) for phrases in (prompt.normal_phrases(spoken), prompt.abnormal_phrases(spoken))
+            unit(np.mean([self.mean(phrases(one, spoken)) for one in asked], axis=0))
+            for phrases in (Prompt.normal_phrases, Prompt.abnormal_phrases)
         ]
         region = concept_named(prompt.organ).region if prompt.organ else ""
         healthy = tuple(word for word in (spoken, region, "healthy") if word)
@@ -85,8 +88,12 @@ class Queries:
 
     def mean(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Unit vector of the mean of phrases."""
-        mean = self.embed(phrases).mean(0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+        return unit(self.embed(phrases).mean(0))
+
+
+def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A vector at length one."""
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
 def queries_of(facts: Mapping[str, str], *, text_dim: int) -> Queries:

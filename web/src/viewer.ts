@@ -15,6 +15,7 @@ export interface Plane {
 const ONLY_BEFORE = 250
 const ONLY_AFTER = 251
 const DRAW_UNIT = 33991 // gl.TEXTURE7, where NiiVue keeps the drawing
+const GRADIENT_UNITS = [33990, 33992] // gl.TEXTURE6 and 8, where it makes the gradient of a volume
 
 class Canvas3D extends Niivue {
   strokeEnded: (plane: Plane) => void = () => undefined
@@ -45,6 +46,11 @@ class Canvas3D extends Niivue {
     this.plane = null
   }
 
+  /** The gradient lights renderings, which are shown without: a pixel of each plane is enough of it. */
+  override rgbaTex(texture: WebGLTexture | null, unit: number, dims: number[], isInit?: boolean): WebGLTexture | null {
+    return super.rgbaTex(texture, unit, GRADIENT_UNITS.includes(unit) ? [dims[0], 1, 1, dims[3]] : dims, isInit)
+  }
+
   /** Send one plane of the drawing to the graphics card; all of it would take a tenth of a second and more. */
   upload(plane: Plane): void {
     const [, nx, ny, nz] = this.back!.dims!
@@ -60,6 +66,12 @@ class Canvas3D extends Niivue {
     gl.texSubImage3D(
       gl.TEXTURE_3D, 0, offset[0], offset[1], offset[2], size[0], size[1], size[2], gl.RED, gl.UNSIGNED_BYTE, voxels
     )
+  }
+
+  /** Send the axial planes from one to another, both included, to the graphics card. */
+  uploadBetween(first: number, last: number): void {
+    for (let index = first; index <= last; index++) this.upload({ axis: 2, index })
+    if (last >= first) this.drawScene()
   }
 }
 
@@ -241,18 +253,30 @@ export class Viewer {
       lut.labels.push(String(label))
     }
     this.nv.drawLut = cmapper.makeDrawLut(lut)
-    if (this.nv.back) this.nv.updateGLVolume()
+    this.nv.refreshColormaps()
+    if (this.nv.back) this.nv.drawScene()
   }
 
   /** Replace a target's voxels by a mask. */
   put(label: number, mask: Mask): void {
     const bitmap = this.nv.drawBitmap
     if (!bitmap) return
-    for (let at = 0; at < bitmap.length; at++) if (bitmap[at] === label) bitmap[at] = 0
+    const [nx, ny, nz] = this.shape
+    const [x0, x1, y0, y1, z0, z1] = mask.box
+    const some = x1 > x0 && y1 > y0 && z1 > z0
+    let [first, last] = some ? [z0, z1 - 1] : [nz, -1]
+    for (let z = 0; z < nz; z++) {
+      const slice = bitmap.subarray(z * nx * ny, (z + 1) * nx * ny)
+      const at = slice.indexOf(label)
+      if (at < 0) continue
+      for (let i = at; i < slice.length; i++) if (slice[i] === label) slice[i] = 0
+      first = Math.min(first, z)
+      last = Math.max(last, z)
+    }
     this.each(mask, (at) => {
       bitmap[at] = label
     })
-    this.nv.refreshDrawing(true)
+    this.nv.uploadBetween(first, last)
   }
 
   /** Show two masks over each other: what only the first has, what only the second has, and what both have. */

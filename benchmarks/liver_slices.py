@@ -33,6 +33,11 @@ CHOSEN = """
 10052_047 10052_048 10055_028 10058_011 10071_128 10072_125 10072_127 10075_134 10075_143 10080_103
 10086_123 10096_118 10097_127 10098_057
 """
+KEPT_BACK = """
+10004_121 10004_136 10004_137 10004_139 10044_138 10049_025 10059_035 10089_137
+"""
+"""Of 18 slices of patients that the split keeps back, in which the rule finds masses; for the evaluation."""
+
 DARKER, LEAST, SMALLEST_LIVER, SMOOTH = 2.2, 30, 300, 1.8
 FAT, FATTY, WHOLE = 0.4, 0.12, 0.6  # grey values as shares of the liver's; share of fat; share of the liver
 Slice = NDArray[np.float64]

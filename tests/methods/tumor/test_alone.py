@@ -14,6 +14,7 @@ from latentseg.methods.tumor import network
 from latentseg.methods.tumor.networks import PreparedScan
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.methods.tumor.views import Offset
 from latentseg.phantom.bodies import Phantom
 
 
@@ -66,7 +67,7 @@ def test_networks_of_the_abdomen_answer_for_the_organs_they_were_trained_for(
     abdomen = network.TumorNetwork(trained.config, trained.channels, organs=("liver", "spleen"))
     abdomen.attention = trained.attention
     abdomen.organs.quality.zero_()  # they are not found, so that nothing is out of view
-    abdomen.views.by_organ = {"liver CT": 0.0}
+    abdomen.views.by_organ = {"liver CT": Offset(0.0)}
     network.save(with_heads / network.file_alone("abdomen"), abdomen, facts)
     segmenter = segmenter_of(with_heads)
     prepared = segmenter.prepare(searched.image)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import latentseg as ls
 from latentseg.methods.tumor.cut import leveled
+from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.methods.tumor.slice_attention import Attention
+from latentseg.phantom.bodies import Phantom
 
 SOFT = (0.5, -0.5)
 ALL = np.array([0, 1])
@@ -52,3 +59,18 @@ def test_without_a_level_or_a_suspicion_maps_stay() -> None:
     log_odds = bumps(2)
     torch.testing.assert_close(leveled(log_odds, ALL, level=None, soft=SOFT), log_odds)
     torch.testing.assert_close(leveled(log_odds, ALL[:0], level=0.5, soft=SOFT), log_odds)
+
+
+def test_weights_may_have_a_share_of_their_own(tiny_tumor_model: Path, searched: Phantom) -> None:
+    segmenter = ls.load("tumor", backbone=tiny_tumor_model)
+    assert isinstance(segmenter, TumorSegmenter)
+    options = replace(segmenter.options, min_presence=0.0, organs=False, appearance=None, closer=None)
+    segmenter = TumorSegmenter(segmenter.networks, options=options)
+    prepared, trained = segmenter.prepare(searched.image), segmenter.networks.network
+    half = segmenter.predict(prepared, "liver tumor").probability
+    trained.config = trained.config.model_copy(update={"level": 0.25})
+    quarter = segmenter.predict(prepared, "liver tumor").probability
+    assert (quarter >= half - 1e-6).all()
+    assert quarter.max() > half.max()
+    always = TumorSegmenter(segmenter.networks, options=replace(options, level=None))
+    assert Attention(always.networks, always.options).level is None

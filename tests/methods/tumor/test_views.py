@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch
 import latentseg as ls
 from latentseg.errors import LatentsegWarning
 from latentseg.methods.tumor import network
+from latentseg.methods.tumor.features import TumorConfig
 from latentseg.methods.tumor.segmenter import TumorSegmenter
-from latentseg.methods.tumor.views import Views
+from latentseg.methods.tumor.slice_attention import Attention
+from latentseg.methods.tumor.views import Offset, Views, looks_of
 from latentseg.phantom.bodies import Phantom
 
 
@@ -72,3 +75,39 @@ def test_a_score_is_lowered_by_what_the_part_that_is_asked_for_needs() -> None:
     assert views.lowered(scores, "").tolist() == [-2.0, 1.0]
     nobody = Views((), 4)
     assert nobody.lowered(scores, "head").tolist() == [0.0, 3.0]
+
+
+def test_the_more_slices_show_an_organ_the_more_the_score_is_lowered(tmp_path: Path) -> None:
+    config = TumorConfig(stages=(1,), photographs=(), fold=False, pyramid=8)
+    trained = network.TumorNetwork(config, ((8,),))
+    trained.views.by_organ = {"liver CT": Offset(1.0, 0.5), "kidney CT": Offset(2.0)}
+    network.save(tmp_path / "tumor.safetensors", trained, {})
+    again, _ = network.load(tmp_path / "tumor.safetensors")
+    assert again.views.by_organ == trained.views.by_organ
+    scores = torch.tensor([3.0])
+    assert again.views.lowered(scores, "abdomen", "liver CT").item() == 2.0
+    lowered = again.views.lowered(scores, "abdomen", "liver CT", looks=10.0)
+    assert lowered.item() == pytest.approx(2.0 - 0.5 * math.log(10))
+    assert again.views.lowered(scores, "abdomen", "kidney CT", looks=10.0).item() == 1.0
+
+
+def test_thin_slices_count_less_than_thick_ones() -> None:
+    assert looks_of(41, 1.0) == 9
+    assert looks_of(9, 5.0) == looks_of(9, 20.0) == 9
+    assert looks_of(1, 1.0) == looks_of(0, 1.0) == 1
+
+
+def test_a_picture_is_lowered_less_than_a_scan_of_it(tiny_tumor_model: Path, searched: Phantom) -> None:
+    segmenter = ls.load("tumor", backbone=tiny_tumor_model)
+    assert isinstance(segmenter, TumorSegmenter)
+    views = segmenter.networks.network.views
+    options = replace(segmenter.options, organs=False)
+    attention, query = Attention(segmenter.networks, options), segmenter.networks.queries("liver tumor", "CT")
+    prepared = TumorSegmenter(segmenter.networks, options=options).prepare(searched.image)
+    count = len(prepared.images)
+    plain = attention.of_scan(prepared, query).scores.logit()
+    views.by_organ = {"liver CT": Offset(0.0, 0.25)}
+    lowered = attention.of_scan(prepared, query).scores.logit()
+    expected = 0.25 * math.log(looks_of(count, prepared.step_mm))
+    assert expected > 0
+    torch.testing.assert_close(plain - lowered, torch.full((count,), expected), atol=1e-3, rtol=0)

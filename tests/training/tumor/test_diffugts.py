@@ -15,16 +15,19 @@ from latentseg.errors import UsageError
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.network import load
 from latentseg.methods.tumor.queries import Queries
+from latentseg.methods.tumor.views import Offset, looks_of
 from latentseg.text import embed
 from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.calibration import (
     Alarms,
+    Shown,
     calibrate_organs,
     healthy_scans,
-    highest,
-    images_of,
-    threshold,
+    offset_of,
+    organ_scores,
+    person_of,
+    slices_of,
 )
 from latentseg.training.tumor.diffugts import AttentionTask, TumorTraining, TumorTrainingOptions, halved
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of, tumor_of
@@ -249,23 +252,55 @@ def test_healthy_scans_reach_one_half_for_no_organ_after_calibration(training: T
     assert network.organs.classify is not None
     with torch.no_grad():
         network.organs.classify.bias[1 + network.organs.names.index("liver")] = 100  # the liver is everywhere
-    calibrate_organs(
-        network, stages, training.queries, samples, views={"phantom": "trunk"}, alarms=Alarms(0.0, 0.0)
+    none = Alarms(0.0, 0.0)
+    before = calibrate_organs(
+        network, stages, training.queries, samples, views={"phantom": "trunk"}, alarms=none
     )
-    assert set(network.views.by_organ) == {"liver CT"}
-    for scan in healthy_scans(samples, {"phantom"}):
-        found = highest(network, stages, training.queries, "CT", images_of(samples, scan)[0], {"liver": None})
-        lowered = network.views.lowered(torch.tensor([found["liver"]]), "abdomen", "liver CT")
-        assert float(lowered) <= 0.01
+    assert set(network.views.by_organ) == set(before) == {"liver CT"}
+    for scan, was in zip(healthy_scans(samples, {"phantom"}), before["liver CT"], strict=True):
+        slices = slices_of(samples, scan)
+        found = organ_scores(network, stages, training.queries, slices, {"liver": None})
+        assert found["liver"] == pytest.approx(was.scores)
+        assert was.looks == looks_of(len(slices.images), slices.step_mm)
+        lowered = network.views.lowered(torch.tensor(found["liver"]), "abdomen", "liver CT", looks=was.looks)
+        assert float(lowered.max()) <= 0.01
 
 
-def test_scans_that_are_kept_set_the_scores(training: TumorTraining, packed: Pack) -> None:
+def test_scans_that_are_kept_set_the_scores(packed: Pack) -> None:
     source = packed.scans[0].source
     kept = AS_LESION.model_copy(update={"findings": {}, "validation": (f"{source}/{packed.scans[0].case}",)})
     assert [scan.case for scan in healthy_scans(Samples(kept, packed), {source})] == [packed.scans[0].case]
-    assert threshold([1.0, 2.0, 3.0], Alarms(0.0, 0.5), long=True) == pytest.approx(2.0)
-    assert threshold([1.0, 2.0, 3.0], Alarms(0.0, 0.05), long=True) == pytest.approx(2 + 1.645, abs=0.01)
-    assert threshold([1.0, 2.0, 3.0], Alarms(0.0, 0.05), long=False) == 3.0
+    lone = packed.scans[0].model_copy(update={"source": "nih", "case": "PANCREAS_0045-1084", "count": 1})
+    assert person_of(lone) == "nih/PANCREAS_0045"
+    assert person_of(lone.model_copy(update={"case": "10072_125"})) == "nih/10072"
+    assert person_of(packed.scans[0]) == f"{source}/{packed.scans[0].case}"
+
+
+@pytest.mark.parametrize("looks", [1, 10, 100])
+def test_as_few_pictures_as_long_scans_are_suspected(looks: int) -> None:
+    """Healthy people differ, and so do their slices: the offset fits one slice and a hundred."""
+    rng = np.random.default_rng(0)
+
+    def healthy(count: int) -> list[float]:
+        return (rng.normal() + rng.gumbel(size=count)).tolist()
+
+    shown = [Shown(f"scan {n}", healthy(count), count) for n, count in enumerate([30, 50, 80] * 40)]
+    offset = offset_of(shown, Alarms(0.1, 0.1))
+    passing = np.mean([max(healthy(looks)) > offset.at(looks) for _ in range(2000)])
+    assert 0.04 < passing < 0.16
+    other = offset.at(1) if looks > 1 else offset.at(100)
+    assert not 0.04 < np.mean([max(healthy(looks)) > other for _ in range(2000)]) < 0.16
+
+
+def test_every_person_counts_the_same_and_few_long_scans_say_nothing_of_growth() -> None:
+    long = [Shown("a", [0.0] * 19 + [4.0], 20.0)]
+    pictures = [Shown("b", [score], 1.0) for score in (1.0, 2.0)]
+    assert offset_of([*long, *pictures], Alarms(0.25, 0.1)) == Offset(2.0)
+    assert offset_of([*long, *pictures], Alarms(0.3, 0.1)) == Offset(1.0)
+    several = [Shown(str(n), [0.0] * 7 + [top], 8.0) for n, top in enumerate([1.0, 2.0, 3.0, 4.0])]
+    grown = offset_of(several, Alarms(0.2, 0.5))
+    assert grown.one == 0
+    assert grown.at(8) == pytest.approx(2.5, abs=0.02)
 
 
 def test_lesions_grow_in_the_organs_that_are_named_and_are_asked_for_there(packed: Pack) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from latentseg.backbones.base import Backbone, TakesVolumes
@@ -46,6 +46,8 @@ class TumorConfig(BaseModel):
             projector out.
         soft: Factor and shift of the log-odds by which the cut of highest expected Dice is found; without it
             maps are cut at a share of their peak.
+        level: That share, where another was chosen for these weights than that of
+            :class:`~latentseg.methods.tumor.options.TumorOptions`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +64,7 @@ class TumorConfig(BaseModel):
     text_dim: int = 384
     projected: int = 0
     soft: tuple[float, float] | None = None
+    level: Annotated[float, Field(ge=0.1, le=0.5)] | None = None
 
 
 PAPER_NETWORK = TumorConfig(

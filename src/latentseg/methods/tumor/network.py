@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -18,7 +19,7 @@ from latentseg.methods.diffugts.attention_maps import AnomalyAttention
 from latentseg.methods.diffugts.residuals import FeatureProjector, Fusion
 from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.organs import OrganMaps
-from latentseg.methods.tumor.views import Views
+from latentseg.methods.tumor.views import Offset, Views
 
 FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
 ALONE = {"lung": ("CT",), "head": ("MR",), "abdomen": ("CT",)}
@@ -142,7 +143,8 @@ def load(path: Path) -> tuple[TumorNetwork, dict[str, str]]:
         views, organs = (json.loads(metadata[name]) for name in ("views", "organs"))
         network = TumorNetwork(config, channels, dims=int(metadata["dims"]), views=views, organs=organs)
         network.load_state_dict(state)
-        network.views.by_organ = json.loads(metadata.get("by_organ", "{}"))
+        scores = json.loads(metadata.get("by_organ", "{}"))
+        network.views.by_organ = {key: Offset(*np.atleast_1d(of).tolist()) for key, of in scores.items()}
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         what = f"the tumor weights do not fit their configuration ({reason(error)})"
         raise ModelError(what, where=str(path), fix=AGAIN) from error

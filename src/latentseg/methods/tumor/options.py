@@ -22,7 +22,8 @@ class TumorOptions:
             around a lesion (:func:`~latentseg.methods.tumor.healthy_image.continued`), and nothing is asked
             of the denoiser. ``inpainted``: the denoiser fills holes, as ``refinement`` says.
         level: Where the map is cut: at this share of its highest value in the suspicious slices, between 0.1
-            and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5.
+            and 0.5. A phrase that training never heard moves the whole map; None always cuts at 0.5. Weights
+            may have a share of their own.
         appearance: How the borders of the mask are moved to those of the scan; None leaves them to the map.
         anyway: Whether a tumor is looked for where no training showed any of its organ, such as one of the
             liver in MR.

@@ -24,7 +24,7 @@ from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
 from latentseg.methods.tumor.queries import Query
-from latentseg.methods.tumor.views import key_of
+from latentseg.methods.tumor.views import key_of, looks_of
 
 Spacing = tuple[float, float, float]
 
@@ -57,6 +57,11 @@ class Attention:
     networks: TumorNetworks
     options: TumorOptions
 
+    @property
+    def level(self) -> float | None:
+        """Share of its peak at which a map is cut: of the weights, where they have their own."""
+        return self.options.level and (self.networks.network.config.level or self.options.level)
+
     def of_scan(self, prepared: PreparedScan, query: Query) -> SliceAttention:
         """The maps of all slices, smooth across them."""
         away = prepared.away(query.prompt.organ)
@@ -70,7 +75,9 @@ class Attention:
         sigma = self.options.across_mm / prepared.step_mm
         margin = resized(smooth(torch.cat(margins), sigma), prepared.images.shape[2:])
         key = key_of(query.prompt.organ, prepared.scan.modality)
-        lowered = self.networks.network.views.lowered(torch.cat(scores), query.region, key)
+        shown = len(margin) if away is None else int((away < 1).flatten(1).any(1).sum())
+        looks = looks_of(shown, prepared.step_mm)
+        lowered = self.networks.network.views.lowered(torch.cat(scores), query.region, key, looks=looks)
         return SliceAttention(query, limited(margin), smooth(lowered, sigma).sigmoid(), away)
 
     def closer(
@@ -150,5 +157,5 @@ class Attention:
 
     def _found(self, attention: SliceAttention, suspicious: NDArray[np.intp]) -> NDArray[np.bool_]:
         """What a mask would hold now, ``(S, ...)``."""
-        cut = leveled(attention.log_odds, suspicious, level=self.options.level)
+        cut = leveled(attention.log_odds, suspicious, level=self.level)
         return np.asarray((cut[:, 0] >= 0).numpy())

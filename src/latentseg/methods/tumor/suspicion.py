@@ -45,7 +45,7 @@ def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceA
     slices = _bridged(found.scores >= options.min_presence, attention, prepared)
     found = attention.closer(prepared, found, slices)
     soft = attention.networks.network.config.soft
-    cut = found._replace(log_odds=leveled(found.log_odds, slices, level=options.level, soft=soft))
+    cut = found._replace(log_odds=leveled(found.log_odds, slices, level=attention.level, soft=soft))
     return Suspicion(found, cut, slices)
 
 

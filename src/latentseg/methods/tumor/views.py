@@ -6,7 +6,9 @@ of the mean of the coarsest frozen features, fitted after the attention maps, on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,24 @@ DECAY = 1e-3  # of the squared weights
 UNLIKELY = 0.02  # mean probability over the slices, below which a part of the body is out of view
 PART_OF = {"head": "head", "thorax": "trunk", "abdomen": "trunk", "pelvis": "trunk"}
 """The part of the body of a region of the vocabulary; organs of other regions may be anywhere."""
+
+APART_MM = 5.0  # of slices, from which on each is a look of its own; nearer ones look alike
+
+
+class Offset(NamedTuple):
+    """What anomaly scores are lowered by: the highest of many slices is higher than that of one.
+
+    Attributes:
+        one: Where a single slice shows the organ.
+        growth: More for each time that the number of slices grows by a factor of e.
+    """
+
+    one: float
+    growth: float = 0.0
+
+    def at(self, looks: float) -> float:
+        """What is taken off where an organ is seen in so many slices (:func:`looks_of`)."""
+        return self.one + self.growth * math.log(max(looks, 1.0))
 
 
 class Views(nn.Module):
@@ -29,7 +49,8 @@ class Views(nn.Module):
     Attributes:
         offset: ``(parts + 1,)``, what the anomaly score is lowered by where a tumor of a part is asked for;
             the last where it may be anywhere.
-        by_organ: The same for tumors of an organ in scans of a modality (:func:`key_of`), where it is known.
+        by_organ: The same for tumors of an organ in scans of a modality (:func:`key_of`), where it is known,
+            by the number of slices that show it.
     """
 
     mean: Tensor
@@ -39,7 +60,7 @@ class Views(nn.Module):
     def __init__(self, names: Sequence[str], channels: int) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.by_organ: dict[str, float] = {}
+        self.by_organ: dict[str, Offset] = {}
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("offset", torch.zeros(len(self.names) + 1))
@@ -71,16 +92,17 @@ class Views(nn.Module):
         with torch.enable_grad():
             optimizer.step(closure)
 
-    def lowered(self, scores: Tensor, region: str, key: str = "") -> Tensor:
+    def lowered(self, scores: Tensor, region: str, key: str = "", *, looks: float = 1.0) -> Tensor:
         """Anomaly scores ``(S,)``, as logits, lowered by what the organ or the part of the body asks for.
 
         Args:
             scores: Of slices.
             region: Of the vocabulary, of the organ that is asked for.
             key: That organ and the modality (:func:`key_of`).
+            looks: Number of slices that show the organ (:func:`looks_of`).
         """
         if key in self.by_organ:
-            return scores - self.by_organ[key]
+            return scores - self.by_organ[key].at(looks)
         part = PART_OF.get(region, "")
         return scores - self.offset[self.names.index(part) if part in self.names else -1].to(scores.device)
 
@@ -103,3 +125,8 @@ class Views(nn.Module):
 def key_of(organ: str, modality: str) -> str:
     """Name of a tumor's organ in scans of a modality, such as "liver CT"."""
     return f"{organ} {'MR' if modality == 'MR' else 'CT'}"
+
+
+def looks_of(shown: int, step_mm: float) -> float:
+    """How many slices count for themselves among those that show an organ, so many millimeters apart."""
+    return 1 + max(shown - 1, 0) * min(step_mm / APART_MM, 1.0)

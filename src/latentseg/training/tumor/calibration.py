@@ -1,11 +1,15 @@
-"""Scores of tumors of an organ, calibrated on whole healthy scans: few of them may hold a suspicious slice.
+"""Scores of tumors of an organ, calibrated on healthy slices and scans: few of either may be suspected.
 
-What is calibrated slice by slice suspects some slice of nearly every scan, and organs differ in how
-suspicious they look when they are healthy. Scans that the training did not see are the better judges.
+What is calibrated slice by slice suspects some slice of nearly every scan, what is calibrated by scans calls
+tumors in single pictures absent, and organs differ in how suspicious they look when they are healthy. Scans
+that the training did not see are the better judges.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from statistics import NormalDist, mean, stdev
@@ -17,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.diffugts.attention_maps import resized
+from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.body_crop import denoised
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.lung_field import distances_from
 from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.queries import Queries
-from latentseg.methods.tumor.views import PART_OF, key_of
+from latentseg.methods.tumor.views import PART_OF, Offset, key_of, looks_of
 from latentseg.text.vocabulary import concept_named
 from latentseg.training.pack import PackedScan
 from latentseg.training.tumor.lesion_sites import tumor_of
@@ -30,7 +36,7 @@ from latentseg.training.tumor.samples import Samples, is_kept
 
 SLICES, SLAB = 64, 8  # of a scan, and how many go through a network at a time
 SURE = 0.999  # of a normal distribution, where no alarm is allowed
-LONG, FEWEST = 8, 4  # slices of a scan, and number of such scans from which on pictures are left out
+LONG, FEWEST = 8, 4  # looks at an organ in a scan, and number of such scans by which scans are judged
 
 
 class Alarms(NamedTuple):
@@ -38,6 +44,23 @@ class Alarms(NamedTuple):
 
     slices: float
     scans: float
+
+
+class Slices(NamedTuple):
+    """Slices ``(n, 1, H, W)`` in [-1, 1] with their labels ``(n, H, W)``, modality, and distance."""
+
+    images: Tensor
+    labels: NDArray[np.uint8]
+    modality: str
+    step_mm: float
+
+
+class Shown(NamedTuple):
+    """A person, the scores of the slices of a scan that show an organ, and how many of them count."""
+
+    person: str
+    scores: list[float]
+    looks: float
 
 
 def calibrate_organs(
@@ -48,7 +71,7 @@ def calibrate_organs(
     *,
     views: Mapping[str, str],
     alarms: Alarms,
-) -> None:
+) -> dict[str, list[Shown]]:
     """Set what the score is lowered by for tumors of each organ that is found in scans.
 
     Args:
@@ -58,52 +81,68 @@ def calibrate_organs(
         samples: Healthy scans are read from their pack.
         views: Part of the body that the scans of a data set show.
         alarms: What may still be suspected.
+
+    Returns:
+        Scores of healthy scans, by organ and modality, as they were before.
     """
     hosts = samples.options.hosts
     organs = {*network.organs.trusted, *hosts.tissues.values()}
     organs = organs & {*hosts.organs} if hosts.organs else organs
-    network.views.by_organ = {}
+    shown: dict[str, list[Shown]] = {}
     for part in sorted(set(views.values())):
         asked = [o for o in sorted(organs) if tumor_of(o) and PART_OF.get(concept_named(o).region) == part]
-        scans = healthy_scans(samples, {source for source, shown in views.items() if shown == part})
-        long = bool(scans) and scans[0].count >= LONG
-        scores: dict[str, list[float]] = {}
+        scans = healthy_scans(samples, {source for source, seen in views.items() if seen == part})
         for scan in scans if asked else ():
-            images, labels = images_of(samples, scan)
+            slices = slices_of(samples, scan)
             unseen = set(asked) - set(network.organs.trusted)
-            away = dict.fromkeys(asked) | distances(scan, labels, unseen)
-            for organ, score in highest(network, frozen, queries, scan.modality, images, away).items():
-                scores.setdefault(key_of(organ, scan.modality), []).append(score)
-        for key, found in scores.items():
-            network.views.by_organ[key] = round(threshold(found, alarms, long=long), 2)
+            away = dict.fromkeys(asked) | distances(scan, slices.labels, unseen)
+            for organ, scores in organ_scores(network, frozen, queries, slices, away).items():
+                one = Shown(person_of(scan), scores, looks_of(len(scores), slices.step_mm))
+                shown.setdefault(key_of(organ, scan.modality), []).append(one)
+    network.views.by_organ = {key: offset_of(found, alarms) for key, found in shown.items()}
+    return shown
 
 
-def threshold(scores: Sequence[float], alarms: Alarms, *, long: bool) -> float:
-    """The score that few healthy scans pass; those of whole scans are taken for normally distributed."""
-    if long and len(scores) > 1:
-        return mean(scores) + NormalDist().inv_cdf(min(1 - alarms.scans, SURE)) * stdev(scores)
-    return float(np.quantile(scores, 1 - alarms.slices))
+def offset_of(shown: Sequence[Shown], alarms: Alarms) -> Offset:
+    """What scores are lowered by so that few healthy slices, and few whole scans, pass 0.
+
+    Of single slices so many pass, every person counting the same. The highest scores of scans are taken for
+    normally distributed. Between a slice and a scan the offset grows with the logarithm of their number.
+    """
+    slices = sorted((score, one.person) for one in shown for score in one.scores)
+    count = Counter(person for _, person in slices)
+    below = np.cumsum([1 / count[person] for _, person in slices]) / len(count)
+    single = slices[min(int(np.searchsorted(below, 1 - alarms.slices)), len(slices) - 1)][0]
+    long = [one for one in shown if one.looks >= LONG]
+    if len(long) < FEWEST:
+        return Offset(round(single, 2))
+    highest = [max(one.scores) for one in long]
+    whole = mean(highest) + NormalDist().inv_cdf(min(1 - alarms.scans, SURE)) * stdev(highest)
+    growth = (whole - single) / mean(math.log(one.looks) for one in long)
+    return Offset(round(single, 2), round(max(growth, 0.0), 2))
+
+
+def person_of(scan: PackedScan) -> str:
+    """Whose a scan is: the name of a single slice begins with the patient."""
+    case = scan.case if scan.count > 1 else re.split(r"[-_](?=[^-_]*$)", scan.case)[0]
+    return f"{scan.source}/{case}"
 
 
 def healthy_scans(samples: Samples, sources: AbstractSet[str]) -> list[PackedScan]:
-    """Scans of some data sets without a tumor that is known of; single slices where there is little else.
-
-    Those that are kept from the training, where some are.
-    """
+    """Scans of some data sets without a tumor that is known of: those kept from the training, if any are."""
     sound = samples.chance["sound"] > 0
     own = [scan for scan in samples.packed.scans if scan.source in sources]
     kept = [scan for scan in own if is_kept(scan, samples.options.validation)]
-    every = kept or [scan for scan in own if sound[scan.first]]
-    long = [scan for scan in every if scan.count >= LONG]
-    return long if len(long) >= FEWEST else every
+    return kept or [scan for scan in own if sound[scan.first]]
 
 
-def images_of(samples: Samples, scan: PackedScan) -> tuple[Tensor, NDArray[np.uint8]]:
-    """Evenly spaced slices ``(n, 1, H, W)`` of a packed scan as they are segmented, and their labels."""
+def slices_of(samples: Samples, scan: PackedScan) -> Slices:
+    """Evenly spaced slices of a packed scan, as they are segmented."""
     places = np.linspace(0, scan.count - 1, min(SLICES, scan.count)).astype(int)
     slices = samples.packed.images[scan.first + places].astype(np.float32) / 127.5 - 1
     images = torch.from_numpy(denoised(slices) if scan.modality == "CT" else slices)[:, None]
-    return images, np.asarray(samples.packed.labels[scan.first + places])
+    labels = np.asarray(samples.packed.labels[scan.first + places])
+    return Slices(images, labels, scan.modality, scan.spacing_mm[0] * scan.count / len(places))
 
 
 def distances(scan: PackedScan, labels: NDArray[np.uint8], organs: AbstractSet[str]) -> dict[str, Tensor]:
@@ -112,28 +151,31 @@ def distances(scan: PackedScan, labels: NDArray[np.uint8], organs: AbstractSet[s
 
 
 @torch.no_grad()
-def highest(
+def organ_scores(
     network: TumorNetwork,
     frozen: FrozenStages,
     queries: Queries,
-    modality: str,
-    images: Tensor,
+    slices: Slices,
     organs: Mapping[str, Tensor | None],
-) -> dict[str, float]:
-    """The highest score of a scan's slices, as a logit, for a tumor of each organ that is in view.
+) -> dict[str, list[float]]:
+    """Scores of the slices that show an organ, as logits, for a tumor of each organ that is in view.
 
-    Of organs that the network does not find, the distances may be given.
+    As in a scan that is segmented, they are smooth across slices. Of organs that the network does not find,
+    the distances may be given.
     """
-    slabs = zip(*map(frozen, images.split(SLAB)), strict=True)
-    stages = [torch.cat(level) for level in slabs]
-    chances = network.organs(stages).softmax(1) if network.organs.names else images
-    found: dict[str, float] = {}
+    stages = [torch.cat(level) for level in zip(*map(frozen, slices.images.split(SLAB)), strict=True)]
+    sigma = RECOMMENDED.across_mm / slices.step_mm
+    chances = smooth(network.organs(stages).softmax(1), sigma) if network.organs.names else slices.images
+    found: dict[str, list[float]] = {}
     for organ, labelled in organs.items():
         known = organ in network.organs.trusted
         away = network.organs.distances(chances, organ) if known else labelled
+        shown = torch.ones(len(slices.images), dtype=torch.bool)
         if away is not None:
             away = resized(away, stages[0].shape[2:])
-        if away is None or bool((away < 1).any()):
-            texts = queries(tumor_of(organ), modality).texts.expand(len(images), -1, -1)
-            found[organ] = float(network.attention(stages, texts, away=away).score.max())
+            shown = (away < 1).flatten(1).any(1)
+        if bool(shown.any()):
+            texts = queries(tumor_of(organ), slices.modality).texts.expand(len(slices.images), -1, -1)
+            scores = smooth(network.attention(stages, texts, away=away).score, sigma)
+            found[organ] = scores[shown].tolist()
     return found

@@ -1,0 +1,71 @@
+"""What scores of tumors are lowered by, set anew for trained weights on the healthy people of a pack.
+
+Usage: ``python benchmarks/tumor_scores.py CONFIG --pack FOLDER --weights FILE --output FILE``.
+
+``CONFIG`` is that of the training, such as ``configs/tumor-abdomen.yaml``: it says which people were kept
+from it (``samples: validation``) and are healthy (``healthy``), and how many of them may be suspected
+(``false_alarms``, ``scan_alarms``). The weights are written again with nothing changed but ``by_organ``.
+Those of an organ that has no score set anew (``--only``) keep theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from latentseg.backbones.registry import resolve
+from latentseg.methods.tumor import network
+from latentseg.methods.tumor.load import compact_stages
+from latentseg.methods.tumor.queries import queries_of
+from latentseg.training.config import read_config
+from latentseg.training.pack import Pack
+from latentseg.training.tumor.calibration import Alarms, calibrate_organs
+from latentseg.training.tumor.diffugts import TumorTrainingOptions
+from latentseg.training.tumor.samples import Samples
+
+
+def main() -> None:
+    """Calibrate, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", help="Organs, with commas between; others are left as they are.")
+    parser.add_argument("--backbone", default="compact")
+    parser.add_argument("--report", type=Path, help="JSON of the healthy scores, as they are without this.")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    training = read_config(options.config, TumorTrainingOptions)
+    trained, facts = network.load(options.weights)
+    frozen = compact_stages(resolve(options.backbone), trained.config)
+    queries = queries_of(facts, text_dim=trained.config.text_dim)
+    before = trained.views.by_organ
+    samples = Samples(training.samples, Pack(options.pack))
+    shown = calibrate_organs(
+        trained,
+        frozen,
+        queries,
+        samples,
+        views={name: part for name, part in training.views.items() if name in training.healthy},
+        alarms=Alarms(training.false_alarms, training.scan_alarms),
+    )
+    asked = options.only.split(",") if options.only else [key.rpartition(" ")[0] for key in shown]
+    set_anew = {key: of for key, of in trained.views.by_organ.items() if key.rpartition(" ")[0] in asked}
+    trained.views.by_organ = before | set_anew
+    network.save(options.output, trained, facts)
+    for key, offset in set_anew.items():
+        sys.stdout.write(f"{key}: {offset.one} for a slice, {offset.growth} more for each e times as many\n")
+    if options.report:
+        healthy = {key: [one._asdict() for one in found] for key, found in shown.items()}
+        options.report.write_text(json.dumps(healthy) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

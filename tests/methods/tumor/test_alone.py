@@ -6,9 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 import latentseg as ls
+from helpers.tiny_features import tiny_state
+from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import ModelError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.networks import PreparedScan
@@ -97,3 +103,54 @@ def test_files_of_networks_alone(with_heads: Path, tiny_tumor_model: Path, tmp_p
     network.save(file, trained, {"backbone": "another"})
     with pytest.raises(ModelError, match="made for another backbone"):
         segmenter_of(with_heads)
+
+
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_networks_of_heads_mark_one_tumor_and_metastases_as_they_are(
+    with_heads: Path, searched: Phantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mr = replace(searched.image, modality="MR")
+    segmenter = segmenter_of(with_heads)
+    prepared = segmenter.prepare(mr)
+    shares: list[float] = []
+
+    def without_lesser(chance: NDArray[np.float32], *, share: float, cut: float) -> NDArray[np.float32]:
+        shares.append(share)
+        return np.zeros_like(chance)
+
+    monkeypatch.setattr("latentseg.methods.tumor.segmenter.without_lesser", without_lesser)
+    assert not segmenter.predict(prepared, "brain tumor").mask.any()
+    assert shares == [segmenter.options.lesser]
+    for prompt in ("brain metastasis", "liver tumor"):
+        segmenter.predict(prepared, prompt)
+    assert len(shares) == 1
+
+
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_halves_of_a_head_are_compared_where_no_networks_of_heads_look(
+    tiny_tumor_model: Path, with_heads: Path, searched: Phantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mr = replace(searched.image, modality="MR")
+    compared: list[int] = []
+
+    def asymmetry(photographs: object, images: Tensor) -> Tensor:
+        compared.append(len(images))
+        return torch.ones_like(images)
+
+    monkeypatch.setattr("latentseg.methods.tumor.slice_attention.asymmetry", asymmetry)
+    found = []
+    for mirrored in (0.0, 2.0):
+        options = TumorOptions(refinement=None, closer=None, min_presence=0.0, mirrored=mirrored)
+        segmenter = ls.load("tumor", backbone=tiny_tumor_model, options=options)
+        assert isinstance(segmenter, TumorSegmenter)
+        shown = replace(segmenter.networks.stages, photographs=FeatureNetwork(tiny_state()))
+        segmenter.networks = replace(segmenter.networks, stages=shown)
+        found.append(segmenter.predict(segmenter.prepare(mr), "glioma"))
+        segmenter(mr, ["liver tumor"])
+        segmenter(searched.image, ["glioma"])
+    assert compared == [len(found[1].evidence.scores)]
+    maps = [one.evidence.attention for one in found]
+    assert (maps[1] > maps[0]).all()
+    heads = segmenter_of(with_heads)
+    heads.predict(heads.prepare(mr), "glioma")
+    assert len(compared) == 1

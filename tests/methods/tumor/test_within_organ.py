@@ -1,10 +1,10 @@
-"""Parts of a mask that are in no contact with the organ of the prompt are let go."""
+"""Parts of a mask that are in no contact with the organ, or small beside another, are let go."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from latentseg.methods.tumor.within_organ import within
+from latentseg.methods.tumor.within_organ import within, without_lesser
 
 
 def test_parts_elsewhere_are_let_go_and_those_that_grow_out_of_the_organ_stay() -> None:
@@ -26,3 +26,21 @@ def test_without_the_organ_nothing_stays_and_nothing_is_left_as_it_is() -> None:
     assert (within(chance, np.ones((1, 2, 2), bool), own=0.25) == chance).all()
     chance[0, 2:4, 2:4] = 0.7
     assert within(chance, np.zeros((1, 2, 2), bool), own=0.25).max() == 0
+
+
+def test_parts_that_are_small_beside_the_largest_are_let_go() -> None:
+    chance = np.full((2, 32, 32), 0.3, np.float32)
+    chance[:, 2:12, 2:12] = 0.8  # 200 voxels
+    chance[0, 20:31, 20:31] = 0.9  # 121: two thirds of it
+    chance[1, 20:26, 4:10] = 0.9  # 36
+    kept = without_lesser(chance, share=0.5)
+    assert (kept[0] == chance[0]).all()
+    assert (kept[1, 20:26, 4:10] == 0).all()
+    assert (kept[1, :20] == chance[1, :20]).all()
+    assert (without_lesser(chance, share=0.0) == chance).all()
+    assert ((without_lesser(chance, share=1.0) >= 0.5) == (chance == np.float32(0.8))).all()
+
+
+def test_of_no_part_none_is_let_go() -> None:
+    chance = np.full((1, 8, 8), 0.4, np.float32)
+    assert (without_lesser(chance, share=0.5) == chance).all()

@@ -29,6 +29,10 @@ class TumorOptions:
             liver in MR.
         organs: Whether a tumor of an organ that is known is looked for at that organ.
         own: Share of a part of the mask in or beside that organ, below which the part is let go.
+        lesser: Share of the largest part of a tumor in a head in MR, below which another part is let go where
+            networks of heads look, as it is one tumor mostly; metastases all stay.
+        mirrored: Weight beside the log-odds of the map, in a head in MR, of how much its halves differ
+            (:mod:`~latentseg.methods.tumor.symmetry`), where no networks of heads look.
         closer: How slices that are suspected are looked at again, enlarged; in a block, what was found.
         min_presence: Anomaly score below which a slice is not refined and holds nothing.
         gap_mm: Slices between two that are suspected, and no farther apart than this, are suspected too.
@@ -50,6 +54,8 @@ class TumorOptions:
     anyway: bool = False
     organs: bool = True
     own: float = 0.1
+    lesser: float = 0.5
+    mirrored: float = 4.0
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     min_presence: float = 0.5
     gap_mm: float = 25.0
@@ -76,6 +82,8 @@ PAPER_LIKE = TumorOptions(
     level=None,
     appearance=None,
     organs=False,
+    lesser=0.0,
+    mirrored=0.0,
     closer=None,
     gap_mm=0.0,
     across_mm=0.0,

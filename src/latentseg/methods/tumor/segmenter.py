@@ -8,6 +8,7 @@ backbone it is one block, suspicious or not as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,10 @@ from latentseg.methods.tumor.pseudo_healthy import Refinement
 from latentseg.methods.tumor.queries import warn_of_modality, warn_of_place
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 from latentseg.methods.tumor.suspicion import Suspicion, suspected_parts, suspected_slices
-from latentseg.methods.tumor.within_organ import within
+from latentseg.methods.tumor.within_organ import within, without_lesser
 
 CUT = 0.5  # probability from which a voxel belongs to the tumor
+SEVERAL = "brain metastasis"  # which are many as often as one
 
 
 class TumorSegmenter(Segmenter[str, PreparedScan]):
@@ -115,7 +117,8 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         warn_of_place(query)
         whole, prepared = prepared, alone(prepared, query, self.networks, options)
         networks = prepared.networks
-        attention = Attention(networks, options)
+        own_heads = self.networks.part_of(query, scan.modality) == "head"
+        attention = Attention(networks, replace(options, mirrored=0.0) if own_heads else options)
         found = attention.of_scan(prepared, query)
         judge, lungs = networks.judge, prepared.lungs
         found = found._replace(scores=found.scores * (lungs is not None or self._in_view(whole, found)))
@@ -132,6 +135,8 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         organ = prepared.found(query.prompt.organ)
         if organ is not None:
             chance = within(chance, organ, own=options.own, cut=CUT)
+        if own_heads and query.prompt.name != SEVERAL:
+            chance = without_lesser(chance, share=options.lesser, cut=CUT)
         fine = np.asarray(prepared.seen.undo(chance)).clip(0, 1)
         restore, presence = prepared.seen.canonical.restore, float(suspicion.scores.max())
         if not (fine >= CUT).any():  # suspected, and nothing is left that could be marked

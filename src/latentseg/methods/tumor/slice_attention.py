@@ -24,6 +24,7 @@ from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
 from latentseg.methods.tumor.queries import Query
+from latentseg.methods.tumor.symmetry import asymmetry
 from latentseg.methods.tumor.views import key_of, looks_of
 
 Spacing = tuple[float, float, float]
@@ -109,6 +110,19 @@ class Attention:
             )
             log_odds[rows] = limited(found)
         return attention._replace(log_odds=log_odds)
+
+    def beside_mirrored(
+        self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
+    ) -> SliceAttention:
+        """The maps of suspicious slices of a head in MR, raised where halves differ."""
+        photographs = self.networks.stages.photographs
+        head = attention.query.region == "head" and prepared.scan.modality == "MR"
+        if not (self.options.mirrored and photographs and head and len(suspicious)):
+            return attention
+        rows, differing = torch.from_numpy(suspicious), torch.zeros_like(attention.log_odds)
+        differing[rows] = asymmetry(photographs, prepared.images[rows])
+        beside = self.options.mirrored * smooth(differing, self.options.across_mm / prepared.step_mm)
+        return attention._replace(log_odds=limited(attention.log_odds + beside))
 
     def _closer_blocks(
         self,

@@ -43,7 +43,7 @@ def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceA
     """Slices with a high score and those between them, in which the map is cut."""
     options = attention.options
     slices = _bridged(found.scores >= options.min_presence, attention, prepared)
-    found = attention.closer(prepared, found, slices)
+    found = attention.beside_mirrored(prepared, attention.closer(prepared, found, slices), slices)
     soft = attention.networks.network.config.soft
     cut = found._replace(log_odds=leveled(found.log_odds, slices, level=attention.level, soft=soft))
     return Suspicion(found, cut, slices)

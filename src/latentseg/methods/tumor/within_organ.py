@@ -1,4 +1,4 @@
-"""A tumor of an organ lies in that organ or grows out of it: parts of a mask that do neither are let go."""
+"""Parts of a mask that are let go: those that lie elsewhere, and those beside a much larger one."""
 
 from __future__ import annotations
 
@@ -27,3 +27,19 @@ def within(
     share = ndimage.mean(near, parts, range(1, count + 1)) if count else np.zeros(0)
     foreign = np.isin(parts, 1 + np.flatnonzero(np.asarray(share) < own))
     return np.where(foreign, np.float32(0), probability)
+
+
+def without_lesser(
+    probability: NDArray[np.float32], *, share: float, cut: float = 0.5
+) -> NDArray[np.float32]:
+    """The probability ``(S, H, W)`` without the parts above ``cut`` that are small beside the largest.
+
+    Args:
+        probability: Of the tumor.
+        share: Of the sum of the largest part's probability, which a part needs to stay.
+        cut: Probability from which a pixel belongs to the tumor.
+    """
+    parts, count = ndimage.label(probability >= cut, TOUCHING)
+    sums = np.asarray(ndimage.sum(probability, parts, range(1, count + 1)))
+    lesser = np.isin(parts, 1 + np.flatnonzero(sums < share * sums.max(initial=0)))
+    return np.where(lesser, np.float32(0), probability)

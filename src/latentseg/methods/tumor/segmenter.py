@@ -117,7 +117,7 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         warn_of_place(query)
         whole, prepared = prepared, alone(prepared, query, self.networks, options)
         networks = prepared.networks
-        own_heads = self.networks.part_of(query, scan.modality) == "head"
+        own_heads = prepared is not whole and query.region == "head"
         attention = Attention(networks, replace(options, mirrored=0.0) if own_heads else options)
         found = attention.of_scan(prepared, query)
         judge, lungs = networks.judge, prepared.lungs

@@ -6,7 +6,8 @@ Usage: ``python benchmarks/mirrored_evidence.py [--weights FOLDER] [--every 8] [
 Gliomas (Cheng, T1-Gd in three planes, those that ``configs/split.yaml`` leaves to trainings), by weights that
 saw none: the zero-shot ones. AUC of every fourth pixel of the head either way, tumor against all others, of
 the map, of the asymmetry (:mod:`latentseg.methods.tumor.symmetry`), and of both as they are added up; Dice of
-the mask with and without it. Means over slices.
+the mask with and without it. A control looks at no tissue: how deep in the head a pixel lies, as a share of
+the deepest, which is added to the log-odds of the map, and of both, with several weights. Means over slices.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from statistics import mean
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from latentseg.backbones import registry
@@ -41,10 +43,11 @@ from latentseg.training.splits import Split
 ZERO_SHOT = Path(__file__).parent / "weights" / "zero-shot"
 SPLIT = Path(__file__).parents[1] / "configs" / "split.yaml"
 PROMPT, CELL = "glioma", 4
+DEPTHS = (2.0, 5.0, 10.0, 20.0)  # weights of the control
 
 
 def measured(networks: TumorNetworks, photographs: FeatureNetwork, path: Path) -> dict[str, float]:
-    """AUC of the map, of the asymmetry and of both, and Dice without and with it, of one picture."""
+    """AUC of the map, the asymmetry, both and the control, and Dice without and with it, of one picture."""
     scan = read(path, modality="MR")
     truth = read_labels(path.with_name(f"{path.stem}_label.png"), like=scan).array > 0
     plain, compared = (
@@ -59,9 +62,15 @@ def measured(networks: TumorNetworks, photographs: FeatureNetwork, path: Path) -
     def in_cells(images: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(prepared.seen.undo(images)[0, ::CELL, ::CELL])
 
-    body = in_cells((prepared.seen.images > BODY).astype(np.float32)) >= 0.5
+    head = prepared.seen.images > BODY
+    deep = np.stack([ndimage.distance_transform_edt(ndimage.binary_fill_holes(one)) for one in head])
+    depth = (deep / deep.max()).astype(np.float32)
+    body = in_cells(head.astype(np.float32)) >= 0.5
     outlined = prepared.seen.canonical.apply(truth)[0, ::CELL, ::CELL][body]
-    shown = {"map": first, "asymmetry": differing, "both": first + RECOMMENDED.mirrored * differing}
+    both = first + RECOMMENDED.mirrored * differing
+    shown = {"map": first, "asymmetry": differing, "both": both, "depth": depth}
+    shown |= {f"map and {weight:g} depth": first + weight * depth for weight in DEPTHS}
+    shown |= {f"both and {weight:g} depth": both + weight * depth for weight in DEPTHS}
     areas = {f"auc, {name}": roc_auc_score(outlined, in_cells(one)[body]) for name, one in shown.items()}
     masks = {"dice without": without.mask, "dice with": beside.mask}
     figures = areas | {name: dice(mask, truth) for name, mask in masks.items()}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import torch
+
+import latentseg as ls
+from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.methods.tumor.within_organ import within, without_lesser
+from latentseg.phantom.bodies import Phantom
 
 
 def test_parts_elsewhere_are_let_go_and_those_that_grow_out_of_the_organ_stay() -> None:
@@ -44,3 +50,22 @@ def test_parts_that_are_small_beside_the_largest_are_let_go() -> None:
 def test_of_no_part_none_is_let_go() -> None:
     chance = np.full((1, 8, 8), 0.4, np.float32)
     assert (without_lesser(chance, share=0.5) == chance).all()
+
+
+def test_a_mass_that_fills_a_lung_lies_in_it(tiny_tumor_model: Path, searched: Phantom) -> None:
+    segmenter = ls.load("tumor", backbone=tiny_tumor_model)
+    assert isinstance(segmenter, TumorSegmenter)
+    prepared, maps = segmenter.prepare(searched.image), segmenter.networks.network.organs
+    maps.names, maps.quality = ("liver", "lung"), torch.ones(2)
+    chances = torch.zeros(len(prepared.images), 3, 32, 32)
+    chances[:, 2, 8:24, 4:12] = 1.0  # one lung, and what is left of the other
+    chances[:, 2, 8:12, 20:28] = 1.0
+    chances[:, 1, 26:31, 4:12] = 1.0
+    prepared.__dict__["organs"] = chances
+    lungs, liver = prepared.found("lung"), prepared.found("liver")
+    assert lungs is not None
+    assert liver is not None
+    chance = np.zeros((len(lungs), 128, 128), np.float32)
+    chance[:, 64:92, 80:108] = 0.9  # where the lung was
+    assert (within(chance, lungs, own=0.1) == chance).all()
+    assert within(chance, liver, own=0.1).max() == 0

@@ -151,15 +151,14 @@ class PreparedScan:
         return organs.inside(self.organs, organ)
 
     def found(self, organ: str) -> NDArray[np.bool_] | None:
-        """Where an organ itself was found, ``(S, ...)``, by cells; None where that is not known."""
+        """The same by cells, and of a block ``(D, ...)``: what is found elsewhere is let go."""
+        inside = self.inside(organ)
+        if inside is None:
+            return None
         if self.lungs is not None:
             cell = self.networks.stages.config.cell
-            return self.lungs.inside[:, ::cell, ::cell]
-        organs = self.networks.network.organs
-        if self.organs is None or organ not in organs.trusted:
-            return None
-        found = organs.found(self.organs, organ)
-        return found[0] if self.seen.block else found
+            return inside[:, ::cell, ::cell]
+        return inside[0] if self.seen.block else inside
 
     @property
     def field(self) -> tuple[float, ...] | None:

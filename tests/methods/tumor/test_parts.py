@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 import latentseg as ls
 from latentseg.errors import ModelError
@@ -15,7 +14,7 @@ from latentseg.imaging import Volume
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
-from latentseg.methods.tumor.parts import TOUCHING, PartJudge
+from latentseg.methods.tumor.parts import PartJudge, marked_parts
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 SPACING_MM = (5.0, 1.0, 1.0)
@@ -29,10 +28,10 @@ def judge_of(bias: float = 0.0, **weights: float) -> PartJudge:
 
 @pytest.fixture
 def shown() -> Shown:
-    """A ball of 16 mm in a lung, and a vessel of 6 mm that runs through all slices and is marked on three."""
+    """A ball of 16 mm in a lung, and a vessel of 4 mm that runs through all slices and is marked on three."""
     level, row, column = np.indices((12, 80, 100)) * np.array(SPACING_MM)[:, None, None, None]
     ball = np.sqrt((level - 30) ** 2 + (row - 40) ** 2 + (column - 30) ** 2) <= 8
-    tube = np.hypot(row - 40, column - 70 - level / 10) <= 3
+    tube = np.hypot(row - 40, column - 70 - level / 10) <= 2
     images = np.where(ball | tube, 0.4, -0.8).astype(np.float32)
     log_odds = np.where(ball, 3.0, np.where(tube & (abs(level - 25) <= 5), -1.0, -5.0)).astype(np.float32)
     organ = np.ones(images.shape, bool)
@@ -41,8 +40,8 @@ def shown() -> Shown:
 
 
 def test_a_vessel_runs_on_and_a_nodule_does_not(shown: Shown) -> None:
-    parts, count = ndimage.label(shown.log_odds > -2, TOUCHING)
-    tube, ball = (dict(zip(FEATURES, one, strict=True)) for one in features_of(parts, count, shown))
+    parts = marked_parts(shown.log_odds, np.arange(len(shown.images)))[1]
+    tube, ball = (dict(zip(FEATURES, one, strict=True)) for one in features_of(parts, shown))
     assert ball["log of the volume in mm3"] == pytest.approx(np.log(4 / 3 * np.pi * 8**3), abs=0.15)
     assert ball["solid beyond its first and last slice by its area there"] == 0
     assert tube["solid beyond its first and last slice by its area there"] > 0.8
@@ -51,6 +50,7 @@ def test_a_vessel_runs_on_and_a_nodule_does_not(shown: Shown) -> None:
     )
     assert ball["mean log-odds"] == ball["highest log-odds"] == 3
     assert ball["share of what surrounds it in its slices that is solid"] == 0
+    assert ball["spread of its grey values"] == pytest.approx(0, abs=1e-6)
     assert ball["depth in the organ in cm"] > 1.5
     assert ball["distance from the middle of the organ by half of its width"] == pytest.approx(0.43, abs=0.03)
 
@@ -70,12 +70,34 @@ def test_parts_that_are_no_tumors_are_let_go(shown: Shown) -> None:
 def test_each_part_is_cut_at_half_of_its_own_peak(shown: Shown) -> None:
     judged = judge_of(bias=1.0).of(shown, slices=np.arange(len(shown.images)), least=0.5)
     assert (judged.log_odds >= 0)[shown.log_odds == -1].all(), "a weak part, beside one that is sure"
-    elsewhere = judge_of(bias=1.0).of(shown, slices=np.array([0, 1]), least=0.5)
+    flat = shown._replace(images=np.full_like(shown.images, -0.8))
+    elsewhere = judge_of(bias=1.0).of(flat, slices=np.array([0, 1]), least=0.5)
     assert not elsewhere.chance[2:].any(), "other slices hold no parts"
 
 
-def test_nothing_is_marked_and_nothing_judged(shown: Shown) -> None:
+def test_a_mass_that_the_map_does_not_show_is_found_by_its_shape(shown: Shown) -> None:
+    ball = shown.log_odds == 3
     quiet = shown._replace(log_odds=np.full_like(shown.log_odds, -6))
+    judged = judge_of(bias=1.0).of(quiet, slices=np.arange(len(shown.images)), least=0.5)
+    marked = judged.log_odds >= 0
+    np.testing.assert_array_equal(marked, judged.chance > 0)
+    assert 2 * (marked & ball).sum() > 0.85 * (marked.sum() + ball.sum())
+    doubtful = judge_of(bias=-1.0).of(quiet, slices=np.arange(len(shown.images)), least=0.5)
+    assert (doubtful.log_odds < 0).all()
+    np.testing.assert_array_equal(doubtful.chance > 0, judged.chance > 0)
+
+
+def test_of_parts_that_overlap_the_surest_counts(shown: Shown) -> None:
+    larger = shown._replace(log_odds=np.where(shown.images > 0, 3.0, -5.0).astype(np.float32))
+    larger.log_odds[:, 20:60, 20:90] = 3.0
+    smallest = judge_of(bias=10.0, **{"log of the volume": -1.0})
+    judged = smallest.of(larger, slices=np.arange(len(shown.images)), least=0.5)
+    found, ball = judged.log_odds >= 0, shown.log_odds == 3
+    assert 2 * (found & ball).sum() > 0.8 * (found.sum() + ball.sum())
+
+
+def test_nothing_is_marked_and_nothing_judged(shown: Shown) -> None:
+    quiet = shown._replace(log_odds=np.full_like(shown.log_odds, -6), images=np.full_like(shown.images, -0.8))
     judged = judge_of().of(quiet, slices=np.arange(len(shown.images)), least=0.5)
     assert not judged.chance.any()
     assert (judged.log_odds < 0).all()
@@ -84,7 +106,7 @@ def test_nothing_is_marked_and_nothing_judged(shown: Shown) -> None:
 def test_a_judge_is_kept_in_the_facts_of_weights() -> None:
     judge = judge_of(bias=0.25, depth=-1.5)
     assert PartJudge.from_json(judge.to_json()) == judge
-    with pytest.raises(ValueError, match="13 features"):
+    with pytest.raises(ValueError, match="14 features"):
         PartJudge.from_json(replace(judge, mean=(0.0,)).to_json())
 
 

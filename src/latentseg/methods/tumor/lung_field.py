@@ -39,6 +39,7 @@ class LungField(NamedTuple):
         seen: Slices in [-1, 1] in the lung window, cut to the lungs, and the way back.
         lung: ``(S, size, size)``, air of the lungs, vessels and what is enclosed by them.
         inside: The same with wide notches of each lung, such as a mass beside the mediastinum leaves.
+        around: The same with what of it lies below lungs, such as a mass on the diaphragm and its dome.
         below: ``(S, size, size)``, tissue with lung above and none beneath it, such as liver and heart.
         box: Rows and columns of the canonical slices that are seen.
     """
@@ -46,6 +47,7 @@ class LungField(NamedTuple):
     seen: NetworkInput
     lung: Mask
     inside: Mask
+    around: Mask
     below: Mask
     box: tuple[slice, slice]
 
@@ -58,7 +60,7 @@ class LungField(NamedTuple):
         """What is known of the parts of a map ``(S, size, size)``."""
         dense = 2 * (DARK_HU - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) - 1
         images = self.seen.images
-        return Shown(log_odds, images, self.lung, images > dense, self.seen.spacing_mm)
+        return Shown(log_odds, images, self.around, images > dense, self.seen.spacing_mm)
 
     def fitted(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
         """Labels ``(S, H, W)`` of the canonical slices on the grid of what is seen."""
@@ -100,15 +102,15 @@ def lung_field(scan: Volume, size: int) -> LungField | None:
     values = (2 * (hu[:, rows, columns] - low) / (high - low) - 1).clip(-1, 1)
     row_mm, column_mm = canonical.spacing_mm[1:]
     images, undo_square = fit_square(values, size, pixel_mm=(row_mm, column_mm))
-    fitted, inside, under = (
+    fitted, inside, around, under = (
         fit_square(mask[:, rows, columns], size, kind="mask", pixel_mm=(row_mm, column_mm))[0]
-        for mask in (air | lung & ~below, air | notched & ~below, below)
+        for mask in (air | lung & ~below, air | notched & ~below, notched, below)
     )
     edge_mm = max((rows.stop - rows.start) * row_mm, (columns.stop - columns.start) * column_mm) / size
     spacing_mm = (canonical.spacing_mm[0], edge_mm, edge_mm)
     undo = within_box(undo_square, (rows, columns), (hu.shape[1], hu.shape[2]))
     seen = NetworkInput(scan, canonical, images, spacing_mm, undo)
-    return LungField(seen, fitted, inside, under, (rows, columns))
+    return LungField(seen, fitted, inside, around, under, (rows, columns))
 
 
 def within_box(undo_square: Undo, box: tuple[slice, slice], shape: tuple[int, int]) -> Undo:

@@ -152,12 +152,12 @@ class PreparedScan:
 
     def found(self, organ: str) -> NDArray[np.bool_] | None:
         """The same by cells, and of a block ``(D, ...)``: what is found elsewhere is let go."""
+        if self.lungs is not None:
+            cell = self.networks.stages.config.cell
+            return self.lungs.around[:, ::cell, ::cell]
         inside = self.inside(organ)
         if inside is None:
             return None
-        if self.lungs is not None:
-            cell = self.networks.stages.config.cell
-            return inside[:, ::cell, ::cell]
         return inside[0] if self.seen.block else inside
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from latentseg.methods.tumor.blobs import Mask, Part
 
 FEATURES = (
     "log of the volume in mm3",
@@ -20,13 +23,13 @@ FEATURES = (
     "share of it that is solid",
     "solid beyond its first and last slice by its area there",
     "grey value above that within 4 mm",
+    "spread of its grey values",
     "depth in the organ in cm",
     "distance from the middle of the organ by half of its width",
 )
 AROUND_MM, MARGIN_MM = 4.0, 6.0
 IN_SLICE = np.ones((1, 3, 3))
 Values = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 
 class Shown(NamedTuple):
@@ -35,7 +38,7 @@ class Shown(NamedTuple):
     Attributes:
         log_odds: Of the map, before anything is cut.
         images: Slices in [-1, 1].
-        organ: Where it is, with what it encloses.
+        organ: Where it is, with what it encloses and notches of it.
         solid: What is as dense as tissue in it.
         spacing_mm: Of slices, rows and columns.
     """
@@ -51,21 +54,22 @@ class Shown(NamedTuple):
         return Shown(self.log_odds[box], self.images[box], self.organ[box], self.solid[box], self.spacing_mm)
 
 
-def features_of(parts: NDArray[np.int32], count: int, shown: Shown) -> NDArray[np.float64]:
-    """:data:`FEATURES` of parts that are numbered from 1, ``(count, F)``."""
-    depth = ndimage.distance_transform_edt(np.pad(shown.organ, ((1, 1), (0, 0), (0, 0))), shown.spacing_mm)[
-        1:-1
-    ]
+def features_of(parts: Sequence[Part], shown: Shown) -> NDArray[np.float64]:
+    """:data:`FEATURES` of parts, ``(N, F)``."""
+    organ = np.pad(shown.organ, ((1, 1), (0, 0), (0, 0)))
+    depth = ndimage.distance_transform_edt(organ, shown.spacing_mm)[1:-1]
     columns = np.flatnonzero(shown.organ.any((0, 1)))
-    sides = (columns[0], columns[-1]) if len(columns) else (0, parts.shape[2] - 1)
+    sides = (columns[0], columns[-1]) if len(columns) else (0, organ.shape[2] - 1)
     margin = max(int(np.ceil(MARGIN_MM / shown.spacing_mm[1])), 2)
     rows = []
-    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+    for box, mask in parts:
         wide = tuple(
             slice(max(side.start - pad, 0), side.stop + pad)
             for side, pad in zip(box, (1, margin, margin), strict=True)
         )
-        part, near = parts[wide] == number, shown.within(wide)
+        near = shown.within(wide)
+        part = np.zeros(near.images.shape, bool)
+        part[tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))] = mask
         column = np.nonzero(part)[2].mean() + wide[2].start
         place = (depth[wide][part].mean() / 10, abs(2 * column - sum(sides)) / (sides[1] - sides[0] + 1))
         log_odds = near.log_odds[part]
@@ -76,10 +80,11 @@ def features_of(parts: NDArray[np.int32], count: int, shown: Shown) -> NDArray[n
                 log_odds.max(),
                 *shape_of(part, shown.spacing_mm),
                 *surroundings_of(part, near),
+                near.images[part].std(),
                 *place,
             )
         )
-    return np.array(rows, float).reshape(count, len(FEATURES))
+    return np.array(rows, float).reshape(len(parts), len(FEATURES))
 
 
 def shape_of(part: Mask, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float, float]:

@@ -2,8 +2,9 @@
 
 Ours, not the paper's. A slice shows a vessel or a fissure that crosses it as a round spot, which looks like a
 nodule there and not in its neighbors. Connected pieces of a map at a low threshold, each cut at half of its
-own peak, are judged by a logistic regression of what the map says in them, of their size and shape, of what
-they touch, and of where in the organ they lie; lengths are in mm. It is fitted to planted lesions
+own peak, and what is round, marked or not (:mod:`latentseg.methods.tumor.blobs`), are judged by a logistic
+regression of what the map says in them, of their size and shape, of what they touch, and of where in the
+organ they lie; lengths are in mm. Of those that overlap the surest counts. It is fitted to planted lesions
 (``benchmarks/lung_parts.py``) and kept in the file of the networks whose maps it judges.
 """
 
@@ -19,11 +20,12 @@ from scipy import ndimage
 
 from latentseg.methods.log_odds import LIMIT, probability
 from latentseg.methods.log_odds import log_odds as logits
+from latentseg.methods.tumor.blobs import TOUCHING, Part, blobs
 from latentseg.methods.tumor.part_features import FEATURES, Shown, Values, features_of
 
 LOW, HIGHEST = 0.1, 0.5  # probability from which a voxel may be of a part, and at which one is cut at most
 FEWEST = 4  # slices, below which nothing is known of a shape across them
-TOUCHING = np.ones((3, 3, 3))
+ROUND = 1.0  # log-odds in what is kept for its shape where the map is lower
 
 
 class Judged(NamedTuple):
@@ -89,12 +91,27 @@ class PartJudge:
             slices: Numbers of those in which parts may lie.
             least: Chance below which a part is let go.
         """
-        pieces, levels = pieces_of(shown.log_odds, slices)
-        moved = shown.log_odds - levels[pieces]
-        parts, count = ndimage.label((pieces > 0) & (moved >= 0), TOUCHING)
-        chances = np.r_[0.0, self.chance(features_of(parts, count, shown))]
-        moved[(parts > 0) & (chances[parts] < least)] = -LIMIT
-        return Judged(moved, chances[parts].astype(np.float32))
+        moved, marked = marked_parts(shown.log_odds, slices)
+        parts = [*marked, *blobs(shown.images, shown.organ, shown.spacing_mm)]
+        chances = self.chance(features_of(parts, shown))
+        surest = np.zeros(moved.shape, np.float32)
+        for number in np.argsort(-chances, kind="stable"):
+            box, mask = parts[number]
+            if not surest[box][mask].any():
+                surest[box][mask] = chances[number]
+        kept = surest >= least
+        moved[(moved >= 0) & ~kept] = -LIMIT
+        moved[(moved < 0) & kept] = ROUND
+        return Judged(moved, surest)
+
+
+def marked_parts(log_odds: Values, slices: NDArray[np.intp]) -> tuple[Values, list[Part]]:
+    """A map ``(S, H, W)`` moved so that its pieces in some slices are cut at 0, and what is above in them."""
+    pieces, levels = pieces_of(log_odds, slices)
+    moved = log_odds - levels[pieces]
+    parts = ndimage.label((pieces > 0) & (moved >= 0), TOUCHING)[0]
+    boxes = enumerate(ndimage.find_objects(parts), start=1)
+    return moved, [Part(box, parts[box] == number) for number, box in boxes]
 
 
 def pieces_of(log_odds: Values, slices: NDArray[np.intp]) -> tuple[NDArray[np.int32], Values]:

@@ -134,6 +134,7 @@ def inference(full: TumorNetworks, only: list[str]) -> Iterator[TumorMethod]:
         "attention map alone (recommended)": (full, ALONE),
         "without organs": (full, replace(ALONE, organs=False)),
         "without the closer look": (full, replace(ALONE, closer=None)),
+        "without the comparison of halves": (full, replace(ALONE, mirrored=0.0)),
         "without organs and closer look": (full, MAPS),
         "borders of the map": (full, replace(ALONE, appearance=None)),
         "map cut at one half": (full, replace(ALONE, level=None)),

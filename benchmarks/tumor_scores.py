@@ -11,7 +11,6 @@ Those of an organ that has no score set anew (``--only``) keep theirs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -39,7 +38,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", help="Organs, with commas between; others are left as they are.")
     parser.add_argument("--backbone", default="compact")
-    parser.add_argument("--report", type=Path, help="JSON of the healthy scores, as they are without this.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     training = read_config(options.config, TumorTrainingOptions)
@@ -48,7 +46,7 @@ def main() -> None:
     queries = queries_of(facts, text_dim=trained.config.text_dim)
     before = trained.views.by_organ
     samples = Samples(training.samples, Pack(options.pack))
-    shown = calibrate_organs(
+    healthy = calibrate_organs(
         trained,
         frozen,
         queries,
@@ -56,15 +54,12 @@ def main() -> None:
         views={name: part for name, part in training.views.items() if name in training.healthy},
         alarms=Alarms(training.false_alarms, training.scan_alarms),
     )
-    asked = options.only.split(",") if options.only else [key.rpartition(" ")[0] for key in shown]
+    asked = options.only.split(",") if options.only else [key.rpartition(" ")[0] for key in healthy]
     set_anew = {key: of for key, of in trained.views.by_organ.items() if key.rpartition(" ")[0] in asked}
     trained.views.by_organ = before | set_anew
     network.save(options.output, trained, facts)
     for key, offset in set_anew.items():
         sys.stdout.write(f"{key}: {offset.one} for a slice, {offset.growth} more for each e times as many\n")
-    if options.report:
-        healthy = {key: [one._asdict() for one in found] for key, found in shown.items()}
-        options.report.write_text(json.dumps(healthy) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

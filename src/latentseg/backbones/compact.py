@@ -147,7 +147,7 @@ class CompactBackbone:
     def __init__(
         self, vae: AutoencoderKL, mask_head: MaskHead, *, folder: Path | None = None, slab: int = 8
     ) -> None:
-        self.vae = vae.to(memory_format=torch.channels_last)  # a quarter less time on CPUs
+        self.vae = vae.to(memory_format=torch.channels_last)  # faster on CPUs
         self.mask_head, self.folder, self.slab = mask_head, folder, slab
         self.scaling = float(vae.config["scaling_factor"])
         self.latent_channels = int(vae.config["latent_channels"])

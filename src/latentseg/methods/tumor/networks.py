@@ -151,7 +151,7 @@ class PreparedScan:
         return organs.inside(self.organs, organ)
 
     def found(self, organ: str) -> NDArray[np.bool_] | None:
-        """The same by cells, and of a block ``(D, ...)``: what is found elsewhere is let go."""
+        """Where a part of a mask has to lie to be kept, by cells, of a block ``(D, ...)``; None as above."""
         if self.lungs is not None:
             cell = self.networks.stages.config.cell
             return self.lungs.around[:, ::cell, ::cell]

@@ -6,7 +6,8 @@ Each scan of SABS 0-6, CHAOS and LUNG1 is stored in each of the 48 orders and di
 and as random stretches of 60 to 200 mm along the body. Its header is right once, and wrong in the 47
 other ways. Counted are false alarms (a right header is called wrong), and wrong headers that are called
 so, that are mended by ``--orientation auto``, and that are mended to something wrong. A thigh must stay
-silent: nobody can tell its side.
+silent: nobody can tell its side. Single slices, as pictures without a header, are taken in all their eight
+turns.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,12 @@ from latentseg.imaging import Volume, read, to_canonical
 from latentseg.imaging.affine import orientation_from
 from latentseg.imaging.body_cells import Cells
 from latentseg.imaging.body_network import embedded_network
-from latentseg.imaging.orientation import CODES, OrientationCheck, evidence_of, weighed
+from latentseg.imaging.orientation import CODES, OrientationCheck, check_orientation, evidence_of, weighed
+from latentseg.imaging.raster import RADIOLOGICAL_AFFINE
 
 FRONT_AND_BACK = "SAL"  # the header that puts the spine in front of a scan stored as SPL
 STRETCHES = 3
+SLICE_STEP = 5
 
 
 def scans() -> Iterator[tuple[str, str, Volume]]:
@@ -115,6 +119,41 @@ def stretches(volume: Volume, rng: np.random.Generator) -> list[slice]:
     return found
 
 
+def pictures() -> Iterator[tuple[str, NDArray[Any]]]:
+    """Slices of people that the body network never saw, the right way round: group, `(columns, rows)`."""
+    for group, scans, count in (("SABS 0-6, slices", SABS, 7), ("CHAOS, slices", CHAOS, None)):
+        for name in scans.present()[:count]:
+            for pixels in to_canonical(scans.load(name).image).slices[::SLICE_STEP]:
+                yield group, pixels.T
+    for group, pattern in (
+        ("KiTS19, pictures", "tumour_2d/kidney/*[0-9].png"),
+        ("heads in three planes, pictures", "slices_2d/brain_cheng/*[0-9].jpg"),
+    ):
+        for path in sorted(data_root().glob(pattern)):
+            yield group, read(path).array[..., 0]
+
+
+def measure_picture(pixels: NDArray[Any]) -> dict[str, float]:
+    """Shares over the eight turns of a picture, each of which is taken to run LPS."""
+    noticed, mended, wrongly = [], [], []
+    for transpose, columns, rows in product((False, True), repeat=3):
+        seen = pixels.T if transpose else pixels
+        seen = seen[:: -1 if columns else 1, :: -1 if rows else 1]
+        directions = ("PL" if transpose else "LP"), ("AR" if transpose else "RA")
+        truth = directions[columns][0] + directions[rows][1] + "S"
+        array = np.ascontiguousarray(seen[..., None])
+        check = check_orientation(Volume(array, RADIOLOGICAL_AFFINE, source=Path("slice.png")))
+        noticed.append(check.is_wrong)
+        mended.append(check.mended == truth)
+        wrongly.append(check.mended not in (None, truth))
+    return {
+        "false alarm": float(noticed[0]),
+        "noticed": float(np.mean(noticed[1:])),
+        "mended": float(np.mean(mended[1:])),
+        "mended wrongly": float(np.mean(wrongly)),
+    }
+
+
 def main() -> None:
     """Measure every scan, print, write."""
     parser = argparse.ArgumentParser(
@@ -137,13 +176,19 @@ def main() -> None:
             part = measure(volume, stretch, ("SPL",))
             rows.append({"group": group, "scan": name, "view": "60 to 200 mm", **part})
         sys.stdout.write(f"{name}: {whole} {seconds:.2f} s\n")
+    for group, pixels in pictures():
+        rows.append({"group": group, "view": "a slice", **measure_picture(pixels)})
     groups = {(row["group"], row["view"]): [] for row in rows}  # type: dict[tuple[str, str], list[dict[str, Any]]]
     for row in rows:
         groups[row["group"], row["view"]].append(row)
     names = list(judged({codes: weighed(np.zeros(48, np.float32), codes) for codes in CODES}, "SPL"))
     summary = []
     for (group, view), members in groups.items():
-        means = {name: round(100 * float(np.mean([row[name] for row in members])), 1) for name in names}
+        means = {
+            name: round(100 * float(np.mean([row[name] for row in members])), 1)
+            for name in names
+            if name in members[0]
+        }
         summary.append({"group": group, "view": view, "count": len(members), **means})
         cells = " | ".join(f"{value:g}" for value in means.values())
         sys.stdout.write(f"| {group}, {view} ({len(members)}) | {cells} |\n")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import permutations, product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from helpers.bodies import random_network, stored_as
 from latentseg.errors import LatentsegWarning
@@ -16,14 +18,16 @@ from latentseg.imaging import Volume, read, to_canonical, write_like
 from latentseg.imaging import orientation as orientation_module
 from latentseg.imaging.affine import axis_codes_of
 from latentseg.imaging.body_cells import Cells
-from latentseg.imaging.body_network import BodyNetwork
+from latentseg.imaging.body_network import PICTURE, BodyNetwork, Reading
 from latentseg.imaging.orientation import (
+    BODY_MM,
     CODES,
     TURNS,
     OrientationCheck,
     check_orientation,
     evidence_of,
     opposite,
+    spacing_of_slice,
     turn_after,
     warn_of_orientation,
     what_is_wrong,
@@ -156,6 +160,46 @@ def test_the_warning_names_the_option_that_mends(monkeypatch: pytest.MonkeyPatch
 def test_a_constant_image_is_left_to_who_works_on_it(recwarn: pytest.WarningsRecorder) -> None:
     warn_of_orientation(Volume(np.zeros((9, 9, 9), np.int16), np.eye(4)))
     assert not recwarn.list
+
+
+class SpineBelow:
+    """Takes a picture for axial, and for the more upright the lower its brightest cell lies."""
+
+    def __call__(self, pictures: np.ndarray) -> Reading:
+        lowest = pictures.reshape(len(pictures), -1).argmax(1) // PICTURE
+        planes = np.full((len(pictures), 3), -9999.0)
+        planes[:, 0] = 10.0 * lowest
+        none = np.zeros(len(pictures), np.float32)
+        return Reading(planes.astype(np.float32), none, none + 100)
+
+
+def picture(folder: Path, pixels: np.ndarray) -> Volume:
+    path = folder / "slice.png"
+    Image.fromarray(pixels).save(path)
+    return read(path)
+
+
+def a_slice() -> np.ndarray:
+    """A body of 120 x 160 pixels with a spine at its lower border, rows running to the back."""
+    pixels = np.random.default_rng(0).normal(10, 3, (200, 240))
+    pixels[40:160, 40:200] += 90
+    pixels[130:155, 110:130] += 120
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def test_a_slice_on_its_head_is_noticed_though_nobody_says_how_it_runs(tmp_path: Path) -> None:
+    network = cast("BodyNetwork", SpineBelow())
+    assert check_orientation(picture(tmp_path, a_slice()), network=network).warning() is None
+    check = check_orientation(picture(tmp_path, a_slice()[::-1].copy()), network=network)
+    assert {check.found[1], check.found[2]} == {"A", "S"}
+    assert "pictures carry no orientation and are taken to run LPS, but" in str(check.warning())
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_body_of_a_slice_has_the_size_of_a_body(tmp_path: Path, times: int) -> None:
+    pixels = a_slice().repeat(times, 0).repeat(times, 1)
+    spacing_mm = spacing_of_slice(picture(tmp_path, pixels))
+    assert spacing_mm[0] * 160 * times == pytest.approx(BODY_MM, rel=0.06)
 
 
 def test_every_way_to_store_a_scan_is_covered() -> None:

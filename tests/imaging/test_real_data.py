@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentseg.imaging import Volume, read, read_labels, to_canonical, write_like
+from latentseg.imaging.orientation import check_orientation
 
 DATA = Path(os.environ.get("LATENTSEG_DATA") or "../shared/data")
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA} (set LATENTSEG_DATA)")
@@ -74,3 +76,13 @@ def test_masks_return_on_the_grid_of_the_scan(image: str, mask: str, suffix: str
 )
 def test_modality_is_guessed_or_unknown(name: str, modality: str) -> None:
     assert read(DATA / name).modality == modality
+
+
+def test_a_picture_of_a_chest_on_its_head_is_noticed(tmp_path: Path) -> None:
+    source = DATA / "slices_2d" / "iq_othnccd" / "malignant" / "0401.jpg"
+    assert check_orientation(read(source)).warning() is None
+    upside_down = tmp_path / "chest.png"
+    Image.open(source).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(upside_down)
+    check = check_orientation(read(upside_down))
+    assert check.is_wrong
+    assert check.found[1] == "A"

@@ -48,7 +48,7 @@ def label_count(volume: Volume) -> int:
 
 
 def _warn_about_size(volume: Volume, where: str) -> None:
-    if _is_picture(volume):
+    if is_picture(volume):
         return
     length = longest_mm(volume)
     if not length or SMALLEST_BODY_MM <= length <= LARGEST_BODY_MM:
@@ -66,8 +66,8 @@ def longest_mm(volume: Volume) -> float:
     return max(extents, default=0.0)
 
 
-def _is_picture(volume: Volume) -> bool:
-    """Whether a size is not known, because pictures carry none."""
+def is_picture(volume: Volume) -> bool:
+    """Whether size and orientation are not known, because pictures carry neither."""
     source, header = volume.source, volume.header
     if hasattr(header, "series"):  # DICOM
         return False

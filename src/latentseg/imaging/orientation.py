@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from latentseg.errors import InputError, caution
 from latentseg.imaging.body_cells import Cells
-from latentseg.imaging.body_network import CELL_MM, PLANES, BodyNetwork, Reading, embedded_network
-from latentseg.imaging.contents import LARGEST_BODY_MM, longest_mm
+from latentseg.imaging.body_network import CELL_MM, PICTURE, PLANES, BodyNetwork, Reading, embedded_network
+from latentseg.imaging.contents import LARGEST_BODY_MM, is_picture, longest_mm
 
 if TYPE_CHECKING:
     from latentseg.imaging.volume import Volume
@@ -69,8 +69,14 @@ RIGHT, FLIPPED = 0.9, 0.08
 """Share of headers that are right, and of those that have the right axes in a wrong direction."""
 
 TURN_WEIGHT, HEIGHT_WEIGHT = 0.3, 0.2
-"""How much the evidence of one picture counts; neighbors say much the same, so less than 1. Fitted on scans
-of patients that the network had not learned."""
+"""How much the evidence of one picture counts; neighbors say much the same, so less than 1, unless it is the
+only one. Fitted on scans of patients that the network had not learned."""
+
+BODY_MM = 360.0
+"""Length of a body's longer side in an axial picture that carries no spacing."""
+
+AIR_SHARE = 0.2
+"""A layer with less than this share of the mean mass of all layers lies beside the body."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,12 @@ class OrientationCheck:
     Attributes:
         stated: axis codes according to the header, or to who overruled it.
         probabilities: of each of the 48 axis codes, given the picture and how often headers are wrong.
+        source: who states it.
     """
 
     stated: str
     probabilities: dict[str, float]
+    source: str = "the header says that the axes run"
 
     @property
     def found(self) -> str:
@@ -111,12 +119,12 @@ class OrientationCheck:
             return None
         if self.mended:
             return (
-                f"the header says that the axes run {self.stated}, the picture says {self.found}"
+                f"{self.source} {self.stated}, the picture says {self.found}"
                 f" ({percent(self.confidence)} sure): {what_is_wrong(self.stated, self.found)}"
             )
         first, second = sorted(self.probabilities, key=lambda codes: -self.probabilities[codes])[:2]
         return (
-            f"the header says that the axes run {self.stated}, but the picture does not look like that"
+            f"{self.source} {self.stated}, but the picture does not look like that"
             f" ({percent(1 - self.probabilities[self.stated])} sure); it may be {first} or {second}"
         )
 
@@ -152,8 +160,24 @@ def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> 
     stated = volume.orientation.upper() if volume.orientation else volume.axis_codes
     if longest_mm(volume) > LARGEST_BODY_MM:  # no body is that large: the header's unit is wrong
         return weighed(np.zeros(len(CODES), np.float32), stated)
-    cells = Cells.of(volume.array, volume.spacing_mm, modality=volume.modality)
-    return weighed(evidence_of(cells, network or embedded_network()), stated)
+    is_slice = volume.shape[2] == 1 and is_picture(volume)
+    spacing_mm = spacing_of_slice(volume) if is_slice else volume.spacing_mm
+    cells = Cells.of(volume.array, spacing_mm, modality=volume.modality)
+    evidence = evidence_of(cells, network or embedded_network())
+    if not is_slice:
+        return weighed(evidence, stated)
+    for n, codes in enumerate(CODES):  # nothing tells which side of a slice is seen, and across it none runs
+        evidence[n] = evidence[n] if codes[2] == stated[2] else -np.inf
+    return replace(weighed(evidence, stated), source="pictures carry no orientation and are taken to run")
+
+
+def spacing_of_slice(volume: Volume) -> tuple[float, float, float]:
+    """Spacing for a slice without any: that in which the body's longer side is `BODY_MM` long."""
+    rough = CELL_MM * PICTURE / max(volume.shape)
+    cells = Cells.of(volume.array, (rough, rough, CELL_MM), modality=volume.modality)
+    inside = [np.flatnonzero(mass > AIR_SHARE / len(mass)) for mass in cells.mass[:2]]
+    mm = rough * BODY_MM / (CELL_MM * max(layers[-1] - layers[0] + 1 for layers in inside))
+    return mm, mm, CELL_MM
 
 
 def weighed(evidence: Array, stated: str) -> OrientationCheck:
@@ -220,7 +244,7 @@ def evidence_of(cells: Cells, network: BodyNetwork) -> Array:
         turns, along_mm = turn_scores(readings), np.asarray(layers, np.float32) * CELL_MM
         for n, codes in enumerate(CODES):
             rows, columns = (codes[other] for other in range(3) if other != axis)
-            total[n] += TURN_WEIGHT * turns[rows + columns]
+            total[n] += max(TURN_WEIGHT, 1 / len(layers)) * turns[rows + columns]
             if codes[axis] in "IS":
                 ratio = HEIGHT_WEIGHT * upward(along_mm, readings[RIGHTING[rows + columns][0]])
                 total[n] -= np.logaddexp(0, -ratio if codes[axis] == "S" else ratio)

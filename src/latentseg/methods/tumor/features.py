@@ -48,6 +48,8 @@ class TumorConfig(BaseModel):
             maps are cut at a share of their peak.
         level: That share, where another was chosen for these weights than that of
             :class:`~latentseg.methods.tumor.options.TumorOptions`.
+        negative: Whether tumors of soft tissue are looked for in the negative of a CT
+            (:mod:`latentseg.methods.tumor.negative`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +67,7 @@ class TumorConfig(BaseModel):
     projected: int = 0
     soft: tuple[float, float] | None = None
     level: Annotated[float, Field(ge=0.1, le=0.5)] | None = None
+    negative: bool = False
 
 
 PAPER_NETWORK = TumorConfig(

@@ -13,6 +13,7 @@ from latentseg.methods.diffugts.reconstructions import Reconstructions
 from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.blocks import items_of
 from latentseg.methods.tumor.lung_field import LungField, lung_field
+from latentseg.methods.tumor.negative import SOFT_TISSUE, is_seen_as_negative, negative
 from latentseg.methods.tumor.networks import Encoded, PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import CAVITY
@@ -59,12 +60,14 @@ def organs_of(
 def alone(
     prepared: PreparedScan, query: Query, networks: TumorNetworks, options: TumorOptions
 ) -> PreparedScan:
-    """The scan as networks of their own see it, where the organ or the region of a prompt has some."""
+    """The scan as networks of their own see it, where the organ or the region of a prompt has some, or negative."""
     part = networks.part_of(query, prepared.scan.modality)
+    if not part and is_seen_as_negative(prepared, query):
+        part = SOFT_TISSUE
     if not (part and options.organs):
         return prepared
     if part not in prepared.alone:
-        prepared.alone[part] = seen_alone(prepared, part, networks.alone[part], options)
+        prepared.alone[part] = seen_alone(prepared, part, networks.alone.get(part, networks), options)
     return prepared.alone[part] or prepared
 
 
@@ -75,6 +78,8 @@ def seen_alone(
     if part == CAVITY:
         lungs = lung_field(prepared.scan, networks.backbone.image_size)
         return lungs and prepared_scan(networks, lungs.seen, options, lungs=lungs)
+    if part == SOFT_TISSUE:
+        return prepared_scan(networks, negative(prepared.seen), options)
 
     def look_for_organs(stages: Sequence[Tensor]) -> Tensor | None:
         return organs_of(networks, stages, prepared.step_mm, options)

@@ -35,7 +35,7 @@ import torch
 import latentseg as ls
 from latentseg.backbones.compact import CompactBackbone
 from latentseg.backbones.registry import resolve
-from latentseg.cli.evaluate import read_folds, run_facts, say, scans_seen, show_rows
+from latentseg.cli.few_shot import read_folds, run_facts, say, scans_seen, show_rows
 from latentseg.cli.shared import split_names
 from latentseg.evaluation.datasets import get_dataset
 from latentseg.evaluation.methods import FewShotMethod

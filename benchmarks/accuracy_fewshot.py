@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latentseg.cli.evaluate import (
+from latentseg.cli.few_shot import (
     METHODS,
     load,
     make_methods,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from latentseg.cli import shared
-from latentseg.cli.evaluate import load, make_methods, read_folds, run_facts, show_rows
+from latentseg.cli.few_shot import load, make_methods, read_folds, run_facts, show_rows
 from latentseg.cli.shared import read_choices
 from latentseg.cli.steps import check_recipe
 from latentseg.errors import UsageError, caution

@@ -1,8 +1,8 @@
-"""A CT of a limb as its negative, in which fat is bright as in T1, for networks that saw real limbs in MR alone.
+"""A CT of a limb as its negative: fat is bright as in T1, in which the training saw real limbs.
 
-Not of the paper; ours. A sarcoma is as dense as muscle and often lies in fat, which is dark in CT and bright in
-T1: in the negative the networks know that picture. The trunk, where organs in fat would look the same, is left
-as it is.
+Not of the paper; ours. A sarcoma is as dense as muscle and often lies in fat, which is dark in CT and bright
+in T1: in the negative the networks know that picture. The trunk, where organs in fat would look the same, is
+left as it is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def is_seen_as_negative(prepared: PreparedScan, query: Query) -> bool:
 
 
 def negative(seen: NetworkInput) -> NetworkInput:
-    """Slices of a CT in [-1, 1] of the window for soft tissue as their negative: fat bright, bone and air black."""
+    """Slices of a CT in the window for soft tissue as their negative: fat bright, bone and air black."""
     low, high = SOFT_TISSUE_WINDOW_HU
     hu = low + (seen.images + 1) / 2 * (high - low)
     hu = ndimage.gaussian_filter(hu, [WIDTH_MM / mm for mm in seen.spacing_mm])

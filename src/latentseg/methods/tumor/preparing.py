@@ -60,7 +60,7 @@ def organs_of(
 def alone(
     prepared: PreparedScan, query: Query, networks: TumorNetworks, options: TumorOptions
 ) -> PreparedScan:
-    """The scan as networks of their own see it, where the organ or the region of a prompt has some, or negative."""
+    """The scan as the prompt has it seen: by networks of their own, as its negative, or as it is."""
     part = networks.part_of(query, prepared.scan.modality)
     if not part and is_seen_as_negative(prepared, query):
         part = SOFT_TISSUE

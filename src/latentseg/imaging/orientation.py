@@ -86,12 +86,12 @@ class OrientationCheck:
     Attributes:
         stated: axis codes according to the header, or to who overruled it.
         probabilities: of each of the 48 axis codes, given the picture and how often headers are wrong.
-        source: who states it.
+        has_header: whether a header states it; of a picture without one it is assumed.
     """
 
     stated: str
     probabilities: dict[str, float]
-    source: str = "the header says that the axes run"
+    has_header: bool = True
 
     @property
     def found(self) -> str:
@@ -110,21 +110,27 @@ class OrientationCheck:
 
     @property
     def mended(self) -> str | None:
-        """The axis codes to use instead of the stated ones, where that is certain."""
-        return self.found if self.is_wrong and self.confidence >= SURE else None
+        """The axis codes to use instead of the stated ones, where that is certain, or those were assumed."""
+        is_mended = self.is_wrong and (self.confidence >= SURE or not self.has_header)
+        return self.found if is_mended else None
 
     def warning(self) -> str | None:
         """One sentence for people, where the stated orientation is wrong."""
         if not self.is_wrong:
             return None
+        if not self.has_header:
+            return (
+                f"pictures carry no orientation and are taken to run {self.stated}, but this one does not look"
+                f" like that ({percent(1 - self.probabilities[self.stated])} sure): most likely {self.found}"
+            )
         if self.mended:
             return (
-                f"{self.source} {self.stated}, the picture says {self.found}"
+                f"the header says that the axes run {self.stated}, the picture says {self.found}"
                 f" ({percent(self.confidence)} sure): {what_is_wrong(self.stated, self.found)}"
             )
         first, second = sorted(self.probabilities, key=lambda codes: -self.probabilities[codes])[:2]
         return (
-            f"{self.source} {self.stated}, but the picture does not look like that"
+            f"the header says that the axes run {self.stated}, but the picture does not look like that"
             f" ({percent(1 - self.probabilities[self.stated])} sure); it may be {first} or {second}"
         )
 
@@ -168,7 +174,7 @@ def check_orientation(volume: Volume, *, network: BodyNetwork | None = None) -> 
         return weighed(evidence, stated)
     for n, codes in enumerate(CODES):  # nothing tells which side of a slice is seen, and across it none runs
         evidence[n] = evidence[n] if codes[2] == stated[2] else -np.inf
-    return replace(weighed(evidence, stated), source="pictures carry no orientation and are taken to run")
+    return replace(weighed(evidence, stated), has_header=False)
 
 
 def spacing_of_slice(volume: Volume) -> tuple[float, float, float]:

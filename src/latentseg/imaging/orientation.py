@@ -119,9 +119,10 @@ class OrientationCheck:
         if not self.is_wrong:
             return None
         if not self.has_header:
+            sure = percent(1 - self.probabilities[self.stated])
             return (
-                f"pictures carry no orientation and are taken to run {self.stated}, but this one does not look"
-                f" like that ({percent(1 - self.probabilities[self.stated])} sure): most likely {self.found}"
+                f"pictures carry no orientation and are taken to run {self.stated}, but this one does not"
+                f" look like that ({sure} sure): most likely {self.found}"
             )
         if self.mended:
             return (

@@ -12,7 +12,7 @@ the patient, or in slices with tumors that are not outlined, is left out.
 
 Printed is what judges do to patients that they were not fitted to, one at a time, as the sensitivity at 0.5
 to 4 false parts a scan for lesions of 10 mm and more; by these the judge is calibrated, so that in a fifth of
-the scans some false part passes one half.
+the scans some false part passes one half, and Dice of what passes is printed as well.
 """
 
 from __future__ import annotations
@@ -186,6 +186,8 @@ class Found(NamedTuple):
         hit: ``(N,)``, number of the lesion that it finds, or 0.
         large: Numbers of the lesions of 10 mm and more.
         shape: Of the scan.
+        voxels: ``(N, 2)``, how many they have where all is known, and how many of these are of lesions.
+        planted: Voxels of lesions there.
     """
 
     parts: list[Part]
@@ -195,19 +197,27 @@ class Found(NamedTuple):
     hit: NDArray[np.int64]
     large: tuple[int, ...]
     shape: tuple[int, ...]
+    voxels: NDArray[np.int64]
+    planted: int
+
+
+def shown_in(maps: dict[str, NDArray[np.generic]]) -> Shown:
+    """What is known of a scan in which parts are judged."""
+    log_odds, images = (maps[name].astype(np.float32) for name in ("log_odds", "images"))
+    dense = 2 * (-400 - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) - 1
+    step, row, column = maps["spacing_mm"].astype(float)
+    return Shown(log_odds, images, maps["organ"].astype(bool), images > dense, (step, row, column))
 
 
 def parts_of(maps: dict[str, NDArray[np.generic]]) -> Found:
     """Parts of a scan, and what is known of them."""
-    log_odds, images = (maps[name].astype(np.float32) for name in ("log_odds", "images"))
-    dense = 2 * (-400 - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) - 1
-    organ, (step, row, column) = maps["organ"].astype(bool), maps["spacing_mm"].astype(float)
-    shown = Shown(log_odds, images, organ, images > dense, (step, row, column))
-    marked = marked_parts(log_odds, maps["likely"].astype(int))[1]
-    parts = marked + list(blobs(images, organ, shown.spacing_mm))
+    shown = shown_in(maps)
+    marked = marked_parts(shown.log_odds, maps["likely"].astype(int))[1]
+    parts = marked + list(blobs(shown.images, shown.organ, shown.spacing_mm))
     truth, boxes = maps["truth"].astype(int), maps["boxes"].astype(bool)
     sizes = np.bincount(truth.ravel())
-    kinds, hits = [], []
+    clear = ~boxes & ~maps["unknown"].astype(bool)[:, None, None]
+    kinds, hits, voxels = [], [], []
     for box, mask in parts:
         inside, size = np.bincount(truth[box][mask], minlength=len(sizes)), int(mask.sum())
         own = int(boxes[box][mask].sum())
@@ -218,13 +228,25 @@ def parts_of(maps: dict[str, NDArray[np.generic]]) -> Found:
         known = not maps["unknown"][box[0]][mask.any((1, 2))].any()
         kinds.append(TUMOR if iou >= CLEAR else NOT_FITTED if found else NONE if known else UNKNOWN)
         hits.append(int(inside.argmax()) if iou >= IOU else 0)
+        own_clear = mask & clear[box]
+        voxels.append((int(own_clear.sum()), int((own_clear & (truth[box] > 0)).sum())))
     volumes = sizes * np.prod(shown.spacing_mm)
     large = [
         n for n in range(1, len(sizes)) if sizes[n] >= SMALLEST and volumes[n] >= LARGE_MM**3 * np.pi / 6
     ]
     of_map = np.arange(len(parts)) < len(marked)
     features = features_of(parts, shown)
-    return Found(parts, features, np.array(kinds), of_map, np.array(hits), tuple(large), truth.shape)
+    return Found(
+        parts,
+        features,
+        np.array(kinds),
+        of_map,
+        np.array(hits),
+        tuple(large),
+        truth.shape,
+        np.array(voxels).reshape(-1, 2),
+        int(((truth > 0) & clear).sum()),
+    )
 
 
 def found_in(networks: TumorNetworks, folder: Path, turns: int) -> Iterator[tuple[str, Found]]:
@@ -253,12 +275,13 @@ def judge_of(rows: Sequence[Found]) -> PartJudge:
 
 
 class Answer(NamedTuple):
-    """A part that is not overlapped by a surer one: log-odds, kind, and the scan and lesion that it finds."""
+    """A part that is not overlapped by a surer one: log-odds, kind, the scan and lesion it finds, voxels."""
 
     log_odds: float
     kind: int
     scan: int
     hit: int
+    voxels: tuple[int, int]
 
 
 def answers(rows: Sequence[tuple[str, Found]]) -> list[Answer]:
@@ -274,9 +297,9 @@ def answers(rows: Sequence[tuple[str, Found]]) -> list[Answer]:
                 box, mask = row.parts[number]
                 if not taken[box][mask].any():
                     taken[box][mask] = True
-                    found.append(
-                        Answer(float(sure[number]), int(row.kind[number]), scan, int(row.hit[number]))
-                    )
+                    size, inside = row.voxels[number].tolist()
+                    kind, hit = int(row.kind[number]), int(row.hit[number])
+                    found.append(Answer(float(sure[number]), kind, scan, hit, (size, inside)))
     return sorted(found, reverse=True)
 
 
@@ -294,22 +317,31 @@ def sensitivity(
     return round(len(hit) / sum(len(row.large) for _, row in rows), 3)
 
 
-def calibrated(judge: PartJudge, found: Sequence[Answer], scans: int) -> PartJudge:
-    """The same, its bias moved: in a fifth of scans of patients it did not see a false part passes 0.5."""
+def level_of(found: Sequence[Answer], scans: int) -> float:
+    """Log-odds that a false part passes in a fifth of scans."""
     highest = [
         max((one.log_odds for one in found if one.scan == scan and one.kind == NONE), default=-LIMIT)
         for scan in range(scans)
     ]
-    return replace(judge, bias=round(judge.bias - float(np.quantile(highest, 1 - SCAN_ALARMS)), 4))
+    return float(np.quantile(highest, 1 - SCAN_ALARMS))
+
+
+def mask_dice(rows: Sequence[tuple[str, Found]], found: Sequence[Answer]) -> float:
+    """Of the parts above that level together, with the lesions of a scan; mean over scans."""
+    level, scores = level_of(found, len(rows)), []
+    for scan, (_, row) in enumerate(rows):
+        kept = [one.voxels for one in found if one.scan == scan and one.log_odds >= level]
+        size, inside = np.sum(kept, 0) if kept else (0, 0)
+        scores.append(2 * inside / max(size + row.planted, 1))
+    return round(float(np.mean(scores)), 3)
 
 
 def of_map(row: Found) -> Found:
     """The parts of the map alone."""
     own = row.marked
     parts = [part for part, kept in zip(row.parts, own, strict=True) if kept]
-    return row._replace(
-        parts=parts, features=row.features[own], kind=row.kind[own], marked=row.marked[own], hit=row.hit[own]
-    )
+    rest = {name: getattr(row, name)[own] for name in ("features", "kind", "marked", "hit", "voxels")}
+    return row._replace(parts=parts, **rest)
 
 
 def figures(rows: Sequence[tuple[str, Found]], found: Sequence[Answer]) -> dict[str, float | int]:
@@ -318,6 +350,7 @@ def figures(rows: Sequence[tuple[str, Found]], found: Sequence[Answer]) -> dict[
         "parts": sum(len(row.kind) for _, row in rows),
         "large lesions with a part": sum(len({*row.hit.tolist()} & {*row.large}) for _, row in rows),
         **{f"sensitivity at {n}": sensitivity(rows, found, false_positives=n) for n in (0.5, 1, 2, 4)},
+        "dice": mask_dice(rows, found),
     }
 
 
@@ -339,7 +372,8 @@ def main() -> None:
     rows = list(found_in(networks, options.maps, options.turns))
     mapped = [(patient, of_map(row)) for patient, row in rows]
     found = answers(rows)
-    judge = calibrated(judge_of([row for _, row in rows]), found, len(rows))
+    judge = judge_of([row for _, row in rows])
+    judge = replace(judge, bias=round(judge.bias - level_of(found, len(rows)), 4))
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "scans": len(rows),

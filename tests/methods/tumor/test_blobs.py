@@ -34,6 +34,21 @@ def test_a_ball_at_the_wall_is_found_solid_or_not_and_a_vessel_is_not(grey: floa
         assert not (mask & (VESSEL | ~FIELD)).any()
 
 
+def test_no_part_goes_on_along_a_vessel_that_a_tumor_touches() -> None:
+    thick = np.hypot(ROWS - 20, LEVELS - 20) <= 5
+    tumor = np.sqrt((LEVELS - 20) ** 2 + (ROWS - 20) ** 2 + (COLUMNS - 30) ** 2) <= 9
+    images = np.where(tumor | thick, 0.0, -0.8).astype(np.float32)
+    parts = list(blobs(images, FIELD, (STEP, ROW, COLUMN)))
+    widths = [side.stop - side.start for side in (box[2] for box, _ in parts)]
+    assert max(widths) <= 2 * (2 * 9 + 6) + 3, "twice the tumor's radius, and that of the ball, to both sides"
+    shares = [(tumor[box] & mask).sum() / (tumor.sum() + (mask & ~tumor[box]).sum()) for box, mask in parts]
+    assert max(shares) > 0.75, "IoU with the tumor alone"
+
+
+def test_bone_and_vessels_with_contrast_medium_are_no_candidates() -> None:
+    assert not found(0.8)
+
+
 def test_neither_air_nor_what_is_larger_than_a_mass_is_a_candidate() -> None:
     assert not found(-0.8)
     everything = np.ones((16, 60, 90), bool)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from latentseg.methods.tumor.blobs import Mask, Part
+from latentseg.methods.tumor.blobs import GREYS, Mask, Part
 
 FEATURES = (
     "log of the volume in mm3",
@@ -18,14 +18,13 @@ FEATURES = (
     "log of the length across slices by the width within one",
     "log of the longest by the middle axis",
     "log of the middle by the shortest axis",
-    "log of the radius of the largest disc within by that of a disc of the same area",
     "share of what surrounds it in its slices that is solid",
+    "share of what surrounds it that is no air",
     "share of it that is solid",
     "solid beyond its first and last slice by its area there",
     "grey value above that within 4 mm",
     "spread of its grey values",
     "depth in the organ in cm",
-    "distance from the middle of the organ by half of its width",
 )
 AROUND_MM, MARGIN_MM = 4.0, 6.0
 IN_SLICE = np.ones((1, 3, 3))
@@ -58,8 +57,6 @@ def features_of(parts: Sequence[Part], shown: Shown) -> NDArray[np.float64]:
     """:data:`FEATURES` of parts, ``(N, F)``."""
     organ = np.pad(shown.organ, ((1, 1), (0, 0), (0, 0)))
     depth = ndimage.distance_transform_edt(organ, shown.spacing_mm)[1:-1]
-    columns = np.flatnonzero(shown.organ.any((0, 1)))
-    sides = (columns[0], columns[-1]) if len(columns) else (0, organ.shape[2] - 1)
     margin = max(int(np.ceil(MARGIN_MM / shown.spacing_mm[1])), 2)
     rows = []
     for box, mask in parts:
@@ -70,8 +67,6 @@ def features_of(parts: Sequence[Part], shown: Shown) -> NDArray[np.float64]:
         near = shown.within(wide)
         part = np.zeros(near.images.shape, bool)
         part[tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, wide, strict=True))] = mask
-        column = np.nonzero(part)[2].mean() + wide[2].start
-        place = (depth[wide][part].mean() / 10, abs(2 * column - sum(sides)) / (sides[1] - sides[0] + 1))
         log_odds = near.log_odds[part]
         rows.append(
             (
@@ -81,33 +76,27 @@ def features_of(parts: Sequence[Part], shown: Shown) -> NDArray[np.float64]:
                 *shape_of(part, shown.spacing_mm),
                 *surroundings_of(part, near),
                 near.images[part].std(),
-                *place,
+                depth[wide][part].mean() / 10,
             )
         )
     return np.array(rows, float).reshape(len(parts), len(FEATURES))
 
 
-def shape_of(part: Mask, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float, float]:
-    """Length by width, axes of the second moments by each other, and roundness of the shadow of a part."""
+def shape_of(part: Mask, spacing_mm: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Length by width, and axes of the second moments by each other."""
     step, pixel = spacing_mm[:2]
     points = np.argwhere(part) * np.array(spacing_mm)
     spread = np.atleast_2d(np.cov(points.T, bias=True)) if len(points) > 1 else np.zeros((3, 3))
     short, middle, long = np.linalg.eigvalsh(spread + np.diag(np.square(spacing_mm) / 12)) ** 0.5
     radius = pixel * np.sqrt(part.sum((1, 2)).max() / np.pi)
-    shadow = np.pad(part.any(0), 1)
-    disc = pixel * ndimage.distance_transform_edt(shadow).max()
     length = step * part.any((1, 2)).sum()
-    return (
-        np.log(length / (2 * radius + pixel)),
-        np.log(long / middle),
-        np.log(middle / short),
-        np.log(disc / radius),
-    )
+    return np.log(length / (2 * radius + pixel)), np.log(long / middle), np.log(middle / short)
 
 
-def surroundings_of(part: Mask, near: Shown) -> tuple[float, float, float, float]:
-    """How solid a shell in its slices is, the part itself, and what goes on beyond; and its contrast."""
+def surroundings_of(part: Mask, near: Shown) -> tuple[float, float, float, float, float]:
+    """How solid it is around a part in its slices, how airless all around, how solid in it, and beyond."""
     shell = ndimage.binary_dilation(part, IN_SLICE) & ~part
+    surface = ndimage.binary_dilation(part) & ~part
     around = (ndimage.distance_transform_edt(~part, near.spacing_mm) <= AROUND_MM) & ~part
     used = np.flatnonzero(part.any((1, 2)))
     beyond = [
@@ -115,6 +104,7 @@ def surroundings_of(part: Mask, near: Shown) -> tuple[float, float, float, float
         for outer, edge in ((used[0] - 1, used[0]), (used[-1] + 1, used[-1]))
         if 0 <= outer < len(part)
     ]
-    contrast = near.images[part].mean() - near.images[around].mean()
+    airless = float((near.images[surface] > GREYS[0]).mean())
+    contrast = float(near.images[part].mean() - near.images[around].mean())
     runs_on = min(float(np.mean(beyond)), 2.0) if beyond else 0.0
-    return float(near.solid[shell].mean()), float(near.solid[part].mean()), runs_on, float(contrast)
+    return float(near.solid[shell].mean()), airless, float(near.solid[part].mean()), runs_on, contrast

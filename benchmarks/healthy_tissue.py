@@ -180,7 +180,7 @@ class HealthyBank:
         queries = self.projected(features.flatten(2).transpose(1, 2)).flatten(0, 1)
         places = grid_places(features.shape[-1]).repeat(len(features), 1)
         found = [
-            _nearest(cells, one, place, options)
+            nearest(cells, one, place, options)
             for one, place in zip(queries.split(SLAB), places.split(SLAB), strict=True)
         ]
         distance, latents = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -188,7 +188,7 @@ class HealthyBank:
         return Retrieved(distance.view(shape)[:, None], latents.view(*shape, -1).movedim(-1, 1))
 
 
-def _nearest(
+def nearest(
     cells: Cells, queries: Tensor, places: Tensor, options: RetrievalOptions
 ) -> tuple[Tensor, Tensor]:
     """Distances ``(n,)`` and latents ``(n, C)`` of cells ``(n, d)`` at places ``(n, 2)``."""

@@ -1,26 +1,31 @@
 """Whether residuals against healthy tissue add to the map: on cells, and where they reject parts of a mask.
 
-Usage: ``python benchmarks/residual_fusion.py --bank FILE --pack PACK --held-out PACK --lungs PACK
-[--only lung] [--limit 150] [--output FILE]``; data through ``LATENTSEG_DATA``.
+Usage: ``python benchmarks/residual_fusion.py --bank FILE --heads PACK --lungs PACK --abdomens PACK
+--held-out PACK --held-out-abdomens PACK [--only lung] [--samples 750] [--limit 60] [--kept FOLDER]
+[--output FILE]``; data through ``LATENTSEG_DATA``.
 
 A logistic regression of the map, of residuals and of a control that needs no healthy image, the distance to
-the border of what the map marks, is fitted on slices of the training and asked on slices of patients that
-were held out. Residuals are those of ``residual_evidence.py`` that no map decides: against retrieved
-healthy cells, in features and in grey values, and against a smooth fill of patches that take turns. Cells
-are eight pixels wide; AUC is of tumor against the rest of brain or lungs, mean over slices with a tumor.
-Parts are those of the mask that the map alone draws; one is a tumor where a tenth of the union is shared;
-those whose chance is below the level that is best on the training are let go, and Dice is that of the mask
-that is left.
+the border of what the map marks, is fitted on samples of the training and asked on slices of patients that
+were held out: one for each part of the body, and one for all of them. Samples are slices with an outlined
+tumor, healthy ones, and those with a lesion planted in them. Residuals are those of
+``residual_evidence.py`` that no map decides: against retrieved healthy cells
+and against a smooth fill of patches that take turns. Cells are eight pixels wide; AUC is of tumor against the
+rest of the organ, mean over slices with a tumor. Parts are those of the mask that the map alone draws; one is
+a tumor where a tenth of the union is shared; those whose chance is below the level that is best on the
+training are let go, and Dice is that of the mask that is left.
 
-* brain: packs of ``configs/pack-real.yaml``, ``brain-tumor`` and ``brain-healthy``.
+* brain: the pack of ``configs/pack-head.yaml``, held out ``brain-tumor`` of ``configs/pack-real.yaml``.
 * lung: the pack of ``configs/pack-lung.yaml``; held out are the slices with a tumor, and every fourth of the
   others, of LIDC-IDRI 0001 to 0003 and 4D-Lung 113.
+* abdomen, CT: liver, kidneys and pancreas of ``sabs`` in the pack of ``configs/pack-abdomen.yaml``, and its
+  outlined livers; held out are SABS 0 to 6 with a lesion planted in every second slice.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -38,14 +43,15 @@ import latentseg as ls
 from healthy_tissue import (
     Cells,
     HealthyBank,
+    RetrievalOptions,
     body_mask,
     cell_features,
     complementary_holes,
     filled_smoothly,
     grid_places,
     load_bank,
+    nearest,
     prepared,
-    pseudo_healthy,
 )
 from latentseg.backbones import registry
 from latentseg.backbones.identity import fingerprint
@@ -58,19 +64,28 @@ from latentseg.methods.tumor.lung_field import lung_field
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.metrics.overlap import dice
-from latentseg.training.pack import Pack
+from latentseg.training.pack import Pack, PackedScan
+from latentseg.training.tumor.lesions import LesionOptions, add_lesion
 from residual_evidence import auc, cells, on_cells
 from tumor_volumes import chests
 
 EDGE, FOUND, LUNG_CELLS = 48, 0.1, 20000
+SMALLEST = 400  # pixels of an organ that is looked at
+DEEP = {"brain": 25, "lung": 1, "liver": 3, "kidney": 3, "pancreas": 1}
+"""Pixels from the border of a region, from which on lesions are planted; a head has a skull."""
+
+SOLID = LesionOptions(solid=(0.0, 0.6))  # lungs are seen in their own window
+PARTS = {"liver": ("liver",), "kidney": ("kidney_right", "kidney_left"), "pancreas": ("pancreas",)}
 TOUCHING = np.ones((3, 3))
 MODELS = {
     "map": (0,),
     "map and distance": (0, 1),
-    "map and residuals": (0, 2, 3, 4),
-    "map, distance and residuals": (0, 1, 2, 3, 4),
+    "map and residuals": (0, 2, 3),
+    "map, distance and residuals": (0, 1, 2, 3),
 }
-"""Columns: map, distance, and the residuals by retrieved features, by retrieved grey values, by a fill."""
+"""Columns: map, distance, and the residuals against retrieved cells and against a fill."""
+
+COLUMNS = 4
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -82,10 +97,11 @@ class Slice(NamedTuple):
     image: NDArray[np.float32]
     tumor: Mask
     region: Mask
+    organ: str
 
 
 class Seen(NamedTuple):
-    """A slice on cells: columns ``(32, 32, 5)``, tumor, region; its parts on pixels, and their columns."""
+    """A slice on cells: columns ``(32, 32, 4)``, tumor, region; its parts on pixels, and their columns."""
 
     columns: Array
     tumor: Mask
@@ -96,16 +112,16 @@ class Seen(NamedTuple):
     true: Mask
 
 
-def brains(packed: Pack, source: str) -> Iterator[Slice]:
+def brains(packed: Pack, source: str, *, every: int = 1) -> Iterator[Slice]:
     """Slices of a data set of a pack, cut to the head."""
     for scan in (scan for scan in packed.scans if scan.source == source):
-        for index in range(scan.first, scan.first + scan.count):
+        for index in rows_of(scan, every):
             at = slice(index, index + 1)
             ill = np.isin(packed.labels[at], list(scan.labels)) if source == "brain-tumor" else None
             masks = np.zeros(packed.labels[at].shape, bool) if ill is None else ill
             images, marks = prepared(packed.images[at], masks, "MR")
             image, mask = images[0, 0].numpy(), marks[0, 0].numpy()
-            yield Slice(image, mask, body_mask(image) | mask)
+            yield Slice(image, mask, body_mask(image) | mask, "brain")
 
 
 def lungs(packed: Pack, sources: Sequence[str]) -> Iterator[Slice]:
@@ -115,7 +131,33 @@ def lungs(packed: Pack, sources: Sequence[str]) -> Iterator[Slice]:
         for index in range(scan.first, scan.first + scan.count):
             labels = packed.labels[index]
             image = denoised(packed.images[index][None].astype(np.float32) / 127.5 - 1)[0]
-            yield Slice(image, np.isin(labels, tumors), ndimage.binary_closing(labels > 0, iterations=2))
+            region = ndimage.binary_closing(labels > 0, iterations=2)
+            yield Slice(image, np.isin(labels, tumors), region, "lung")
+
+
+def rows_of(scan: PackedScan, every: int) -> list[int]:
+    """Rows of a scan in a pack whose number is a multiple of ``every``."""
+    return [index for index in range(scan.first, scan.first + scan.count) if index % every == 0]
+
+
+def abdomens(packed: Pack, sources: Sequence[str], *, every: int = 1) -> Iterator[Slice]:
+    """Slices of some data sets of abdomens, each with one of the organs that it shows, in turn."""
+    for scan in (scan for scan in packed.scans if scan.source in sources):
+        labels = {name: label for label, name in scan.labels.items()}
+        tumors = [label for name, label in labels.items() if name.endswith("_tumor")]
+        for index in rows_of(scan, every):
+            drawn = np.asarray(packed.labels[index])
+            shown = {organ: np.isin(drawn, [labels[part] for part in parts if part in labels])
+                     for organ, parts in PARTS.items()}  # fmt: skip
+            shown = {organ: inside for organ, inside in shown.items() if inside.sum() >= SMALLEST}
+            if not shown:
+                continue
+            organ = sorted(shown)[index // every % len(shown)]
+            tumor = np.isin(drawn, tumors)
+            images, marks = prepared(
+                np.stack(2 * [packed.images[index]]), np.stack([shown[organ] | tumor, tumor]), "CT"
+            )
+            yield Slice(images[0, 0].numpy(), marks[1, 0].numpy(), marks[0, 0].numpy(), organ)
 
 
 def held_out_lungs() -> Iterator[Slice]:
@@ -127,32 +169,52 @@ def held_out_lungs() -> Iterator[Slice]:
         tumor = field.fitted(field.seen.canonical.apply(scan.truth)).astype(bool)
         for k, image in enumerate(denoised(field.seen.images)):
             if tumor[k].any() or (k % 4 == 0 and field.inside[k].mean() > 0.1):
-                yield Slice(image, tumor[k], field.inside[k] | tumor[k])
+                yield Slice(image, tumor[k], field.inside[k] | tumor[k], "lung")
+
+
+def planted(one: Slice, rng: np.random.Generator) -> Slice:
+    """A healthy slice with a lesion in its organ."""
+    inside = ndimage.binary_erosion(one.region, iterations=DEEP[one.organ])
+    room = ndimage.binary_erosion(one.region, iterations=max(1, DEEP[one.organ] // 2))
+    lesion = add_lesion(one.image, inside, rng, room=room, options=SOLID if one.organ == "lung" else None)
+    return one._replace(image=lesion.image, tumor=lesion.mask)
+
+
+def samples(slices: Sequence[Slice], count: int) -> list[Slice]:
+    """So many: half of them as they are with an outlined tumor, a sixth healthy, the rest with a planted one.
+
+    Fewer tumors where fewer are outlined; healthy slices are taken several times where they are few.
+    """
+    rng, healthy = np.random.default_rng(0), [one for one in slices if not one.tumor.any()]
+    made = thinned(iter([one for one in slices if one.tumor.any()]), count // 2)
+    turns = -(-(count - len(made)) // max(1, len(healthy)))
+    healthy = thinned(iter(healthy), -(-(count - len(made)) // max(turns, 3)))
+    for turn in range(max(turns, 3)):
+        made += [planted(one, rng) if turn else one for one in healthy]
+    return made[:count]
 
 
 class Bench:
     """Maps and residuals of slices of one kind of tumor."""
 
-    def __init__(
-        self, networks: TumorNetworks, bank: HealthyBank, group: str, prompt: str, modality: Modality
-    ) -> None:
-        self.networks, self.bank, self.group = networks, bank, group
-        self.query, self.modality = networks.queries(prompt, modality), modality
+    def __init__(self, networks: TumorNetworks, bank: HealthyBank, group: str, modality: Modality) -> None:
+        self.networks, self.bank, self.group, self.modality = networks, bank, group, modality
         self.photographs = read_feature_network(registry.resolve("compact") / "matching.safetensors")
 
     @torch.no_grad()
     def seen(self, one: Slice) -> Seen:
         """Everything about a slice."""
         image, networks = torch.from_numpy(one.image)[None, None], self.networks
-        stages = networks.stages(image)
-        away = networks.network.distances(stages, self.query.prompt.organ)
+        stages, query = networks.stages(image), networks.queries(f"{one.organ} tumor", self.modality)
+        away = networks.network.distances(stages, one.organ)
         if away is None:
             far = ndimage.distance_transform_edt(~one.region) / one.region.shape[1]
             away = torch.from_numpy(far.clip(max=1).astype(np.float32))[None, None]
         near = resized(away, stages[0].shape[2:])
-        maps = networks.network.attention(stages, self.query.texts, away=near)
+        maps = networks.network.attention(stages, query.texts, away=near)
         log_odds = resized(maps.margin, image.shape[2:])
-        cut = leveled(log_odds, np.array([0]), level=RECOMMENDED.level)[0, 0].numpy() >= 0
+        soft = networks.network.config.soft
+        cut = leveled(log_odds, np.array([0]), level=RECOMMENDED.level, soft=soft)[0, 0].numpy() >= 0
         border = ndimage.distance_transform_edt(cut) - ndimage.distance_transform_edt(~cut)
         residuals = self.residuals(image, one)
         columns = np.stack([on_cells(log_odds[0, 0].numpy()), on_cells(border), *residuals], -1)
@@ -160,7 +222,7 @@ class Bench:
         columns[..., 2:] -= np.median(columns[region][:, 2:], 0) if region.any() else 0
         parts, count = ndimage.label(cut & one.region, TOUCHING)
         fine = columns.repeat(8, 0).repeat(8, 1)
-        of_parts = np.array([fine[parts == n].mean(0) for n in range(1, count + 1)]).reshape(count, 5)
+        of_parts = np.array([fine[parts == n].mean(0) for n in range(1, count + 1)]).reshape(count, COLUMNS)
         shared = [self.shared(parts == n, one.tumor) for n in range(1, count + 1)]
         rest = region & (on_cells(one.tumor.astype(np.float32)) == 0)
         return Seen(columns, tumor, rest, one.tumor, parts, of_parts, np.array(shared, bool))
@@ -173,14 +235,16 @@ class Bench:
         return bool((part & own).sum() >= FOUND * (part | own).sum())
 
     def residuals(self, image: torch.Tensor, one: Slice) -> list[NDArray[np.float32]]:
-        """Three residuals on cells."""
-        found = self.bank.compare(cell_features(self.photographs, image), self.group)
-        backbone = self.networks.backbone
-        decoded = backbone.decode(backbone.encode(image))
-        change = (decoded - pseudo_healthy(backbone, found)).abs()[0, 0].numpy()
+        """Two residuals on cells, of retrieved cells within the region alone."""
+        inside = torch.from_numpy(cells(one.region))
+        features = cell_features(self.photographs, image)[0].movedim(0, -1)[inside]
+        places = grid_places(len(inside)).view(*inside.shape, 2)[inside]
+        far = np.zeros(inside.shape, np.float32)
+        queries = self.bank.projected(features)
+        far[inside] = nearest(self.bank.groups[self.group], queries, places, RetrievalOptions())[0]
         holes = torch.from_numpy(complementary_holes(one.region, edge=EDGE)).float()[:, None]
         filled = (image - filled_smoothly(image, holes)).abs()[0, 0].numpy()
-        return [found.distance[0, 0].numpy(), on_cells(change), on_cells(filled)]
+        return [far, on_cells(filled)]
 
 
 @torch.no_grad()
@@ -220,6 +284,19 @@ def mean_dice(slices: Sequence[Seen], chances: Sequence[Array], level: float) ->
     return float(np.mean([dice(kept(one, chance, level), one.truth) for one, chance in pairs]))
 
 
+def alike(sides: Sequence[Sequence[Seen]]) -> list[list[Seen]]:
+    """Columns of mean 0 and variance 1 over the cells of the first side, so that organs compare."""
+    cells_of = np.concatenate([one.columns[one.tumor | one.rest] for one in sides[0]])
+    mean, scale = cells_of.mean(0), cells_of.std(0) + 1e-6
+    return [
+        [
+            one._replace(columns=(one.columns - mean) / scale, of_parts=(one.of_parts - mean) / scale)
+            for one in side
+        ]
+        for side in sides
+    ]
+
+
 def row_of(train: Sequence[Seen], test: Sequence[Seen], columns: Sequence[int]) -> dict[str, float]:
     """What some columns are worth."""
     use = list(columns)
@@ -228,7 +305,11 @@ def row_of(train: Sequence[Seen], test: Sequence[Seen], columns: Sequence[int]) 
         np.concatenate([one.tumor[one.tumor | one.rest] for one in train]),
     )
     areas = [
-        auc(cell.decision_function(one.columns.reshape(-1, 5)[:, use]).reshape(32, 32), one.tumor, one.rest)
+        auc(
+            cell.decision_function(one.columns.reshape(-1, COLUMNS)[:, use]).reshape(32, 32),
+            one.tumor,
+            one.rest,
+        )
         for one in test
         if one.tumor.any() and one.rest.any()
     ]
@@ -260,46 +341,75 @@ def thinned(slices: Iterator[Slice], limit: int) -> list[Slice]:
     return every[:: -(-len(every) // limit)] if every else []
 
 
+def sides_of(part: str, options: argparse.Namespace) -> list[list[Seen]]:
+    """What is learned from and what is asked, of a part of the body."""
+    networks, bank = ls.load("tumor").networks, load_bank(options.bank)
+    if part == "brain":
+        packed, other = Pack(options.heads), Pack(options.held_out)
+        slices = [*brains(packed, "brain-tumor", every=4), *brains(packed, "brain-healthy")]
+        test = thinned(brains(other, "brain-tumor"), options.limit)
+        bench = Bench(networks.alone["head"], bank, "MR brain", "MR")
+    elif part == "lung":
+        packed, own = Pack(options.lungs), networks.alone["lung"]
+        healthy = list(lungs(packed, ("chest-normal", "chest-ct", "clear-slices", "dx-clear")))
+        ill = lungs(packed, ("nodule-slices", "tumor-patches", "mass-slices", "dx-masses"))
+        slices, test = [*ill, *healthy[1::2]], thinned(held_out_lungs(), options.limit)
+        bench = Bench(own, lung_bank(own, bank, healthy[::2]), "CT lung", "CT")
+    else:
+        packed, other = Pack(options.abdomens), Pack(options.held_out_abdomens)
+        slices = list(abdomens(packed, ("sabs",), every=3))
+        slices += abdomens(packed, ("liver-tumor", "liver-tumor-vessel"))
+        rng, healthy = np.random.default_rng(1), thinned(abdomens(other, ("sabs",), every=5), options.limit)
+        test = [planted(one, rng) if at % 2 else one for at, one in enumerate(healthy)]
+        bench = Bench(networks.alone["abdomen"], bank, "CT abdomen", "CT")
+    return [[bench.seen(one) for one in side] for side in (samples(slices, options.samples), test)]
+
+
+def kept_sides(part: str, options: argparse.Namespace) -> list[list[Seen]]:
+    """The same, from a file where there is one."""
+    path = options.kept / f"{part}.pickle" if options.kept else None
+    if path and path.exists():
+        return alike(pickle.loads(path.read_bytes()))  # noqa: S301
+    sides = sides_of(part, options)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(sides))
+    return alike(sides)
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("--bank", "--pack", "--held-out", "--lungs"):
+    for name in ("--bank", "--heads", "--lungs", "--abdomens", "--held-out", "--held-out-abdomens"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--only", default="brain,lung")
-    parser.add_argument("--limit", type=int, default=150)
+    parser.add_argument("--only", default="brain,lung,abdomen")
+    parser.add_argument("--samples", type=int, default=750, help="Of the training, of each part of the body.")
+    parser.add_argument("--limit", type=int, default=60, help="Slices of held-out patients, likewise.")
+    parser.add_argument("--kept", type=Path, help="Folder where what was computed is kept.")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/residual_fusion.json"))
     options = parser.parse_args()
-    networks, bank = ls.load("tumor").networks, load_bank(options.bank)
-    about = {"date": datetime.now(UTC).date().isoformat(), "weights": networks.fingerprint}
+    torch.set_num_threads(1)
+    about = {"date": datetime.now(UTC).date().isoformat(), "weights": ls.load("tumor").fingerprint}
     results: dict[str, object] = {**about, "bank": fingerprint([options.bank])}
-    for organ in options.only.split(","):
-        if organ == "brain":
-            packed, other = Pack(options.pack), Pack(options.held_out)
-            train = thinned(brains(packed, "brain-tumor"), options.limit)
-            train += thinned(brains(packed, "brain-healthy"), options.limit // 5)
-            test = thinned(brains(other, "brain-tumor"), options.limit)
-            bench = Bench(networks, bank, "MR brain", "brain tumor", "MR")
-        else:
-            packed, own = Pack(options.lungs), networks.alone["lung"]
-            train = thinned(lungs(packed, ("nodule-slices", "mass-slices")), options.limit)
-            healthy = thinned(lungs(packed, ("chest-normal", "clear-slices")), options.limit)
-            test = thinned(held_out_lungs(), options.limit)
-            cells_of = lung_bank(own, bank, healthy[::2])
-            train += healthy[1::2]
-            bench = Bench(own, cells_of, "CT lung", "lung tumor", "CT")
-        sides = [[bench.seen(one) for one in side] for side in (train, test)]
-        rows = {name: row_of(sides[0], sides[1], columns) for name, columns in MODELS.items()}
+    sides = {part: kept_sides(part, options) for part in options.only.split(",")}
+    pooled = [one for train, _ in sides.values() for one in train]
+    for part, (train, test) in sides.items():
         counts = {
-            "training slices": len(train),
+            "training samples": len(train),
+            "with a tumor": sum(one.tumor.any() for one in train),
             "slices": len(test),
-            "with a tumor": sum(one.tumor.any() for one in test),
+            "of them with a tumor": sum(one.tumor.any() for one in test),
         }
-        results[organ] = {**{name: int(n) for name, n in counts.items()}, **rows}
-        for name, row in rows.items():
-            sys.stdout.write(f"| {organ} | {name} | " + " | ".join(map(str, row.values())) + " |\n")
-        sys.stdout.flush()
+        of_part: dict[str, object] = {name: int(n) for name, n in counts.items()}
+        for fit, learned in (("its own fit", train), (f"one fit, {len(pooled)} samples", pooled)):
+            rows = {name: row_of(learned, test, columns) for name, columns in MODELS.items()}
+            of_part[fit] = rows
+            for name, row in rows.items():
+                figures = " | ".join(map(str, row.values()))
+                sys.stdout.write(f"| {part} | {fit} | {name} | {figures} |\n")
+        results[part] = of_part
     options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

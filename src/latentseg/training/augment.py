@@ -148,12 +148,12 @@ def another_phase(
     Organs become brighter or darker, more or less even; their noise stays.
 
     Args:
-        image: ``(H, W)`` in [-1, 1], in the abdominal window.
-        labels: ``(H, W)``, 0 where nothing is labelled.
+        image: ``(H, W)`` in [-1, 1], in the abdominal window, or neighboring slices ``(n, H, W)``.
+        labels: The same shape, 0 where nothing is labelled.
         rng: Source of all draws.
     """
     change = np.zeros_like(image)
-    even = ndimage.gaussian_filter(image, EVEN)
+    even = ndimage.gaussian_filter(image, EVEN, axes=(-2, -1))
     unenhanced, shift = rng.random() < UNENHANCED, rng.normal(0, 0.2)
     for label in np.unique(labels[labels > 0]):
         here = labels == label
@@ -161,7 +161,7 @@ def another_phase(
         level = PLAIN if unenhanced else own + shift
         gain = rng.uniform(0.1, 0.5) if unenhanced else rng.uniform(0.5, 1.4)
         change[here] = level + rng.normal(0, 0.05) - own + (gain - 1) * (even[here] - own)
-    return np.asarray((image + ndimage.gaussian_filter(change, 0.8)).clip(-1, 1), np.float32)
+    return np.asarray((image + ndimage.gaussian_filter(change, 0.8, axes=(-2, -1))).clip(-1, 1), np.float32)
 
 
 class SliceAugmentation(BaseModel):
@@ -192,6 +192,8 @@ def augmented(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A slice ``(H, W)`` in [-1, 1] and its labels, moved together, and the slice recolored.
 
+    Slices ``(n, H, W)`` of a run are moved alike and share their contrast.
+
     Args:
         image: The slice.
         labels: A mask or a label map of the same shape.
@@ -199,12 +201,14 @@ def augmented(
         options: Ranges; the window is not changed here.
         nearest: Whether labels keep their values instead of being interpolated.
     """
-    picture, marks = (torch.tensor(array, dtype=torch.float32)[None, None] for array in (image, labels))
-    grid = sampling_grid(rng, 1, picture.shape[-1], options.geometry)
-    picture = recolor(warp(picture, grid), rng, curve=options.curve)
+    shape, edges = image.shape, image.shape[-2:]
+    picture, marks = (torch.tensor(a, dtype=torch.float32).view(-1, 1, *edges) for a in (image, labels))
+    grid = sampling_grid(rng, 1, edges[-1], options.geometry).expand(len(picture), -1, -1, -1)
+    alike = torch.zeros(len(picture), dtype=torch.long)
+    picture = recolor(warp(picture, grid), rng, curve=options.curve, contrasts=alike)
     if rng.random() < options.noisy:
         picture = sharp_noise(picture, rng)
-    return picture[0, 0].numpy(), warp(marks, grid, nearest=nearest)[0, 0].numpy()
+    return picture.view(shape).numpy(), warp(marks, grid, nearest=nearest).view(shape).numpy()
 
 
 def sharp_noise(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -19,7 +19,7 @@ from latentseg.methods.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.methods.tumor.organs import BESIDE, FIELD_MM, OrganMaps, cavity, distance_from, organ_loss
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
-from latentseg.training.augment import another_window
+from latentseg.training.augment import Geometry, another_window
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts
 from latentseg.training.tumor.organ_samples import OrganSampleOptions, OrganSamples
@@ -162,7 +162,7 @@ class Everywhere(OrganMaps):
         super().__init__(("kidney", "liver"), ((4,),))
         self.number = number
 
-    def forward(self, stages: list[Tensor]) -> Tensor:  # type: ignore[override]  # a list will do
+    def forward(self, stages: list[Tensor], runs: object = ()) -> Tensor:  # type: ignore[override]
         """Logits in favor of the organ."""
         logits = torch.zeros(len(stages[0]), 3, *stages[0].shape[2:])
         logits[:, self.number] = 9.0
@@ -237,12 +237,40 @@ def test_samples_hold_their_organs(packed: Pack) -> None:
     assert samples.organs == ["kidney", "liver"]
     drawn = [samples.draw(np.random.default_rng(seed)) for seed in range(20)]
     for sample in drawn:
-        assert sample.image.shape == sample.organs.shape == (64, 64)
-        assert np.abs(sample.image).max() <= 1
+        assert sample.images.shape == sample.organs.shape == (1, 64, 64)
+        assert sample.step_mm == 0
+        assert np.abs(sample.images).max() <= 1
         assert sample.known.all()
     assert set(np.unique([sample.organs for sample in drawn])) == {0, 1, 2}
     again = samples.draw(np.random.default_rng(3))
-    assert np.array_equal(again.image, drawn[3].image)
+    assert np.array_equal(again.images, drawn[3].images)
+
+
+def test_a_run_holds_neighboring_slices(packed: Pack) -> None:
+    assert packed.scans[0].count >= 8
+    still = {"degrees": 0, "zoom": (1, 1), "stretch": 0, "shift": 0, "elastic": 0, "flip": 0}
+    packed.scans = packed.scans[:1]
+    packed.images, packed.labels = (
+        array[: packed.scans[0].count] for array in (packed.images, packed.labels)
+    )
+    step_mm = packed.scans[0].spacing_mm[0]
+    changes = {"windows": 0, "noisy": 0, "curve": 0, "geometry": Geometry(**still)}  # type: ignore[arg-type]
+    samples = samples_of(packed, run=3, apart_mm=(2 * step_mm, 2 * step_mm), lesions=0, **changes)
+    for seed in range(5):
+        sample = samples.draw(np.random.default_rng(seed))
+        assert sample.images.shape == sample.organs.shape == (3, 64, 64)
+        assert sample.step_mm == pytest.approx(2 * step_mm)
+        rows = [samples._organs(row, packed.scans[0]) for row in range(len(packed.images))]
+        runs = [np.stack(rows[first : first + 5 : 2]) for first in range(len(rows) - 4)]
+        assert any(np.array_equal(run, sample.organs) for run in runs)
+
+
+def test_pictures_of_a_run_are_alone(packed: Pack) -> None:
+    single = packed.scans[0].model_copy(update={"count": 1})
+    packed.scans = [single.model_copy(update={"first": first}) for first in range(len(packed.images))]
+    sample = samples_of(packed, run=4).draw(np.random.default_rng(0))
+    assert sample.images.shape == (4, 64, 64)
+    assert sample.step_mm == 0
 
 
 def test_a_lesion_belongs_to_its_organ(packed: Pack) -> None:
@@ -251,9 +279,14 @@ def test_a_lesion_belongs_to_its_organ(packed: Pack) -> None:
     index = int(np.argmax((packed.labels == 1).sum((1, 2))))
     organs = plain._organs(index, packed.scans[0])
     image = packed.images[index] / np.float32(127.5) - 1
-    changed, with_lesion = ill._with_lesion(rng, image, organs)
-    assert not np.array_equal(changed, image)
-    assert (with_lesion[organs > 0] > 0).all()
+    changed, with_lesion = ill._with_lesion(rng, image[None], organs[None], 1.0)
+    assert not np.array_equal(changed[0], image)
+    assert (with_lesion[0][organs > 0] > 0).all()
+    livers = samples_of(packed, lesions=1.0, hosts={"liver": 1.0})
+    kidneys = organs == 1
+    for seed in range(5):
+        lesion = livers._with_lesion(np.random.default_rng(seed), image[None], organs[None], 1.0)[1][0]
+        assert not ((lesion == 1) & ~kidneys).any()
 
 
 def test_data_sets_know_some_organs(packed: Pack) -> None:

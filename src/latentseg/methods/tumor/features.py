@@ -40,6 +40,7 @@ class TumorConfig(BaseModel):
             stage attend by itself, as the paper is known to.
         beside: Share of the image's edge, beside an organ, in which a tumor of it may lie as well, by organ;
             of others :data:`~latentseg.methods.tumor.organs.BESIDE`.
+        around: Whether organs are told by the slices above and below as well, of 2-D backbones.
         judged: Whether more than the map makes the anomaly score of a slice.
         text_dim: Length of the text embeddings.
         projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the
@@ -62,6 +63,7 @@ class TumorConfig(BaseModel):
     ratio: float = 0.5
     pyramid: int = 32
     beside: dict[str, float] = {}
+    around: bool = False
     judged: bool = True
     text_dim: int = 384
     projected: int = 0

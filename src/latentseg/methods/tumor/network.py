@@ -59,7 +59,7 @@ class TumorNetwork(nn.Module):
         width, dim = config.projected, config.text_dim
         self.projector = FeatureProjector(width, dim) if width else None
         self.views = Views(views, channels[-1][-1])
-        self.organs = OrganMaps(organs, channels, dims=dims, beside=config.beside)
+        self.organs = OrganMaps(organs, channels, dims=dims, beside=config.beside, around=config.around)
 
     @classmethod
     def for_stages(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from latentseg.imaging.components import large_in_volume
 from latentseg.methods.diffugts.attention_maps import Pyramid
+from latentseg.methods.tumor.organ_network import SLAB, Run, ScanPyramid, normalized
 
 WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of a slice, below which a piece is not taken for an organ
@@ -42,6 +43,7 @@ class OrganMaps(nn.Module):
         channels: Widths of the stages, those of one grid together, finest grid first.
         dims: 2 or 3.
         beside: See :class:`~latentseg.methods.tumor.features.TumorConfig`.
+        around: Whether the slices around are seen as well.
 
     Attributes:
         quality: ``(organs,)``, Dice of each on samples of its training.
@@ -56,6 +58,7 @@ class OrganMaps(nn.Module):
         *,
         dims: int = 2,
         beside: Mapping[str, float] | None = None,
+        around: bool = False,
     ) -> None:
         super().__init__()
         self.names, self.beside = tuple(names), {CAVITY: 0.0, **(beside or {})}
@@ -63,8 +66,10 @@ class OrganMaps(nn.Module):
         if names:
             self.register_buffer("quality", torch.ones(len(names)))
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if names else None
-        self.classify = conv(WIDTH, 1 + len(names), 1) if names else None
+        self.scan = ScanPyramid(channels, 1 + len(names)) if names and around else None
+        single = bool(names) and not around
+        self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if single else None
+        self.classify = conv(WIDTH, 1 + len(names), 1) if single else None
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -73,8 +78,24 @@ class OrganMaps(nn.Module):
             return ()
         return tuple(name for name, good in zip(self.names, self.quality >= TRUSTED, strict=True) if good)
 
-    def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere."""
+    def of_scan(self, stages: Sequence[Tensor], step_mm: float) -> Tensor:
+        """Chances ``(S, 1 + organs, ...)`` of the slices of a scan in order, so far apart; on the CPU."""
+        if self.scan is not None:
+            logits: Tensor = self(stages, [Run(len(stages[0]), step_mm)])
+            return logits.softmax(1).cpu()
+        slabs = zip(*(level.split(SLAB) for level in stages), strict=True)
+        return torch.cat([self([stage.float() for stage in slab]).softmax(1).cpu() for slab in slabs])
+
+    def forward(self, stages: Sequence[Tensor], runs: Sequence[Run] = ()) -> Tensor:
+        """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere.
+
+        Args:
+            stages: Of slices, or of blocks.
+            runs: Which of them are neighbors; left out, each is alone.
+        """
+        if self.scan is not None:
+            logits_of_scan: Tensor = self.scan(stages, runs or [Run(len(stages[0]), 0.0)])
+            return logits_of_scan
         if self.pyramid is None or self.classify is None:
             raise RuntimeError("the organs were not trained")
         every = iter([normalized(stage) for stage in stages])
@@ -111,11 +132,6 @@ class OrganMaps(nn.Module):
         if chance.ndim == 3:
             return large_in_volume(chance, fraction=PART)
         return np.stack([large_in_volume(one, fraction=PART) for one in chance])
-
-
-def normalized(stage: Tensor) -> Tensor:
-    """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
-    return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
 
 
 def cavity(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -52,9 +52,7 @@ def organs_of(
     organs = networks.network.organs
     if not (organs.names and options.organs):
         return None
-    slabs = zip(*(level.split(options.slab) for level in stages), strict=True)
-    chances = [organs([stage.float() for stage in slab]).softmax(1).cpu() for slab in slabs]
-    return smooth(torch.cat(chances), options.across_mm / step_mm)
+    return smooth(organs.of_scan(stages, step_mm), options.across_mm / step_mm)
 
 
 def alone(

@@ -165,7 +165,11 @@ def organ_scores(
     """
     stages = [torch.cat(level) for level in zip(*map(frozen, slices.images.split(SLAB)), strict=True)]
     sigma = RECOMMENDED.across_mm / slices.step_mm
-    chances = smooth(network.organs(stages).softmax(1), sigma) if network.organs.names else slices.images
+    chances = (
+        smooth(network.organs.of_scan(stages, slices.step_mm), sigma)
+        if network.organs.names
+        else slices.images
+    )
     found: dict[str, list[float]] = {}
     for organ, labelled in organs.items():
         known = organ in network.organs.trusted

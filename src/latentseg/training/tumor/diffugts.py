@@ -373,9 +373,12 @@ class TumorTraining:
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
-            asked = {"organs.": self.options.organs.names, "attention.judge.": self.options.network.judged}
+            weights = read_weights(self.start)
+            around = any(name.startswith("organs.scan.") for name in weights)
+            alike = bool(self.options.organs.names) and around == self.options.network.around
+            asked = {"organs.": alike, "attention.judge.": self.options.network.judged}
             left = ("views.", *(name for name, wanted in asked.items() if not wanted))
-            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(left)}
+            known = {n: w for n, w in weights.items() if not n.startswith(left)}
             grow_from(task.network, known, where=self.start)
         if self.options.organs.names:
             organ_task = self._organ_task(task)

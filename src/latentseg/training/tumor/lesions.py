@@ -9,6 +9,7 @@ All of it works in any number of dimensions, on images in [-1, 1].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,7 @@ def add_lesion(
     *,
     room: Mask | None = None,
     options: LesionOptions | None = None,
+    step: float = 1.0,
 ) -> Lesion:
     """Put one lesion into an organ.
 
@@ -84,6 +86,7 @@ def add_lesion(
         rng: Source of all draws.
         room: Where it may spread; left out, the organ.
         options: Ranges of its properties.
+        step: Distance of the slices of a volume, in pixels.
 
     Returns:
         The image with the lesion and its mask.
@@ -98,28 +101,36 @@ def add_lesion(
     nothing = Lesion(image.copy(), np.zeros(organ.shape, bool))
     if not organ.any():
         return nothing
-    center, radius = _place(organ, spread, rng, options, inside=room is None)
-    box = tuple(slice(max(0, int(c - REACH * radius - 4)), int(c + REACH * radius + 5)) for c in center)
+    spacing = (step, 1.0, 1.0)[-image.ndim :]
+    center, radius = _place(organ, spread, rng, options, inside=room is None, spacing=spacing)
+    reach = [REACH * radius / edge + 4 for edge in spacing]
+    box = tuple(slice(max(0, int(c - r)), int(c + r + 1)) for c, r in zip(center, reach, strict=True))
     cut, middle = image[box], center - np.array([side.start for side in box])
-    depth = _depth(cut.shape, middle, radius, rng, options.irregular)
+    depth = _depth(cut.shape, middle, radius, rng, options.irregular, spacing=spacing)
     inside = (depth > 0) & spread[box]
     if not inside.any():
         return nothing
-    pushed = _mass_effect(cut, middle, radius, rng.uniform(0, options.mass_effect))
+    pushed = _mass_effect(cut, middle, radius, rng.uniform(0, options.mass_effect), spacing=spacing)
     own = inside & organ[box] if (inside & organ[box]).any() else inside
     look = _look(image[box], own, depth, radius, rng, options)
-    weight = ndimage.gaussian_filter(inside.astype(np.float32), rng.uniform(*options.blur))
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), rng.uniform(*options.blur), axes=(-2, -1))
     nothing.image[box] = np.clip((1 - weight) * pushed + weight * look, -1, 1)
     nothing.mask[box] = weight > 0.5
     return nothing
 
 
 def _place(
-    organ: Mask, spread: Mask, rng: np.random.Generator, options: LesionOptions, *, inside: bool
+    organ: Mask,
+    spread: Mask,
+    rng: np.random.Generator,
+    options: LesionOptions,
+    *,
+    inside: bool,
+    spacing: Sequence[float],
 ) -> tuple[NDArray[np.int64], float]:
     """Middle and radius: as large as there is space for, and deep in an organ that it must not leave."""
-    distance = ndimage.distance_transform_edt(organ)
-    space = distance if inside else ndimage.distance_transform_edt(spread)
+    distance = ndimage.distance_transform_edt(organ, sampling=spacing)
+    space = distance if inside else ndimage.distance_transform_edt(spread, sampling=spacing)
     low, high = options.radius
     high = max(min(high, 1.2 * float(space.max())), low)
     radius = float(low * (high / low) ** (rng.random() ** LARGER))
@@ -134,23 +145,28 @@ def _depth(
     radius: float,
     rng: np.random.Generator,
     irregular: float,
+    *,
+    spacing: Sequence[float],
 ) -> Image:
     """Above 0 inside the lesion, 1 at its middle: a turned ellipsoid, its surface moved by smooth noise."""
     axes = np.exp(rng.uniform(-0.3, 0.3, len(shape)))
     turn = np.linalg.qr(rng.standard_normal((len(shape), len(shape))))[0]
-    offsets = np.moveaxis(np.indices(shape), 0, -1) - center
+    offsets = (np.moveaxis(np.indices(shape), 0, -1) - center) * spacing
     distance = np.linalg.norm((offsets @ turn) / (radius * axes / axes.mean()), axis=-1)
     waves = _smooth_noise(shape, max(rng.uniform(0.25, 0.6) * radius, 1.0), rng)
     return np.asarray(1 - distance + irregular * rng.uniform(0.1, 1.0) * waves, np.float32)
 
 
-def _mass_effect(image: Image, center: NDArray[np.int64], radius: float, strength: float) -> Image:
+def _mass_effect(
+    image: Image, center: NDArray[np.int64], radius: float, strength: float, *, spacing: Sequence[float]
+) -> Image:
     """The image with its surroundings pushed away from the center, less and less up to twice the radius."""
     if strength == 0:
         return image
     grid = np.indices(image.shape).astype(np.float32)
     offsets = grid - center.reshape(-1, *[1] * image.ndim)
-    distance = np.linalg.norm(offsets, axis=0) / radius
+    edges = np.reshape(spacing, (-1, *[1] * image.ndim))
+    distance = np.linalg.norm(offsets * edges, axis=0) / radius
     shrink = 1 - strength * np.clip(1 - distance / 2, 0, 1)
     where = center.reshape(-1, *[1] * image.ndim) + offsets * shrink
     return np.asarray(ndimage.map_coordinates(image, where, order=1, mode="nearest"), np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,22 @@ from pydantic import Field
 from scipy import ndimage
 
 from latentseg.errors import UsageError
-from latentseg.training.augment import AIR, Geometry, SliceAugmentation, another_window, augmented
+from latentseg.methods.tumor.body_crop import denoised
+from latentseg.training.augment import (
+    AIR,
+    Geometry,
+    SliceAugmentation,
+    another_phase,
+    another_window,
+    augmented,
+)
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.training.tumor.lesion_sites import SMALLEST_HOST, Hosts
 from latentseg.training.tumor.lesions import add_lesion
 
 LUNG = "lung"
+SPREADING = 0.3  # chance that a lesion takes the place of other organs too
 
 
 class OrganSampleOptions(SliceAugmentation):
@@ -27,28 +36,38 @@ class OrganSampleOptions(SliceAugmentation):
         elsewhere: Data sets that show none of these organs.
         shares: Share of draws by data set.
         lesions: Chance of a synthetic lesion in an organ, which it belongs to.
+        hosts: Weights of the organs in which it grows; 1 of all where it is empty.
+        phases: Chance that labelled organs of a CT are shown in another phase after a contrast medium.
+        run: Neighboring slices of a sample; of a data set of pictures, as many pictures.
+        apart_mm: Smallest and largest distance of the slices of a run, where a scan has them.
     """
 
     names: dict[str, str] = Field(default_factory=dict)
     elsewhere: tuple[str, ...] = ()
     shares: dict[str, float] = Field(default_factory=dict)
     lesions: float = 0.35
+    hosts: dict[str, float] = Field(default_factory=dict)
+    phases: float = 0.0
+    run: Annotated[int, Field(ge=1)] = 1
+    apart_mm: tuple[float, float] = (4.0, 9.0)
     curve: float = 0.35
     geometry: Geometry = Geometry(degrees=15, zoom=(0.65, 1.2), shift=0.06, flip=0.3)
 
 
 class OrganSample(NamedTuple):
-    """One training image.
+    """Training images that are alike: slices of a run, or pictures of other people.
 
     Attributes:
-        image: ``(H, W)`` in [-1, 1].
-        organs: ``(H, W)``, 0 or the number of an organ, counted from 1.
+        images: ``(n, H, W)`` in [-1, 1].
+        organs: ``(n, H, W)``, 0 or the number of an organ, counted from 1.
         known: ``(1 + organs,)``, which of them are labelled; 0 is elsewhere and known.
+        step_mm: Distance of the slices; 0 of pictures.
     """
 
-    image: NDArray[np.float32]
+    images: NDArray[np.float32]
     organs: NDArray[np.int64]
     known: NDArray[np.bool_]
+    step_mm: float
 
 
 class OrganSamples:
@@ -88,14 +107,51 @@ class OrganSamples:
     def draw(self, rng: np.random.Generator) -> OrganSample:
         """Draw one sample."""
         index = int(rng.choice(len(self.scan_of), p=self.chance))
-        scan = self.packed.scans[int(self.scan_of[index])]
-        image = self.packed.images[index].astype(np.float32) / 127.5 - 1
-        organs = self._organs(index, scan)
-        if rng.random() < self.options.lesions:
-            image, organs = self._with_lesion(rng, image, organs)
+        scan = self._scan(index)
+        rows, step_mm = self._rows(rng, index, scan)
+        images = self.packed.images[rows].astype(np.float32) / 127.5 - 1
+        organs = np.stack([self._organs(row, self._scan(row)) for row in rows])
+        step = step_mm / scan.spacing_mm[1]
+        for at in [slice(None)] if step_mm else [slice(n, n + 1) for n in range(len(rows))]:
+            if rng.random() < self.options.lesions:
+                images[at], organs[at] = self._with_lesion(rng, images[at], organs[at], step or 1.0)
+        if scan.modality == "CT" and rng.random() < self.options.phases:
+            images = another_phase(images, organs, rng)
         if self._lungs_are_air(scan) and rng.random() < self.options.windows:
-            image = another_window(image, organs == 1 + self.organs.index(LUNG), rng)
-        return self._augmented(rng, OrganSample(image, organs, self._known(scan)))
+            images = self._in_window(images, organs, int(rng.integers(2**31)))
+        images, moved = augmented(images, organs, rng, self.options, nearest=True)
+        if scan.modality == "CT":
+            images = denoised(images)
+        return OrganSample(images, moved.astype(np.int64), self._known(scan), step_mm)
+
+    def _scan(self, index: int) -> PackedScan:
+        return self.packed.scans[int(self.scan_of[index])]
+
+    def _rows(
+        self, rng: np.random.Generator, index: int, scan: PackedScan
+    ) -> tuple[NDArray[np.integer], float]:
+        """The slices of a sample around one of them, and their distance in mm; 0 of slices that are alone."""
+        run = self.options.run
+        if run == 1:
+            return np.array([index]), 0.0
+        if scan.count < run:
+            alike = np.array([self._scan(row).source == scan.source for row in range(len(self.scan_of))])
+            chance = self.chance * alike
+            return rng.choice(len(chance), run, p=chance / chance.sum()), 0.0
+        stride = max(1, round(rng.uniform(*self.options.apart_mm) / scan.spacing_mm[0]))
+        stride = min(stride, (scan.count - 1) // (run - 1))
+        span = stride * (run - 1)
+        last = scan.first + scan.count - 1 - span
+        first = int(np.clip(index - rng.integers(span + 1), scan.first, last))
+        return first + stride * np.arange(run), stride * scan.spacing_mm[0]
+
+    def _in_window(
+        self, images: NDArray[np.float32], organs: NDArray[np.int64], seed: int
+    ) -> NDArray[np.float32]:
+        """What another window makes of slices, the same of all."""
+        lungs = organs == 1 + self.organs.index(LUNG) if LUNG in self.organs else images < AIR
+        pairs = zip(images, lungs, strict=True)
+        return np.stack([another_window(*pair, np.random.default_rng(seed)) for pair in pairs])
 
     def _known(self, scan: PackedScan) -> NDArray[np.bool_]:
         """Which organs a scan has labels of, 0 always."""
@@ -130,17 +186,16 @@ class OrganSamples:
         return organs
 
     def _with_lesion(
-        self, rng: np.random.Generator, image: NDArray[np.float32], organs: NDArray[np.int64]
+        self, rng: np.random.Generator, images: NDArray[np.float32], organs: NDArray[np.int64], step: float
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """A lesion in some organ of a slice, as a part of the organ."""
+        """A lesion in some organ of slices, as a part of the organ."""
         areas = np.bincount(organs.ravel(), minlength=2)
         hosts = 1 + np.flatnonzero(areas[1:] >= SMALLEST_HOST)
-        if not len(hosts):
-            return image, organs
-        number = int(rng.choice(hosts))
-        lesion = add_lesion(image, organs == number, rng, room=(organs == number) | (image > AIR))
+        weights = self.options.hosts or dict.fromkeys(self.organs, 1.0)
+        chance = np.array([weights.get(self.organs[number - 1], 0.0) for number in hosts])
+        if not chance.any():
+            return images, organs
+        number = int(rng.choice(hosts, p=chance / chance.sum()))
+        room = (organs == number) | ((images > AIR) & ((organs == 0) | (rng.random() < SPREADING)))
+        lesion = add_lesion(images, organs == number, rng, room=room, step=step)
         return lesion.image, np.where(lesion.mask, number, organs)
-
-    def _augmented(self, rng: np.random.Generator, sample: OrganSample) -> OrganSample:
-        image, organs = augmented(sample.image, sample.organs, rng, self.options, nearest=True)
-        return sample._replace(image=image, organs=organs.astype(np.int64))

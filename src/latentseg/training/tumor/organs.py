@@ -16,20 +16,27 @@ from torch import Tensor
 from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.network import TumorNetwork
+from latentseg.methods.tumor.organ_network import FINER, Run
 from latentseg.methods.tumor.organs import OrganMaps, organ_loss
 from latentseg.training.loop import Task
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.training.tumor.organ_samples import OrganSample, OrganSamples
 
+ALONE = 0.25  # of the batches, in which no slice sees its neighbors
+STRETCH = 0.2  # by which a step along a scan is taken for another, as logarithm
 MEASURED = 400  # samples by which the quality of the organs is measured
 
 
 class OrganBatch(NamedTuple):
-    """Frozen stages ``[(B, C_l, h_l, w_l)]``, organs ``(B, h, w)``, what is labelled ``(B, 1 + organs)``."""
+    """Frozen stages ``[(B, C_l, h_l, w_l)]``, organs ``(B, h, w)``, what is labelled ``(B, 1 + organs)``.
+
+    And which of them are neighbors; none in blocks.
+    """
 
     stages: list[Tensor]
     organs: Tensor
     known: Tensor
+    runs: Sequence[Run] = ()
 
 
 class OrganTraining(Task[OrganMaps]):
@@ -46,7 +53,7 @@ class OrganTraining(Task[OrganMaps]):
 
     def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
-        logits = self.model(batch.stages)
+        logits = self.model(batch.stages, batch.runs)
         inside = batch.organs > 0
         found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
         return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
@@ -58,7 +65,8 @@ class OrganTraining(Task[OrganMaps]):
         numbers = torch.arange(1, 1 + len(self.model.names))[:, None]
         place = self.model.quality.device
         for one in samples:
-            found = self.model([stage.to(place) for stage in one.stages]).argmax(1).flatten().cpu() == numbers
+            logits = self.model([stage.to(place) for stage in one.stages], one.runs)
+            found = logits.argmax(1).flatten().cpu() == numbers
             truth = one.organs.flatten() == numbers
             both += one.known[0, 1:] * 2 * (found & truth).sum(1)
             sizes += one.known[0, 1:] * (found.sum(1) + truth.sum(1))
@@ -77,7 +85,7 @@ class OrganTask(OrganTraining):
         samples: What is learned from.
         frozen: Of a backbone, which does not change.
         network: Whose organs are trained.
-        count: Samples whose features are kept.
+        count: Samples whose features are kept, each a run of slices.
         batch: Samples per step.
         seed: Of the samples.
     """
@@ -94,26 +102,39 @@ class OrganTask(OrganTraining):
     ) -> None:
         self.samples, self.network, self.count, self.size, self.seed = samples, network, count, batch, seed
         self.model: OrganMaps = network.organs
-        self.kept = KeptStages(frozen, count)
-        self.organs = np.zeros((count, *self.kept.grid), np.int64)
+        self.run = samples.options.run
+        self.kept = KeptStages(frozen, count * self.run)
+        finer = FINER if self.model.scan is not None else 1
+        self.grid = [finer * edge for edge in self.kept.grid]
+        self.organs = np.zeros((count * self.run, *self.grid), np.uint8)
         self.known = np.zeros((count, 1 + len(self.model.names)), bool)
+        self.steps = np.zeros(count)
 
     def batch(self, rng: np.random.Generator, progress: float) -> OrganBatch:
         """Draw samples, and encode those that are drawn for the first time."""
         del progress
-        stages, organs, known = self._kept(rng.integers(0, self.count, self.size))
+        one = self._kept(rng.integers(0, self.count, self.size))
+        alone = rng.random() < ALONE
+        stretch = np.exp(rng.uniform(-STRETCH, STRETCH, len(one.runs))) * (not alone)
+        runs = [run._replace(step_mm=run.step_mm * by) for run, by in zip(one.runs, stretch, strict=True)]
+        stages, organs = one.stages, one.organs
         if rng.random() < MIRRORED:
             stages, organs = [stage.flip(-1) for stage in stages], organs.flip(-1)
-        return OrganBatch(stages, organs, known)
+        return OrganBatch(stages, organs, one.known, runs)
 
     def _kept(self, rows: NDArray[np.integer]) -> OrganBatch:
-        for row in self.kept.missing(rows):
+        slices = (rows[:, None] * self.run + np.arange(self.run)).ravel()
+        for row in dict.fromkeys(one // self.run for one in self.kept.missing(slices)):
             sample = self.sample(row)
-            self.kept.fill(row, sample.image)
-            self.organs[row] = on_grid(sample.organs, self.kept.grid)
-            self.known[row] = sample.known
+            for at, image in enumerate(sample.images, row * self.run):
+                self.kept.fill(at, image)
+                self.organs[at] = on_grid(sample.organs[at - row * self.run], self.grid)
+            self.known[row], self.steps[row] = sample.known, sample.step_mm
         return OrganBatch(
-            self.kept[rows], torch.from_numpy(self.organs[rows]), torch.from_numpy(self.known[rows])
+            self.kept[slices],
+            torch.from_numpy(self.organs[slices].astype(np.int64)),
+            torch.from_numpy(self.known[rows].repeat(self.run, 0)),
+            [Run(self.run, float(step_mm)) for step_mm in self.steps[rows]],
         )
 
     def sample(self, row: int) -> OrganSample:

@@ -27,7 +27,7 @@ import argparse
 import json
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -186,9 +186,9 @@ def samples(slices: Sequence[Slice], count: int) -> list[Slice]:
     Fewer tumors where fewer are outlined; healthy slices are taken several times where they are few.
     """
     rng, healthy = np.random.default_rng(0), [one for one in slices if not one.tumor.any()]
-    made = thinned(iter([one for one in slices if one.tumor.any()]), count // 2)
+    made = thinned([one for one in slices if one.tumor.any()], count // 2)
     turns = -(-(count - len(made)) // max(1, len(healthy)))
-    healthy = thinned(iter(healthy), -(-(count - len(made)) // max(turns, 3)))
+    healthy = thinned(healthy, -(-(count - len(made)) // max(turns, 3)))
     for turn in range(max(turns, 3)):
         made += [planted(one, rng) if turn else one for one in healthy]
     return made[:count]
@@ -335,10 +335,10 @@ def row_of(train: Sequence[Seen], test: Sequence[Seen], columns: Sequence[int]) 
     }
 
 
-def thinned(slices: Iterator[Slice], limit: int) -> list[Slice]:
+def thinned(slices: Iterable[Slice], limit: int) -> list[Slice]:
     """At most so many, evenly spread."""
     every = list(slices)
-    return every[:: -(-len(every) // limit)] if every else []
+    return [every[at] for at in np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).astype(int))]
 
 
 def sides_of(part: str, options: argparse.Namespace) -> list[list[Seen]]:

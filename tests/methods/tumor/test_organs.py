@@ -16,12 +16,13 @@ from latentseg.errors import LatentsegWarning, UsageError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.closer_look import CloserOptions
 from latentseg.methods.tumor.options import PAPER_LIKE, TumorOptions
-from latentseg.methods.tumor.organs import BESIDE, FIELD_MM, OrganMaps, cavity, distance_from, organ_loss
+from latentseg.methods.tumor.organs import BESIDE, FIELD_MM, OrganMaps, cavity, distance_from
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
 from latentseg.training.augment import Geometry, another_window
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts
+from latentseg.training.tumor.losses import organ_loss
 from latentseg.training.tumor.organ_samples import OrganSampleOptions, OrganSamples
 from latentseg.training.tumor.organs import on_grid
 

@@ -104,12 +104,16 @@ class Pyramid(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Levels ``(B, width, ...)``, finest first."""
         merged: list[Tensor] = []
-        for level, lateral, mix in reversed(list(zip(levels, self.lateral, self.mix, strict=True))):
-            own = lateral(self.dropout(level))
-            if merged:
-                own = own + resized(merged[-1], own.shape[2:])
-            merged.append(own + mix(own))
+        for at in reversed(range(len(levels))):
+            merged.append(self.level(at, levels[at], merged[-1] if merged else None))
         return merged[::-1]
+
+    def level(self, at: int, values: Tensor, coarser: Tensor | None) -> Tensor:
+        """One level ``(B, width, ...)``, of the next coarser one where there is one."""
+        own: Tensor = self.lateral[at](self.dropout(values))
+        if coarser is not None:
+            own = own + resized(coarser, own.shape[2:])
+        return own + torch.as_tensor(self.mix[at](own))
 
 
 class AnomalyAttention(nn.Module):

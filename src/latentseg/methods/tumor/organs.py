@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from latentseg.imaging.components import large_in_volume
 from latentseg.methods.diffugts.attention_maps import Pyramid
-from latentseg.methods.tumor.organ_network import SLAB, Run, ScanPyramid, normalized
+from latentseg.methods.tumor.organ_network import AROUND_MM, Around, Run, between
 
 WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of a slice, below which a piece is not taken for an organ
@@ -32,7 +32,7 @@ TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied o
 BESIDE = 0.1  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
 CAVITY = "lung"  # the organ that is what its parts span, in which a tumor lies, not beside it
 ONE_SIDED = 0.35  # of one lung, below which the other is taken for filled by something
-FOREGROUND = 3.0  # weight of labelled pixels
+SLAB = 8  # slices that go through a level at a time
 
 
 class OrganMaps(nn.Module):
@@ -66,10 +66,10 @@ class OrganMaps(nn.Module):
         if names:
             self.register_buffer("quality", torch.ones(len(names)))
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
-        self.scan = ScanPyramid(channels, 1 + len(names)) if names and around else None
-        single = bool(names) and not around
-        self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if single else None
-        self.classify = conv(WIDTH, 1 + len(names), 1) if single else None
+        self.pyramid = Pyramid([sum(level) for level in channels], WIDTH, dims=dims) if names else None
+        self.classify = conv(WIDTH, 1 + len(names), 1) if names else None
+        coarse = len(channels) - 1 if names and around else 0
+        self.around = nn.ModuleList(Around(WIDTH) for _ in range(coarse))
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -80,28 +80,33 @@ class OrganMaps(nn.Module):
 
     def of_scan(self, stages: Sequence[Tensor], step_mm: float) -> Tensor:
         """Chances ``(S, 1 + organs, ...)`` of the slices of a scan in order, so far apart; on the CPU."""
-        if self.scan is not None:
-            logits: Tensor = self(stages, [Run(len(stages[0]), step_mm)])
-            return logits.softmax(1).cpu()
-        slabs = zip(*(level.split(SLAB) for level in stages), strict=True)
-        return torch.cat([self([stage.float() for stage in slab]).softmax(1).cpu() for slab in slabs])
+        logits: Tensor = self(stages, [Run(len(stages[0]), step_mm)])
+        return logits.softmax(1).cpu()
 
     def forward(self, stages: Sequence[Tensor], runs: Sequence[Run] = ()) -> Tensor:
         """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere.
 
         Args:
-            stages: Of slices, or of blocks.
+            stages: Of slices, a few of which go through the finest level at a time, or of blocks.
             runs: Which of them are neighbors; left out, each is alone.
         """
-        if self.scan is not None:
-            logits_of_scan: Tensor = self.scan(stages, runs or [Run(len(stages[0]), 0.0)])
-            return logits_of_scan
         if self.pyramid is None or self.classify is None:
             raise RuntimeError("the organs were not trained")
-        every = iter([normalized(stage) for stage in stages])
-        levels = [torch.cat([next(every) for _ in range(size)], 1) for size in self.sizes]
-        logits: Tensor = self.classify(F.gelu(self.pyramid(levels)[0]))
-        return logits
+        every = iter(stages)
+        levels = [list(zip(*(next(every).split(SLAB) for _ in range(n)), strict=True)) for n in self.sizes]
+        places = [between(runs or [Run(len(stages[0]), 0.0)], away_mm) for away_mm in AROUND_MM]
+        merged: Tensor | None = None
+        for at in range(len(levels) - 1, -1, -1):
+            coarser = merged.split(SLAB) if merged is not None else [None] * len(levels[at])
+            parts = zip(levels[at], coarser, strict=True)
+            merged = torch.cat([self._merged(self.pyramid, at, *part) for part in parts])
+            merged = self.around[at - 1](merged, places) if self.around and at else merged
+        return torch.as_tensor(merged)
+
+    def _merged(self, pyramid: Pyramid, at: int, stages: Sequence[Tensor], coarser: Tensor | None) -> Tensor:
+        """A level of the pyramid for a few slices, of the finest the logits."""
+        own = pyramid.level(at, torch.cat([normalized(stage.float()) for stage in stages], 1), coarser)
+        return own if at or self.classify is None else torch.as_tensor(self.classify(F.gelu(own)))
 
     def distances(self, chances: Tensor, organ: str, *, field: Sequence[float] | None = None) -> Tensor:
         """Distance ``(B, 1, ...)`` from what may be a tumor of an organ; 1 where there is no organ.
@@ -132,6 +137,11 @@ class OrganMaps(nn.Module):
         if chance.ndim == 3:
             return large_in_volume(chance, fraction=PART)
         return np.stack([large_in_volume(one, fraction=PART) for one in chance])
+
+
+def normalized(stage: Tensor) -> Tensor:
+    """A stage ``(B, C, ...)`` with channels of mean 0 and variance 1 at every position."""
+    return F.layer_norm(stage.movedim(1, -1), stage.shape[1:2]).movedim(-1, 1)
 
 
 def cavity(lungs: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -165,28 +175,3 @@ def distance_from(inside: np.ndarray, *, field: Sequence[float] | None = None) -
     cells = [side / n for side, n in zip(field, inside.shape, strict=True)] if field else 1 / inside.shape[-1]
     away = ndimage.distance_transform_edt(~organ, sampling=cells)
     return np.asarray(away.clip(max=1), np.float32)
-
-
-def organ_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy plus Dice where data sets know some organs only.
-
-    A position that a data set calls none of its organs may be any organ that it does not label.
-
-    Args:
-        logits: ``(B, 1 + organs, ...)``.
-        truth: ``(B, ...)``, 0 or the number of an organ.
-        known: ``(B, 1 + organs)`` bool, what is labelled in an image; of 0 true.
-    """
-    shape = (*known.shape, *[1] * (logits.ndim - 2))
-    chance = logits.log_softmax(1)
-    elsewhere = (~known).reshape(shape).clone()
-    elsewhere[:, 0] = True
-    rest = chance.masked_fill(~elsewhere, -torch.inf).logsumexp(1)
-    right = torch.where(truth > 0, chance.gather(1, truth[:, None])[:, 0], rest)
-    weight = torch.where(truth > 0, FOREGROUND, 1.0)
-    entropy = -(weight * right).sum() / weight.sum()
-    classes = F.one_hot(truth, known.shape[1]).movedim(-1, 1).float()
-    overlap = 2 * (chance.exp() * classes).flatten(2).sum(2) + 1
-    dice = 1 - overlap / ((chance.exp() + classes).flatten(2).sum(2) + 1)
-    here = (known & (classes.flatten(2).amax(2) > 0))[:, 1:]
-    return entropy + (dice[:, 1:] * here).sum() / here.sum().clamp(min=1)

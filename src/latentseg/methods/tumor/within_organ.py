@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.transform import resize
 
-CELL = np.ones((1, 3, 3), bool)
-ACROSS = 64  # of these cells lie across a slice: 5 to 6 mm in a trunk
+CELL = np.ones((1, 3, 3), bool)  # of the organs' grid: 5 to 6 mm in a trunk
 TOUCHING = np.ones((3, 3, 3))
 
 
@@ -23,8 +22,7 @@ def within(
         own: Share of a part that lies in the organ, or a cell beside it, from which it is a tumor of it.
         cut: Probability from which a pixel belongs to the tumor.
     """
-    wider = ndimage.binary_dilation(organ, CELL, iterations=max(1, round(organ.shape[-1] / ACROSS)))
-    near = resize(wider, probability.shape, order=0, anti_aliasing=False)
+    near = resize(ndimage.binary_dilation(organ, CELL), probability.shape, order=0, anti_aliasing=False)
     parts, count = ndimage.label(probability >= cut, TOUCHING)
     share = ndimage.mean(near, parts, range(1, count + 1)) if count else np.zeros(0)
     foreign = np.isin(parts, 1 + np.flatnonzero(np.asarray(share) < own))

@@ -58,7 +58,7 @@ class TumorTrainingOptions(BaseModel):
         samples: What the maps and the fusion are trained on.
         organs: What the organs are learned from; nothing where no organ is named.
         count: Samples whose features are kept.
-        organ_count: The same for the organs.
+        organ_count: The same for the organs, of which each may be a run of slices.
         fusion_count: Samples that are refined for the training of the fusion.
         batch: Samples per step.
         pixel: Weight of Dice plus focal loss.
@@ -373,12 +373,9 @@ class TumorTraining:
         torch.manual_seed(self.options.loop.seed)
         task = AttentionTask(self.options, self.packed, self.stages, queries=self.queries)
         if self.start:
-            weights = read_weights(self.start)
-            around = any(name.startswith("organs.scan.") for name in weights)
-            alike = bool(self.options.organs.names) and around == self.options.network.around
-            asked = {"organs.": alike, "attention.judge.": self.options.network.judged}
+            asked = {"organs.": self.options.organs.names, "attention.judge.": self.options.network.judged}
             left = ("views.", *(name for name, wanted in asked.items() if not wanted))
-            known = {n: w for n, w in weights.items() if not n.startswith(left)}
+            known = {n: w for n, w in read_weights(self.start).items() if not n.startswith(left)}
             grow_from(task.network, known, where=self.start)
         if self.options.organs.names:
             organ_task = self._organ_task(task)
@@ -397,7 +394,6 @@ class TumorTraining:
     def _organ_task(self, task: AttentionTask) -> OrganTask:
         options, own = self.options, task.samples
         samples = OrganSamples(options.organs, self.packed, hosts=own.hosts, unused=own.unused)
-        seed = options.organ_loop.seed
-        return OrganTask(
-            samples, self.stages, task.network, count=options.organ_count, batch=options.batch, seed=seed
-        )
+        seed, batch = options.organ_loop.seed, -(-options.batch // options.organs.run)
+        count = options.organ_count
+        return OrganTask(samples, self.stages, task.network, count=count, batch=batch, seed=seed)

@@ -10,6 +10,7 @@ from latentseg.methods.diffugts.attention_maps import ABNORMAL, AttentionMaps, r
 
 TEMPERATURE = 0.07
 FOCAL = 10.0  # weight of a mean over pixels, most of which are easy
+FOREGROUND = 3.0  # weight of pixels of a labelled organ
 
 
 def focal(logits: Tensor, masks: Tensor, *, gamma: float = 2.0, foreground: float = 4.0) -> Tensor:
@@ -68,3 +69,28 @@ def text_loss(maps: AttentionMaps, texts: Tensor) -> Tensor:
     rows = -(target * logits.log_softmax(1)).sum(1)
     columns = -(target * logits.T.log_softmax(1)).sum(1)
     return torch.cat([rows, columns]).mean()
+
+
+def organ_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy plus Dice where data sets know some organs only.
+
+    A position that a data set calls none of its organs may be any organ that it does not label.
+
+    Args:
+        logits: ``(B, 1 + organs, ...)``.
+        truth: ``(B, ...)``, 0 or the number of an organ.
+        known: ``(B, 1 + organs)`` bool, what is labelled in an image; of 0 true.
+    """
+    shape = (*known.shape, *[1] * (logits.ndim - 2))
+    chance = logits.log_softmax(1)
+    elsewhere = (~known).reshape(shape).clone()
+    elsewhere[:, 0] = True
+    rest = chance.masked_fill(~elsewhere, -torch.inf).logsumexp(1)
+    right = torch.where(truth > 0, chance.gather(1, truth[:, None])[:, 0], rest)
+    weight = torch.where(truth > 0, FOREGROUND, 1.0)
+    entropy = -(weight * right).sum() / weight.sum()
+    classes = F.one_hot(truth, known.shape[1]).movedim(-1, 1).float()
+    overlap = 2 * (chance.exp() * classes).flatten(2).sum(2) + 1
+    dice = 1 - overlap / ((chance.exp() + classes).flatten(2).sum(2) + 1)
+    here = (known & (classes.flatten(2).amax(2) > 0))[:, 1:]
+    return entropy + (dice[:, 1:] * here).sum() / here.sum().clamp(min=1)

@@ -16,10 +16,11 @@ from torch import Tensor
 from latentseg.methods.tumor import network as files
 from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.network import TumorNetwork
-from latentseg.methods.tumor.organ_network import FINER, Run
-from latentseg.methods.tumor.organs import OrganMaps, organ_loss
+from latentseg.methods.tumor.organ_network import Run
+from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.training.loop import Task
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
+from latentseg.training.tumor.losses import organ_loss
 from latentseg.training.tumor.organ_samples import OrganSample, OrganSamples
 
 ALONE = 0.25  # of the batches, in which no slice sees its neighbors
@@ -104,9 +105,7 @@ class OrganTask(OrganTraining):
         self.model: OrganMaps = network.organs
         self.run = samples.options.run
         self.kept = KeptStages(frozen, count * self.run)
-        finer = FINER if self.model.scan is not None else 1
-        self.grid = [finer * edge for edge in self.kept.grid]
-        self.organs = np.zeros((count * self.run, *self.grid), np.uint8)
+        self.organs = np.zeros((count * self.run, *self.kept.grid), np.uint8)
         self.known = np.zeros((count, 1 + len(self.model.names)), bool)
         self.steps = np.zeros(count)
 
@@ -128,7 +127,7 @@ class OrganTask(OrganTraining):
             sample = self.sample(row)
             for at, image in enumerate(sample.images, row * self.run):
                 self.kept.fill(at, image)
-                self.organs[at] = on_grid(sample.organs[at - row * self.run], self.grid)
+                self.organs[at] = on_grid(sample.organs[at - row * self.run], self.kept.grid)
             self.known[row], self.steps[row] = sample.known, sample.step_mm
         return OrganBatch(
             self.kept[slices],

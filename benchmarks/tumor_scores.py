@@ -1,13 +1,13 @@
 """What scores of tumors are lowered by, set anew for trained weights on the healthy people of a pack.
 
 Usage: ``python benchmarks/tumor_scores.py CONFIG --pack FOLDER --weights FILE --output FILE [--only kidney]
-[--organs FILE] [--level 0.35]``.
+[--organs FILE]``.
 
 ``CONFIG`` is that of the training, such as ``configs/tumor-abdomen.yaml``: it says which people were kept
 from it (``samples: validation``) and are healthy (``healthy``), and how many of them may be suspected
-(``false_alarms``, ``scan_alarms``). The weights are written again with nothing changed but ``by_organ``, and,
-if these are asked for, what finds the organs (``--organs``) and where maps are cut (``--level``). Scores of
-an organ that has none set anew (``--only``) are kept.
+(``false_alarms``, ``scan_alarms``). The weights are written again with nothing changed but ``by_organ`` and,
+if that is asked for, what finds the organs (``--organs``). Scores of an organ that has none set anew
+(``--only``) are kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", help="Organs, with commas between; others are left as they are.")
     parser.add_argument("--organs", type=Path, help="Weights whose organs are taken over.")
-    parser.add_argument("--level", type=float, help="Share of its peak at which a map is cut.")
     parser.add_argument("--backbone", default="compact")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,8 +55,6 @@ def main() -> None:
     trained, facts = network.load(options.weights)
     if options.organs:
         take_organs(trained, network.load(options.organs)[0])
-    if options.level:
-        trained.config = trained.config.model_copy(update={"level": options.level})
     frozen = compact_stages(resolve(options.backbone), trained.config)
     queries = queries_of(facts, text_dim=trained.config.text_dim)
     before = trained.views.by_organ

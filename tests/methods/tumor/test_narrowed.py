@@ -31,3 +31,12 @@ def test_pictures_in_which_air_is_black_stay_as_they_are(fill: float) -> None:
     picture[0, 4:12, 4:12] = 0.1
     picture[0, 6:8, 6:8] = fill
     assert narrowed(picture) is picture
+
+
+def test_a_fat_abdomen_stays_as_it_is() -> None:
+    """Most of what is dark is fat and not air: 40 rows of air, 60 of fat (-100 HU), 40 of muscle."""
+    hu = np.full((1, 140, 40), -1000.0)
+    hu[0, 40:100], hu[0, 100:] = -100, 40
+    picture = in_window(hu, -125, 275)
+    assert np.median(picture[picture < 0]) > -0.9
+    assert narrowed(picture) is picture

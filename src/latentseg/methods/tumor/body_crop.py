@@ -23,6 +23,7 @@ PART = 0.1  # of the largest piece, from which another piece belongs to the body
 SMALLEST = 0.25  # of a slice's edge, below which a box is not believed
 
 GREY_AIR = -0.85  # in [-1, 1], above which the window shows what is darker than fat
+BLACK = 0.25  # of what is dark, from which on air is black; in a fat abdomen half is, in a window for lungs nothing
 AIR_HU, TISSUE_HU = -950.0, 20.0  # of the dark and the bright half of the pixels of a chest
 
 QUIET = 0.066  # noise of slices in [-1, 1], the median over abdominal CT of the training (SABS 7-18)
@@ -52,9 +53,9 @@ def body_slices(scan: Volume, size: int) -> NetworkInput:
 def narrowed(slices: NDArray[np.float32]) -> NDArray[np.float32]:
     """A CT in [-1, 1] of a window in which air is grey, such as one for lungs, in that of soft tissue."""
     dark = slices[slices < 0]
-    air = float(np.median(dark)) if dark.size else -1.0
-    if air < GREY_AIR:
+    if not dark.size or (dark < GREY_AIR).mean() > BLACK:
         return slices
+    air = float(np.median(dark))
     hu = (float(np.median(slices[slices >= 0])) - air) / (TISSUE_HU - AIR_HU)
     low = air + (SOFT_TISSUE_WINDOW_HU[0] - AIR_HU) * hu
     width = (SOFT_TISSUE_WINDOW_HU[1] - SOFT_TISSUE_WINDOW_HU[0]) * hu

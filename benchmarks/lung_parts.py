@@ -46,7 +46,7 @@ from latentseg.methods.tumor.lung_field import WINDOW_HU, lung_field
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
-from latentseg.methods.tumor.parts import LOW, PartJudge, marked_parts
+from latentseg.methods.tumor.parts import LOW, PartJudge, apart, marked_parts
 from latentseg.methods.tumor.preparing import prepared_scan
 from latentseg.methods.tumor.slice_attention import Attention
 from latentseg.training.tumor.lesions import LesionOptions, add_lesion
@@ -186,6 +186,7 @@ class Found(NamedTuple):
         hit: ``(N,)``, number of the lesion that it finds, or 0.
         large: Numbers of the lesions of 10 mm and more.
         shape: Of the scan.
+        spacing_mm: Of its slices, rows and columns.
         voxels: ``(N, 2)``, how many they have where all is known, and how many of these are of lesions.
         planted: Voxels of lesions there.
     """
@@ -197,6 +198,7 @@ class Found(NamedTuple):
     hit: NDArray[np.int64]
     large: tuple[int, ...]
     shape: tuple[int, ...]
+    spacing_mm: tuple[float, float, float]
     voxels: NDArray[np.int64]
     planted: int
 
@@ -244,6 +246,7 @@ def parts_of(maps: dict[str, NDArray[np.generic]]) -> Found:
         np.array(hits),
         tuple(large),
         truth.shape,
+        shown.spacing_mm,
         np.array(voxels).reshape(-1, 2),
         int(((truth > 0) & clear).sum()),
     )
@@ -275,7 +278,7 @@ def judge_of(rows: Sequence[Found]) -> PartJudge:
 
 
 class Answer(NamedTuple):
-    """A part that is not overlapped by a surer one: log-odds, kind, the scan and lesion it finds, voxels."""
+    """A part that does not lie close to a surer one: log-odds, kind, the scan and lesion it finds, voxels."""
 
     log_odds: float
     kind: int
@@ -292,14 +295,12 @@ def answers(rows: Sequence[tuple[str, Found]]) -> list[Answer]:
         for scan, (own, row) in enumerate(rows):
             if own != patient:
                 continue
-            taken, sure = np.zeros(row.shape, bool), logits(judge.chance(row.features).astype(np.float32))
-            for number in np.argsort(-sure, kind="stable"):
-                box, mask = row.parts[number]
-                if not taken[box][mask].any():
-                    taken[box][mask] = True
-                    size, inside = row.voxels[number].tolist()
-                    kind, hit = int(row.kind[number]), int(row.hit[number])
-                    found.append(Answer(float(sure[number]), kind, scan, hit, (size, inside)))
+            chances = judge.chance(row.features)
+            sure = logits(chances.astype(np.float32))
+            for number in apart(row.parts, chances, shape=row.shape, spacing_mm=row.spacing_mm):
+                size, inside = row.voxels[number].tolist()
+                kind, hit = int(row.kind[number]), int(row.hit[number])
+                found.append(Answer(float(sure[number]), kind, scan, hit, (size, inside)))
     return sorted(found, reverse=True)
 
 

@@ -12,9 +12,10 @@ import latentseg as ls
 from latentseg.errors import ModelError
 from latentseg.imaging import Volume
 from latentseg.methods.tumor import network
+from latentseg.methods.tumor.blobs import Part
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
-from latentseg.methods.tumor.parts import PartJudge, marked_parts
+from latentseg.methods.tumor.parts import PartJudge, apart, marked_parts
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 SPACING_MM = (5.0, 1.0, 1.0)
@@ -98,6 +99,14 @@ def test_of_parts_that_overlap_the_surest_counts(shown: Shown) -> None:
     judged = smallest.of(larger, slices=np.arange(len(shown.images)), least=0.5)
     found, ball = judged.log_odds >= 0, shown.log_odds == 3
     assert 2 * (found & ball).sum() > 0.8 * (found.sum() + ball.sum())
+
+
+def test_parts_near_a_surer_one_do_not_count() -> None:
+    box = np.ones((1, 4, 4), bool)
+    parts = [Part((slice(0, 1), slice(0, 4), slice(first, first + 4)), box) for first in (0, 9, 20)]
+    chances, shape = np.array([0.4, 0.9, 0.2]), (3, 24, 24)
+    assert list(apart(parts, chances, shape=shape, spacing_mm=(5.0, 1.0, 1.0))) == [1]
+    assert list(apart(parts, chances, shape=shape, spacing_mm=(5.0, 2.0, 2.0))) == [1, 0, 2]
 
 
 def test_nothing_is_marked_and_nothing_judged(shown: Shown) -> None:

@@ -23,7 +23,7 @@ PART = 0.1  # of the largest piece, from which another piece belongs to the body
 SMALLEST = 0.25  # of a slice's edge, below which a box is not believed
 
 GREY_AIR = -0.85  # in [-1, 1], above which the window shows what is darker than fat
-BLACK = 0.25  # of what is dark, from which on air is black; in a fat abdomen half is, in a window for lungs nothing
+BLACK = 0.25  # of what is dark, from which on air is black: half in a fat abdomen, none in a window for lungs
 AIR_HU, TISSUE_HU = -950.0, 20.0  # of the dark and the bright half of the pixels of a chest
 
 QUIET = 0.066  # noise of slices in [-1, 1], the median over abdominal CT of the training (SABS 7-18)

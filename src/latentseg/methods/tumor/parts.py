@@ -4,13 +4,15 @@ Ours, not the paper's. A slice shows a vessel or a fissure that crosses it as a 
 nodule there and not in its neighbors. Connected pieces of a map at a low threshold, each cut at half of its
 own peak, and what is round, marked or not (:mod:`latentseg.methods.tumor.blobs`), are judged by a logistic
 regression of what the map says in them, of their size and shape, of what they touch, and of where in the
-organ they lie; lengths are in mm. Of those that overlap the surest counts. It is fitted to planted lesions
-(``benchmarks/lung_parts.py``) and kept in the file of the networks whose maps it judges.
+organ they lie; lengths are in mm. Of those that lie close together the surest counts. It is fitted to planted
+lesions (``benchmarks/lung_parts.py``) and kept in the file of the networks whose maps it judges.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ from latentseg.methods.tumor.blobs import TOUCHING, Part, blobs
 from latentseg.methods.tumor.part_features import FEATURES, Shown, Values, features_of
 
 LOW, HIGHEST = 0.1, 0.5  # probability from which a voxel may be of a part, and at which one is cut at most
+APART_MM = 10.0  # from a surer part, nearer than which a part is of the same thing
 FEWEST = 4  # slices, below which nothing is known of a shape across them
 ROUND = 1.0  # log-odds in what is kept for its shape where the map is lower
 
@@ -95,14 +98,38 @@ class PartJudge:
         parts = [*marked, *blobs(shown.images, shown.organ, shown.spacing_mm)]
         chances = self.chance(features_of(parts, shown))
         surest = np.zeros(moved.shape, np.float32)
-        for number in np.argsort(-chances, kind="stable"):
+        for number in apart(parts, chances, shape=moved.shape, spacing_mm=shown.spacing_mm):
             box, mask = parts[number]
-            if not surest[box][mask].any():
-                surest[box][mask] = chances[number]
+            surest[box][mask] = chances[number]
         kept = surest >= least
         moved[(moved >= 0) & ~kept] = -LIMIT
         moved[(moved < 0) & kept] = ROUND
         return Judged(moved, surest)
+
+
+def apart(
+    parts: Sequence[Part],
+    chances: NDArray[np.float64],
+    *,
+    shape: tuple[int, ...],
+    spacing_mm: tuple[float, float, float],
+) -> Iterator[int]:
+    """Numbers of the parts that lie ``APART_MM`` and more from every surer one, the surest first."""
+    taken = np.zeros(shape, bool)
+    reach = [math.ceil(APART_MM / mm) for mm in spacing_mm]
+    for number in np.argsort(-chances, kind="stable"):
+        box, mask = parts[number]
+        if taken[box][mask].any():
+            continue
+        yield int(number)
+        sides = list(zip(box, reach, shape, strict=True))
+        margins = [(min(n, own.start), min(n, size - own.stop)) for own, n, size in sides]
+        around = tuple(
+            slice(own.start - before, own.stop + after)
+            for own, (before, after) in zip(box, margins, strict=True)
+        )
+        away = ndimage.distance_transform_edt(~np.pad(mask, margins), sampling=spacing_mm)
+        taken[around] |= away < APART_MM
 
 
 def marked_parts(log_odds: Values, slices: NDArray[np.intp]) -> tuple[Values, list[Part]]:

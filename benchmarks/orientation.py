@@ -196,7 +196,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "ways": len(ways),
         "percent": summary,
-        "rows": rows,
+        "rows": [row for row in rows if row["view"] != "a slice"],
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -64,7 +64,7 @@ from liver_slices import KEPT_BACK, dark_masses
 
 NEAR_MM, LEAST_MM, LOWEST_SCORE = 5.0, 10.0, 0.1
 AIR_HU = -400
-CARD = "docs/models/compact.md"
+CARD = "docs/models/compact-tumors.md"
 Mask = NDArray[np.bool_]
 
 

@@ -113,7 +113,7 @@ class VolumeOrganTask(OrganTraining):
         del progress
         drawn = [self._encoded(rng) for _ in range(self.size)]
         stages = [torch.cat(level) for level in zip(*(one.stages for one in drawn), strict=True)]
-        organs, known = (torch.cat(both) for both in zip(*(one[1:] for one in drawn), strict=True))
+        organs, known = torch.cat([one.organs for one in drawn]), torch.cat([one.known for one in drawn])
         return OrganBatch(stages, organs, known)
 
     def _encoded(self, rng: np.random.Generator) -> OrganBatch:

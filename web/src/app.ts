@@ -278,7 +278,7 @@ export class App {
     if (!this.open || !this.target) return say('Open a scan and add a target first.')
     const open = this.scans.filter((scan) => this.row(this.active, scan)?.verdict === 'none').map((scan) => scan.id)
     const scans = everywhere ? [this.open.id, ...open.filter((id) => id !== this.open!.id)] : [this.open.id]
-    for (const job of await api.find(scans, [this.active])) this.jobs.set(job.id, job)
+    this.asked(await api.find(scans, [this.active]))
     if (everywhere) say(`${scans.length} scans are searched for ${this.target.name}, this one first.`)
     this.changed()
   }
@@ -289,7 +289,7 @@ export class App {
     const shown = this.project.targets.filter(
       (target) => target.prompt || this.scans.some((scan) => hasExample(this.row(target.id, scan)))
     )
-    for (const job of await api.find([this.open.id], shown.map((target) => target.id))) this.jobs.set(job.id, job)
+    this.asked(await api.find([this.open.id], shown.map((target) => target.id)))
     this.changed()
   }
 
@@ -388,6 +388,11 @@ export class App {
       await this.reload(row.target)
       if (row.target === this.active && this.heat !== 'none') await this.showHeat(this.heat)
     }
+  }
+
+  /** Jobs that were asked for; of those that events told of before the answer came, the events know more. */
+  private asked(jobs: Job[]): void {
+    for (const job of jobs) if (!this.jobs.has(job.id)) this.jobs.set(job.id, job)
   }
 
   private heardJob(job: Job): void {

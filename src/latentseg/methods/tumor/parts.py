@@ -11,7 +11,6 @@ lesions (``benchmarks/lung_parts.py``) and kept in the file of the networks whos
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from scipy import ndimage
 
 from latentseg.methods.log_odds import LIMIT, probability
 from latentseg.methods.log_odds import log_odds as logits
-from latentseg.methods.tumor.blobs import TOUCHING, Part, blobs
+from latentseg.methods.tumor.blobs import TOUCHING, Part, blobs, widened
 from latentseg.methods.tumor.part_features import FEATURES, Shown, Values, features_of
 
 LOW, HIGHEST = 0.1, 0.5  # probability from which a voxel may be of a part, and at which one is cut at most
@@ -116,20 +115,19 @@ def apart(
 ) -> Iterator[int]:
     """Numbers of the parts that lie ``APART_MM`` and more from every surer one, the surest first."""
     taken = np.zeros(shape, bool)
-    reach = [math.ceil(APART_MM / mm) for mm in spacing_mm]
     for number in np.argsort(-chances, kind="stable"):
         box, mask = parts[number]
         if taken[box][mask].any():
             continue
         yield int(number)
-        sides = list(zip(box, reach, shape, strict=True))
-        margins = [(min(n, own.start), min(n, size - own.stop)) for own, n, size in sides]
-        around = tuple(
-            slice(own.start - before, own.stop + after)
-            for own, (before, after) in zip(box, margins, strict=True)
+        around = widened(box, shape, APART_MM, spacing_mm)
+        own = tuple(
+            slice(one.start - wide.start, one.stop - wide.start)
+            for one, wide in zip(box, around, strict=True)
         )
-        away = ndimage.distance_transform_edt(~np.pad(mask, margins), sampling=spacing_mm)
-        taken[around] |= away < APART_MM
+        inside = np.zeros([side.stop - side.start for side in around], bool)
+        inside[own] = mask
+        taken[around] |= ndimage.distance_transform_edt(~inside, sampling=spacing_mm) < APART_MM
 
 
 def marked_parts(log_odds: Values, slices: NDArray[np.intp]) -> tuple[Values, list[Part]]:

@@ -207,6 +207,30 @@ def tumor(
     train_on_slices(config, folder, pack, out, left_out=left_out, weights=weights, resume=resume)
 
 
+@app.command()
+def picture(
+    config: Config,
+    pack: Packed,
+    backbone: Backbone,
+    out: Out,
+    weights: Annotated[
+        Path | None, typer.Option(help="A tumor-head-picture.safetensors to start from.")
+    ] = None,
+    resume: Resume = False,
+) -> None:
+    """Train the network that looks for brain tumors in the picture alone, beside the tumor networks."""
+    from latentseg.backbones.image_features import read_feature_network
+    from latentseg.backbones.registry import resolve
+    from latentseg.training.loop import Loop
+    from latentseg.training.pack import Pack
+    from latentseg.training.tumor.picture import PictureTask, PictureTrainingOptions
+
+    options = read_config(config, PictureTrainingOptions)
+    photographs = read_feature_network(resolve(backbone) / "matching.safetensors")
+    task = PictureTask(options, Pack(pack), photographs, weights=weights)
+    Loop(task, options.loop, out).run(resume=resume)
+
+
 def train_on_slices(
     config: Path,
     folder: Path,

@@ -19,6 +19,7 @@ from latentseg.methods.tumor.features import FrozenStages, TumorConfig
 from latentseg.methods.tumor.known import read_known
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.parts import PartJudge
+from latentseg.methods.tumor.picture_network import file_of_picture, read_picture
 from latentseg.methods.tumor.queries import queries_of
 
 
@@ -45,7 +46,10 @@ def on_compact(
     files_alone = {part: place / network.file_alone(part) for part in network.ALONE}
     shipped = {part: file for part, file in files_alone.items() if file.exists()}
     queries = queries_of(facts, text_dim=trained.config.text_dim)
-    identity, left_out = fingerprint([path, *files, *shipped.values()]), network.left_out(facts)
+    pictures = {part: place / file_of_picture(part) for part in shipped}
+    pictures = {part: file for part, file in pictures.items() if file.exists() and stages.photographs}
+    identity = fingerprint([path, *files, *shipped.values(), *pictures.values()])
+    left_out = network.left_out(facts)
     known = {} if weights else read_known(folder)
     made = TumorNetworks(stages, trained.to(device), queries, phrase_condition, identity, left_out, known)
     alone = {}
@@ -53,7 +57,11 @@ def on_compact(
         own, facts = network.load(file)
         network.check_made_for(facts, looked_at(folder, own.config), where=file)
         judge = judge_of(facts, where=file)
-        alone[part] = replace(made, network=own.to(device), without=network.left_out(facts), judge=judge)
+        own_without = network.left_out(facts)
+        alone[part] = replace(made, network=own.to(device), without=own_without, judge=judge)
+        if part in pictures and stages.photographs:
+            picture = read_picture(pictures[part], stages.photographs).to(device)
+            alone[part] = replace(alone[part], picture=picture)
     everywhere = (name for name in left_out if all(name in own.without for own in alone.values()))
     return replace(made, alone=alone, without=tuple(everywhere))
 

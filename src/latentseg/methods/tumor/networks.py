@@ -22,6 +22,7 @@ from latentseg.methods.tumor.lung_field import LungField
 from latentseg.methods.tumor.network import ALONE, TumorNetwork
 from latentseg.methods.tumor.organs import FIELD_MM
 from latentseg.methods.tumor.parts import PartJudge
+from latentseg.methods.tumor.picture_network import PictureNetwork
 from latentseg.methods.tumor.queries import Queries, Query
 
 
@@ -39,6 +40,7 @@ class TumorNetworks:
         known: What was measured with these weights, by finding.
         alone: Those of organs and regions that are looked at alone, by name (:data:`network.ALONE`).
         judge: Of the parts that they find in volumes; without one a part is as sure as the slices it lies in.
+        picture: What looks for brain tumors in the picture alone, whose maps count beside theirs.
     """
 
     stages: FrozenStages
@@ -50,6 +52,7 @@ class TumorNetworks:
     known: Mapping[str, Measured] = field(default_factory=dict)
     alone: Mapping[str, TumorNetworks] = field(default_factory=dict)
     judge: PartJudge | None = None
+    picture: PictureNetwork | None = None
 
     @property
     def backbone(self) -> Backbone:

@@ -23,6 +23,7 @@ from latentseg.methods.tumor.finer_blocks import Finer, look_closer_at_blocks
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
+from latentseg.methods.tumor.picture_network import knows
 from latentseg.methods.tumor.queries import Query
 from latentseg.methods.tumor.symmetry import asymmetry
 from latentseg.methods.tumor.views import key_of, looks_of
@@ -62,6 +63,11 @@ class Attention:
     def level(self) -> float | None:
         """Share of its peak at which a map is cut: of the weights, where they have their own."""
         return self.options.level and (self.networks.network.config.level or self.options.level)
+
+    def soft(self, query: Query) -> tuple[float, float] | None:
+        """Factor and shift by which the best cut is found; None where it is a share of the peak."""
+        picture = self.networks.picture if knows(query) else None
+        return (picture and picture.config.soft) or self.networks.network.config.soft
 
     def of_scan(self, prepared: PreparedScan, query: Query) -> SliceAttention:
         """The maps of all slices, smooth across them."""
@@ -123,6 +129,18 @@ class Attention:
         differing[rows] = asymmetry(photographs, prepared.images[rows])
         beside = self.options.mirrored * smooth(differing, self.options.across_mm / prepared.step_mm)
         return attention._replace(log_odds=limited(attention.log_odds + beside))
+
+    def beside_picture(
+        self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
+    ) -> SliceAttention:
+        """The maps of suspicious slices, and the mean with those of what sees the picture alone."""
+        picture = self.networks.picture
+        if picture is None or not (knows(attention.query) and len(suspicious)):
+            return attention
+        rows, change = torch.from_numpy(suspicious), torch.zeros_like(attention.log_odds)
+        change[rows] = picture.log_odds(prepared.images[rows]) - attention.log_odds[rows]
+        change = picture.config.share * smooth(change, self.options.across_mm / prepared.step_mm)
+        return attention._replace(log_odds=limited(attention.log_odds + change))
 
     def _closer_blocks(
         self,

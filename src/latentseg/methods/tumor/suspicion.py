@@ -44,7 +44,8 @@ def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceA
     options = attention.options
     slices = _bridged(found.scores >= options.min_presence, attention, prepared)
     found = attention.beside_mirrored(prepared, attention.closer(prepared, found, slices), slices)
-    soft = attention.networks.network.config.soft
+    found = attention.beside_picture(prepared, found, slices)
+    soft = attention.soft(found.query)
     cut = found._replace(log_odds=leveled(found.log_odds, slices, level=attention.level, soft=soft))
     return Suspicion(found, cut, slices)
 

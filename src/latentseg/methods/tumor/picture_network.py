@@ -1,0 +1,163 @@
+"""A second opinion on brain tumors: a network that looks at the picture alone, beside the attention to texts.
+
+Not of the paper; ours. The first blocks of the network for photographs, trained further, and a decoder. What
+it takes for a tumor it has learned from pictures that were varied anew in every step, and it is wrong
+elsewhere than the attention maps, so that the mean of both is right more often than either.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from latentseg.backbones.image_features import SHOWN, FeatureNetwork
+from latentseg.backbones.weights import reason
+from latentseg.errors import ModelError
+from latentseg.imaging.files import write_file
+from latentseg.methods.tumor.queries import Query
+
+FORMAT = "latentseg-picture-1"
+FINDING = "brain tumor"  # which it knows, of any kind
+LEVELS = 4  # of the network for photographs, on grids of 1/2 to 1/16
+FIXED = 3  # blocks that are not trained further, on the finest grids
+EDGE = 160  # pixels of what it sees
+GROUPS = 8  # of channels that are normalized together
+DROPPED = 0.15  # of the channels on the coarsest grid, while it is trained
+RARE = -3.0  # log-odds before it is trained, as tumors are small
+
+
+class PictureConfig(BaseModel):
+    """How a picture network counts beside the attention maps.
+
+    Attributes:
+        widths: Channels of its decoder, from the finest grid to the coarsest.
+        share: Of its log-odds in the mean of both.
+        soft: Where that is cut, instead of the factor and the shift of
+            :class:`~latentseg.methods.tumor.features.TumorConfig`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    widths: tuple[int, int, int, int] = (24, 48, 64, 128)
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    soft: tuple[float, float] | None = None
+
+
+class PictureNetwork(nn.Module):
+    """Log-odds of a tumor, of pictures of heads.
+
+    Args:
+        photographs: Whose first blocks it starts from.
+        config: See there.
+    """
+
+    def __init__(self, photographs: FeatureNetwork, config: PictureConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = photographs.blocks[: SHOWN[LEVELS - 1] + 1]
+        self.stem, self.blocks = copy.deepcopy(photographs.stem), copy.deepcopy(blocks)
+        self.blocks[FIXED:].requires_grad_(True)
+        *skips, top = photographs.channels[:LEVELS]
+        *finer, widest = config.widths
+        self.context = nn.ModuleList(
+            [_convolution(top, widest), _convolution(widest, widest, 2), _convolution(widest, widest, 4)]
+        )
+        self.dropped = nn.Dropout2d(DROPPED)
+        levels = zip([widest, *finer[:0:-1]], skips[::-1], finer[::-1], strict=True)
+        self.up = nn.ModuleList(
+            nn.Sequential(
+                _convolution(below + skip, own), *([_convolution(own, own)] if own > finer[0] else [])
+            )
+            for below, skip, own in levels
+        )
+        self.out = nn.ModuleList(nn.Conv2d(own, 1, 1) for own in finer[::-1])
+        for layer in self.out:
+            nn.init.constant_(layer.bias, RARE)  # type: ignore[arg-type] # a tensor, which the stubs do not know
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # the stubs of torch lack it
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Log-odds ``[(B, 1, h, w)]`` of images ``(B, 1, H, W)`` in [-1, 1], on grids from 1/8 to 1/2."""
+        with torch.autocast(images.device.type, enabled=False):
+            *skips, x = self._encoded(images)
+        first, *wider = self.context
+        x = first(x)
+        for layer in wider:
+            x = x + layer(x)
+        x, found = self.dropped(x), []
+        for skip, merge, out in zip(skips[::-1], self.up, self.out, strict=True):
+            x = merge(torch.cat([F.interpolate(x, size=skip.shape[2:]), skip], 1))
+            found.append(out(x))
+        return found
+
+    def _encoded(self, images: Tensor) -> Sequence[Tensor]:
+        """Features on each grid, finest first; in single precision, in which a CPU trains them faster."""
+        seen = F.interpolate(images, size=(EDGE, EDGE), mode="bilinear", antialias=True)
+        x = self.stem(seen.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
+        shown = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in SHOWN:
+                shown.append(x)
+        return shown
+
+    @torch.no_grad()
+    def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        """Log-odds ``(S, 1, H, W)`` on the CPU, the mean over pictures and their mirror images."""
+        place, grid = next(self.parameters()).device, images.shape[2:]
+        found = []
+        for some in images.split(slab):
+            both = torch.cat([some, some.flip(-1)]).to(place)
+            own, mirrored = self(both)[-1].chunk(2)
+            found.append(((own + mirrored.flip(-1)) / 2).cpu())
+        return F.interpolate(torch.cat(found), size=grid, mode="bilinear")
+
+
+def _convolution(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
+    layer = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
+    return nn.Sequential(layer, nn.GroupNorm(GROUPS, outputs), nn.ReLU(inplace=True))
+
+
+def file_of_picture(part: str) -> str:
+    """Name of the file of the picture network beside the networks of a region."""
+    return f"tumor-{part}-picture.safetensors"
+
+
+def knows(query: Query) -> bool:
+    """Whether a prompt asks for what picture networks were trained on."""
+    concept = query.prompt.concept
+    return concept is not None and FINDING in (concept.name, concept.broader)
+
+
+def save_picture(path: Path, network: PictureNetwork) -> None:
+    """Write a picture network in half precision; whole or not at all."""
+    tensors = {name: t.detach().cpu().half().contiguous() for name, t in network.state_dict().items()}
+    write_file(path, serialize(tensors, {"format": FORMAT, "config": network.config.model_dump_json()}))
+
+
+def read_picture(path: Path, photographs: FeatureNetwork) -> PictureNetwork:
+    """Read what :func:`save_picture` wrote, frozen and in single precision.
+
+    Raises:
+        ModelError: The file is missing, damaged, or of another kind.
+    """
+    fix = "download or train the weights again"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != FORMAT:
+            raise ModelError("not a picture network of latentseg", where=str(path), fix=fix)
+        network = PictureNetwork(photographs, PictureConfig.model_validate_json(metadata["config"]))
+        network.load_state_dict(state)
+    except (OSError, SafetensorError, ValidationError, KeyError, RuntimeError) as error:
+        raise ModelError(f"unreadable weights ({reason(error)})", where=str(path), fix=fix) from error
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,128 @@
+"""The picture network: its maps, its file, and the mean with the attention maps of heads."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import latentseg as ls
+from helpers.tiny_features import tiny_state
+from latentseg.backbones.image_features import FeatureNetwork
+from latentseg.errors import ModelError
+from latentseg.methods.tumor import network
+from latentseg.methods.tumor.options import TumorOptions
+from latentseg.methods.tumor.picture_network import (
+    PictureConfig,
+    PictureNetwork,
+    file_of_picture,
+    knows,
+    read_picture,
+    save_picture,
+)
+from latentseg.methods.tumor.queries import Queries
+from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.phantom.bodies import Phantom
+from latentseg.text import embed
+
+SMALL = PictureConfig(widths=(8, 8, 8, 16), share=0.25)
+
+
+@pytest.fixture
+def photographs() -> FeatureNetwork:
+    return FeatureNetwork(tiny_state())
+
+
+@pytest.fixture
+def small(photographs: FeatureNetwork) -> PictureNetwork:
+    torch.manual_seed(0)
+    return PictureNetwork(photographs, SMALL).eval()
+
+
+def test_maps_are_as_large_as_pictures_and_turn_with_them(small: PictureNetwork) -> None:
+    images = torch.rand(3, 1, 64, 64) * 2 - 1
+    found = small.log_odds(images, slab=2)
+    assert found.shape == images.shape
+    torch.testing.assert_close(small.log_odds(images.flip(-1)), found.flip(-1))
+    torch.testing.assert_close(small.log_odds(images[1:2]), found[1:2])
+    assert found.mean() < 0, "before a training tumors are rare"
+
+
+def test_what_knows_photographs_stays_where_it_is_finest(
+    photographs: FeatureNetwork, small: PictureNetwork
+) -> None:
+    torch.stack([one.mean() for one in small.train()(torch.rand(2, 1, 64, 64))]).sum().backward()
+    trained = {
+        name.split(".")[1] for name, p in small.blocks.named_parameters(prefix="blocks") if p.grad is not None
+    }
+    assert trained == {str(index) for index in range(3, len(small.blocks))}
+    assert all(p.grad is None for p in small.stem.parameters())
+    small.blocks[5].requires_grad_(False)
+    assert not any(p.requires_grad for p in photographs.parameters()), "that network is another"
+
+
+def test_a_file_holds_the_network_in_half_precision(
+    photographs: FeatureNetwork, small: PictureNetwork, tmp_path: Path
+) -> None:
+    path = tmp_path / file_of_picture("head")
+    save_picture(path, small)
+    again = read_picture(path, photographs)
+    assert again.config == SMALL
+    images = torch.rand(1, 1, 64, 64)
+    torch.testing.assert_close(again.log_odds(images), small.log_odds(images), atol=0.05, rtol=0.05)
+    assert {t.dtype for t in load_file(path).values()} == {torch.float16}
+    save_file(load_file(path), path)  # without what it says about itself
+    with pytest.raises(ModelError, match="not a picture network"):
+        read_picture(path, photographs)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="unreadable weights"):
+        read_picture(path, photographs)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "known"),
+    [
+        ("brain tumor", True),
+        ("glioma", True),
+        ("pituitary adenoma", True),
+        ("edema", False),
+        ("liver tumor", False),
+    ],
+)
+def test_prompts_that_it_answers(prompt: str, known: bool) -> None:
+    assert knows(Queries(embed)(prompt, "MR")) == known
+
+
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_maps_of_heads_are_the_mean_of_both(
+    tiny_tumor_model: Path, searched: Phantom, tmp_path: Path, photographs: FeatureNetwork
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_tumor_model, folder)
+    shutil.copy(folder / network.FILE, folder / network.file_alone("head"))
+    options = TumorOptions(refinement=None, closer=None, min_presence=0.0, across_mm=0.0)
+    segmenter = ls.load("tumor", backbone=folder, options=options)
+    assert isinstance(segmenter, TumorSegmenter)
+
+    class Certain(PictureNetwork):
+        def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+            return torch.full_like(images, 8.0)
+
+    mr, plain = replace(searched.image, modality="MR"), segmenter.networks
+    maps = {}
+    for name, picture in (("without", None), ("with", Certain(photographs, SMALL))):
+        head = replace(plain.alone["head"], picture=picture)
+        segmenter.networks = replace(plain, alone={"head": head})
+        prepared = segmenter.prepare(mr)
+        for prompt in ("glioma", "edema"):
+            chance = segmenter.predict(prepared, prompt).evidence.attention
+            maps[name, prompt] = torch.logit(torch.from_numpy(chance).double())
+    torch.testing.assert_close(maps["with", "edema"], maps["without", "edema"])
+    torch.testing.assert_close(
+        maps["with", "glioma"], 0.75 * maps["without", "glioma"] + 0.25 * 8.0, atol=1e-3, rtol=1e-3
+    )

@@ -54,7 +54,7 @@ class TumorOptions:
     anyway: bool = False
     organs: bool = True
     own: float = 0.1
-    lesser: float = 0.5
+    lesser: float = 0.75
     mirrored: float = 4.0
     closer: CloserOptions | None = field(default_factory=CloserOptions)
     min_presence: float = 0.5

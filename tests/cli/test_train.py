@@ -145,6 +145,7 @@ def test_mistakes_are_one_sentence(packed: Pack, configs: Path, capsys: Capture)
         (("autoencoder", good, *out), 2, "--pack"),
         (("supervoxels", configs / "nowhere"), 3, "latentseg train pack"),
         (("pack", good, "--out", configs / "p"), 2, "sources"),
+        (("picture", good, *pack, "--backbone", "compact", *out), 2, "crop"),
         (("fewshot", configs / "fewshot.yaml", *pack, "--backbone", configs / "no", *out), 4, "no"),
         (
             ("fewshot", configs / "fewshot.yaml", *pack, "--backbone", configs, *out),

@@ -12,8 +12,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from helpers import packs
 from helpers.tiny_features import tiny_state
 from latentseg.backbones.image_features import FeatureNetwork
+from latentseg.cli import main
 from latentseg.errors import ModelError
 from latentseg.methods.tumor.picture_network import PictureConfig, file_of_picture, read_picture
+from latentseg.training.config import read_config
 from latentseg.training.loop import LoopOptions, trained
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.picture import (
@@ -103,6 +105,24 @@ def test_a_training_writes_weights_that_another_starts_from(packed: Pack, tmp_pa
     torch.testing.assert_close(again, dict(model.state_dict()), atol=2e-3, rtol=2e-3)
     with pytest.raises(ModelError, match="unreadable weights"):
         PictureTask(OPTIONS, packed, photographs, weights=tmp_path / "none.safetensors")
+
+
+def test_the_command_trains_on_the_network_for_photographs(packed: Pack, tmp_path: Path) -> None:
+    config = tmp_path / "picture.yaml"
+    config.write_text(
+        "loop: {steps: 1, learning_rate: 1.0e-3, warmup: 1, threads: 1}\n"
+        "batch: 2\n"
+        "samples: {findings: {spleen: spleen lesion},\n"
+        "  organs: {kidney_right: right kidney, vertebrae: bone}}\n",
+        encoding="utf-8",
+    )
+    words = ["train", "picture", str(config), "--pack", str(packed.folder), "--backbone", "compact"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    weights = tmp_path / "run" / file_of_picture("head")
+    assert 2e6 < weights.stat().st_size < 3e6
+    assert main([*words, "--out", str(tmp_path / "next"), "--weights", str(weights)]) == 0
+    shipped = Path(__file__).parents[3] / "configs" / "tumor-head-picture.yaml"
+    assert read_config(shipped, PictureTrainingOptions).samples.shares["glioma-brats"] > 0
 
 
 def test_batches_are_drawn_anew_and_repeat_with_their_seed(packed: Pack) -> None:

@@ -1,13 +1,14 @@
 """What scores of tumors are lowered by, set anew for trained weights on the healthy people of a pack.
 
 Usage: ``python benchmarks/tumor_scores.py CONFIG --pack FOLDER --weights FILE --output FILE [--only kidney]
-[--organs FILE]``.
+[--organs FILE] [--everyone] [--alarms SLICES SCANS]``.
 
 ``CONFIG`` is that of the training, such as ``configs/tumor-abdomen.yaml``: it says which people were kept
-from it (``samples: validation``) and are healthy (``healthy``), and how many of them may be suspected
-(``false_alarms``, ``scan_alarms``). The weights are written again with nothing changed but ``by_organ`` and,
-if that is asked for, what finds the organs (``--organs``). Scores of an organ that has none set anew
-(``--only``) are kept.
+from it (``samples: validation``) and are healthy (``healthy``), how many of them may be suspected
+(``false_alarms``, ``scan_alarms``; ``--alarms`` instead), and the share of lesions that are told
+(``lesions``). The weights are written again with nothing changed but that share, ``by_organ`` and, if that is
+asked for, what tells organs and lesions (``--organs``). Scores of other organs than ``--only`` are kept; with
+``--everyone`` healthy people of the training count too, of whom there are many more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def take_organs(trained: network.TumorNetwork, other: network.TumorNetwork) -> N
     beside = trained.organs.beside
     trained.organs = other.organs
     trained.organs.beside = beside
-    trained.config = trained.config.model_copy(update={"around": other.config.around})
+    told = {name: getattr(other.config, name) for name in ("around", "lesions")}
+    trained.config = trained.config.model_copy(update=told)
 
 
 def main() -> None:
@@ -48,6 +50,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", help="Organs, with commas between; others are left as they are.")
     parser.add_argument("--organs", type=Path, help="Weights whose organs are taken over.")
+    parser.add_argument("--everyone", action="store_true", help="Healthy people of the training as well.")
+    parser.add_argument("--alarms", type=float, nargs=2, help="Shares of slices and scans that may pass.")
     parser.add_argument("--backbone", default="compact")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -55,20 +59,24 @@ def main() -> None:
     trained, facts = network.load(options.weights)
     if options.organs:
         take_organs(trained, network.load(options.organs)[0])
+    if trained.organs.lesions:
+        shares = {"lesions": training.network.lesions}
+        trained.config = trained.config.model_copy(update=shares)
     frozen = compact_stages(resolve(options.backbone), trained.config)
     queries = queries_of(facts, text_dim=trained.config.text_dim)
     before = trained.views.by_organ
-    samples = Samples(training.samples, Pack(options.pack))
+    asked = training.samples.model_copy(update={"validation": ()}) if options.everyone else training.samples
+    samples = Samples(asked, Pack(options.pack))
     healthy = calibrate_organs(
         trained,
         frozen,
         queries,
         samples,
         views={name: part for name, part in training.views.items() if name in training.healthy},
-        alarms=Alarms(training.false_alarms, training.scan_alarms),
+        alarms=Alarms(*(options.alarms or (training.false_alarms, training.scan_alarms))),
     )
-    asked = options.only.split(",") if options.only else [key.rpartition(" ")[0] for key in healthy]
-    set_anew = {key: of for key, of in trained.views.by_organ.items() if key.rpartition(" ")[0] in asked}
+    only = options.only.split(",") if options.only else [key.rpartition(" ")[0] for key in healthy]
+    set_anew = {key: of for key, of in trained.views.by_organ.items() if key.rpartition(" ")[0] in only}
     trained.views.by_organ = before | set_anew
     network.save(options.output, trained, facts)
     for key, offset in set_anew.items():

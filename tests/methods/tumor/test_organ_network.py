@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from latentseg.methods.tumor.organ_network import Run, between
 from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.training.growth import grow_from
+from latentseg.training.tumor.losses import lesion_loss
 
 CHANNELS = ((4, 3), (6,), (5,))
 
@@ -66,7 +67,8 @@ def test_the_distance_of_slices_is_heeded(maps: OrganMaps) -> None:
 @torch.no_grad()
 def test_a_scan_takes_stages_in_half_precision_and_any_number_of_slices(maps: OrganMaps) -> None:
     stages = stages_of(20)
-    chances = maps.of_scan([stage.half() for stage in stages], 5.0)
+    chances, lesions = maps.of_scan([stage.half() for stage in stages], 5.0)
+    assert lesions is None, "which these weights do not tell"
     assert chances.shape == (20, 3, 16, 16)
     torch.testing.assert_close(chances.sum(1), torch.ones(20, 16, 16))
     torch.testing.assert_close(chances, maps(stages, [Run(20, 5.0)]).softmax(1), atol=2e-2, rtol=0)
@@ -81,7 +83,7 @@ def test_it_grows_from_weights_that_see_one_slice() -> None:
     grow_from(grown, single.state_dict(), where=Path("tumor.safetensors"))
     stages = stages_of(6)
     torch.testing.assert_close(grown(stages, [Run(6, 5.0)]), single(stages))
-    torch.testing.assert_close(grown.of_scan(stages, 5.0), single.of_scan(stages, 5.0))
+    torch.testing.assert_close(grown.of_scan(stages, 5.0).organs, single.of_scan(stages, 5.0).organs)
 
 
 def test_it_learns_what_only_neighbors_tell() -> None:
@@ -104,3 +106,53 @@ def test_it_learns_what_only_neighbors_tell() -> None:
     chance = maps.eval()(stages, runs).softmax(1)[:, 1].detach()
     assert float(chance[1].mean()) > 0.8
     assert float(chance[4].mean()) < 0.2
+
+
+def test_lesions_are_learned_beside_organs_by_what_neighbors_tell() -> None:
+    """The same slice has a lesion below a bright one, and none below a dark one."""
+    torch.manual_seed(0)
+    maps = OrganMaps(("liver",), CHANNELS, around=True, lesions=True)
+    before = maps.eval()(stages_of(6)).detach()
+    maps.train()
+    stages = stages_of(6)
+    for stage in stages:
+        stage[4] = stage[1]
+    stages[3][2, 0] += 9.0
+    stages[3][5, 0] -= 9.0
+    shares = torch.zeros(6, 16, 16)
+    shares[1, 4:9, 4:9] = 1
+    sure, runs = torch.ones(6, dtype=torch.bool), [Run(3, 7.0), Run(3, 7.0)]
+    optimizer = torch.optim.Adam(maps.lesions.parameters(), lr=1e-2)  # type: ignore[union-attr]  # it has them
+    for _ in range(150):
+        optimizer.zero_grad()
+        lesions = maps.with_lesions(stages, runs)[1]
+        assert lesions is not None
+        lesion_loss(lesions[:, 0], shares, sure, sizes=[3, 3]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = maps.eval().with_lesions(stages, runs)[1]
+    assert found is not None
+    assert float(found[1, 0, 5:8, 5:8].min()) > 0 > float(found[4, 0, 5:8, 5:8].max())
+    torch.testing.assert_close(maps(stages_of(6)), before, msg="organs do not change by that")
+
+
+def test_a_lesion_that_is_not_outlined_is_no_mistake() -> None:
+    odds = torch.full((2, 16, 16), -4.0, requires_grad=True)
+    shares, sure = torch.zeros(2, 16, 16), torch.tensor([True, False])
+    shares[:, 0, 0] = 1
+    with torch.no_grad():
+        odds[:, 8, 8] = 3.0
+    lesion_loss(odds, shares, sure, sizes=[1, 1]).backward()
+    assert odds.grad is not None
+    assert odds.grad[0, 8, 8] > 0
+    assert odds.grad[1, 8, 8] == 0
+    assert (odds.grad[:, 0, 0] < 0).all(), "what is outlined counts in both"
+
+
+def test_a_small_lesion_is_not_outweighed_by_a_large_one() -> None:
+    shares = torch.zeros(2, 16, 16)
+    shares[0, :2, :2] = shares[1, :8, :8] = 1
+    odds = torch.zeros(2, 16, 16, requires_grad=True)
+    lesion_loss(odds, shares, torch.ones(2, dtype=torch.bool), sizes=[2]).backward()
+    assert odds.grad is not None
+    assert float(odds.grad[0, 0, 0] / odds.grad[1, 0, 0]) > 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import latentseg as ls
@@ -16,6 +18,7 @@ from latentseg.errors import LatentsegWarning, UsageError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.closer_look import CloserOptions
 from latentseg.methods.tumor.options import PAPER_LIKE, TumorOptions
+from latentseg.methods.tumor.organ_network import Run
 from latentseg.methods.tumor.organs import BESIDE, FIELD_MM, OrganMaps, cavity, distance_from
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
@@ -157,17 +160,22 @@ def test_only_organs_that_are_found_well_are_relied_on() -> None:
 
 
 class Everywhere(OrganMaps):
-    """Says that one organ is everywhere."""
+    """Says that one organ is everywhere, and where a lesion is: in the upper half, or nowhere said."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, lesions: bool = False) -> None:
         super().__init__(("kidney", "liver"), ((4,),))
-        self.number = number
+        self.number, self.above = number, lesions
 
-    def forward(self, stages: list[Tensor], runs: object = ()) -> Tensor:  # type: ignore[override]
+    def with_lesions(
+        self, stages: Sequence[Tensor], runs: Sequence[Run] = ()
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits in favor of the organ."""
+        del runs
         logits = torch.zeros(len(stages[0]), 3, *stages[0].shape[2:])
         logits[:, self.number] = 9.0
-        return logits
+        lesions = torch.full_like(logits[:, :1], -6.0)
+        lesions[:, :, : lesions.shape[2] // 2] = 6.0
+        return logits, lesions if self.above else None
 
 
 @pytest.fixture
@@ -191,6 +199,27 @@ def test_a_tumor_is_looked_for_at_its_organ(segmenter: TumorSegmenter, searched:
     np.testing.assert_allclose(
         paper(scan, ["kidney tumor"])["kidney tumor"].probability, before["kidney tumor"].probability
     )
+
+
+def test_lesions_that_are_told_have_their_share(segmenter: TumorSegmenter, searched: Phantom) -> None:
+    trained = segmenter.networks.network
+    trained.organs = Everywhere(2, lesions=True)
+
+    def attention() -> NDArray[np.float32]:
+        return segmenter(searched.image, ["liver tumor"])["liver tumor"].evidence.attention
+
+    alone = attention()
+    trained.config = trained.config.model_copy(update={"lesions": {"liver": 1.0}})
+    said = attention()
+    half = said.shape[1] // 2
+    np.testing.assert_allclose(said[:, : half - 8], 1 / (1 + np.exp(-6)), atol=1e-3)
+    np.testing.assert_allclose(said[:, half + 8 :], 1 / (1 + np.exp(6)), atol=1e-3)
+    trained.config = trained.config.model_copy(update={"lesions": {"liver": 0.5, "kidney": 1.0}})
+    both = attention()
+    odds = [np.log(one / (1 - one))[:, : half - 8] for one in (alone, said, both)]
+    np.testing.assert_allclose(odds[2], (odds[0] + odds[1]) / 2, atol=0.05)
+    trained.config = trained.config.model_copy(update={"lesions": {"kidney": 1.0}})
+    np.testing.assert_allclose(attention(), alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("prompt", ["liver tumor", "tumor"])
@@ -280,14 +309,28 @@ def test_a_lesion_belongs_to_its_organ(packed: Pack) -> None:
     index = int(np.argmax((packed.labels == 1).sum((1, 2))))
     organs = plain._organs(index, packed.scans[0])
     image = packed.images[index] / np.float32(127.5) - 1
-    changed, with_lesion = ill._with_lesion(rng, image[None], organs[None], 1.0)
+    changed, with_lesion, lesion = ill._with_lesion(rng, image[None], organs[None], 1.0)
+    assert lesion.any()
+    assert (with_lesion[lesion] > 0).all()
     assert not np.array_equal(changed[0], image)
     assert (with_lesion[0][organs > 0] > 0).all()
     livers = samples_of(packed, lesions=1.0, hosts={"liver": 1.0})
     kidneys = organs == 1
     for seed in range(5):
-        lesion = livers._with_lesion(np.random.default_rng(seed), image[None], organs[None], 1.0)[1][0]
-        assert not ((lesion == 1) & ~kidneys).any()
+        labels = livers._with_lesion(np.random.default_rng(seed), image[None], organs[None], 1.0)[1][0]
+        assert not ((labels == 1) & ~kidneys).any()
+
+
+def test_lesions_of_a_sample_are_those_that_grew_and_those_outlined(packed: Pack) -> None:
+    healthy = samples_of(packed, lesions=0.0, unsure=("phantom",)).draw(np.random.default_rng(0))
+    assert not healthy.lesions.any()
+    ill = samples_of(packed, lesions=1.0).draw(np.random.default_rng(0))
+    assert ill.lesions.any()
+    assert ill.sure
+    outlined = samples_of(packed, lesions=0.0, outlined=("liver",)).draw(np.random.default_rng(0))
+    assert np.array_equal(outlined.lesions, outlined.organs == 2)
+    packed.scans = [scan.model_copy(update={"source": "livers"}) for scan in packed.scans]
+    assert not samples_of(packed, unsure=("livers",)).draw(np.random.default_rng(0)).sure
 
 
 def test_data_sets_know_some_organs(packed: Pack) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import latentseg as ls
 from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.methods.tumor.told import Told
 from latentseg.methods.tumor.within_organ import within, without_lesser
 from latentseg.phantom.bodies import Phantom
 
@@ -61,7 +62,7 @@ def test_a_mass_that_fills_a_lung_lies_in_it(tiny_tumor_model: Path, searched: P
     chances[:, 2, 8:24, 4:12] = 1.0  # one lung, and what is left of the other
     chances[:, 2, 8:12, 20:28] = 1.0
     chances[:, 1, 26:31, 4:12] = 1.0
-    prepared.__dict__["organs"] = chances
+    prepared.__dict__["told"] = Told(chances)
     lungs, liver = prepared.found("lung"), prepared.found("liver")
     assert lungs is not None
     assert liver is not None

@@ -23,10 +23,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from latentseg.methods.cutouts import CutOuts
+from latentseg.methods.tumor.told import Beside
 
 FADED = 0.1  # of a square's edge
 
-Compare = Callable[[Tensor, Tensor | None], Tensor]
+Compare = Callable[[Tensor, Beside], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def look_closer(
     margins: Tensor,
     inside: NDArray[np.bool_],
     *,
-    away: Tensor | None,
+    beside: Beside,
     compare: Compare,
     options: CloserOptions,
 ) -> Tensor:
@@ -62,8 +63,8 @@ def look_closer(
         images: Suspicious slices ``(S, 1, H, W)`` in [-1, 1].
         margins: Log-odds of the first look, likewise.
         inside: ``(S, h, w)``, what squares have to cover.
-        away: ``(S, 1, H, W)``, distance from the organ; None where it is not known.
-        compare: Log-odds ``(N, 1, H, W)`` of images and of what they are away.
+        beside: What is known of the slices, on their grid.
+        compare: Log-odds ``(N, 1, H, W)`` of images and of what is known of them.
         options: See there.
     """
     edge = images.shape[-1]
@@ -73,7 +74,7 @@ def look_closer(
     rows = torch.tensor([row for row, _ in squares])
     centers = torch.tensor(np.array([place for _, place in squares]), dtype=torch.float32) * edge
     cuts = CutOuts(centers, torch.full((len(rows),), options.edge * edge))
-    near = None if away is None else cuts.of(away[rows])
+    near = beside.each(lambda known: cuts.of(known[rows]))
     closer, covered = cuts.back(compare(cuts.of(images[rows]), near))
     middle = cuts.back(pyramid(images.shape[2:]).expand(len(rows), -1, -1, -1))[0] * covered
     total = torch.zeros_like(margins).index_add(0, rows, closer * middle)

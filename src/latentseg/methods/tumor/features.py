@@ -41,6 +41,8 @@ class TumorConfig(BaseModel):
         beside: Share of the image's edge, beside an organ, in which a tumor of it may lie as well, by organ;
             of others :data:`~latentseg.methods.tumor.organs.BESIDE`.
         around: Whether organs are told by the slices above and below as well, of 2-D backbones.
+        lesions: Share that lesions told with the organs have in the map of a tumor, by organ; of other
+            organs none. Left empty, lesions are not told.
         judged: Whether more than the map makes the anomaly score of a slice.
         text_dim: Length of the text embeddings.
         projected: Channels of the latents, whose change is projected for the feature residual; 0 leaves the
@@ -64,6 +66,7 @@ class TumorConfig(BaseModel):
     pyramid: int = 32
     beside: dict[str, float] = {}
     around: bool = False
+    lesions: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     judged: bool = True
     text_dim: int = 384
     projected: int = 0

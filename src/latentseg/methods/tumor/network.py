@@ -59,7 +59,14 @@ class TumorNetwork(nn.Module):
         width, dim = config.projected, config.text_dim
         self.projector = FeatureProjector(width, dim) if width else None
         self.views = Views(views, channels[-1][-1])
-        self.organs = OrganMaps(organs, channels, dims=dims, beside=config.beside, around=config.around)
+        self.organs = OrganMaps(
+            organs,
+            channels,
+            dims=dims,
+            beside=config.beside,
+            around=config.around,
+            lesions=bool(config.lesions),
+        )
 
     @classmethod
     def for_stages(

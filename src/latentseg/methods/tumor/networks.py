@@ -24,6 +24,7 @@ from latentseg.methods.tumor.organs import FIELD_MM
 from latentseg.methods.tumor.parts import PartJudge
 from latentseg.methods.tumor.picture_network import PictureNetwork
 from latentseg.methods.tumor.queries import Queries, Query
+from latentseg.methods.tumor.told import Beside, Told
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class PreparedScan:
         seen: The scan as the networks see it, slices cut to the body or a whole block, and the way back.
         images: Slices ``(S, 1, H, W)``, or a block ``(1, 1, D, H, W)``, in [-1, 1], on the CPU.
         encode: Passes them through the frozen networks.
-        look_for_organs: Where the networks find organs by frozen features, see :attr:`organs`.
+        look_for_organs: What the networks tell by frozen features, see :attr:`told`.
         lungs: Where they are, of a scan of which the lungs alone are seen.
         alone: What some prompt had networks of its own look at, by their name; None where it is not shown.
     """
@@ -101,7 +102,7 @@ class PreparedScan:
     seen: NetworkInput
     images: Tensor
     encode: Callable[[], Encoded] = field(repr=False)
-    look_for_organs: Callable[[Sequence[Tensor]], Tensor | None] = field(repr=False)
+    look_for_organs: Callable[[Sequence[Tensor]], Told | None] = field(repr=False)
     lungs: LungField | None = None
     alone: dict[str, PreparedScan | None] = field(default_factory=dict, repr=False)
 
@@ -116,9 +117,14 @@ class PreparedScan:
         return self.encoded.stages
 
     @cached_property
-    def organs(self) -> Tensor | None:
-        """Chances ``(S, 1 + organs, ...)`` on the finest grid, of the organs that are known."""
+    def told(self) -> Told | None:
+        """Organs that are known and lesions, on the finest grid."""
         return self.look_for_organs(self.stages)
+
+    @property
+    def organs(self) -> Tensor | None:
+        """Chances ``(S, 1 + organs, ...)`` of organs."""
+        return self.told and self.told.organs
 
     @property
     def decoded(self) -> Reconstructions:
@@ -143,6 +149,10 @@ class PreparedScan:
         if self.organs is None or organ not in organs.trusted:
             return None
         return organs.distances(self.organs, organ, field=self.field)
+
+    def beside(self, organ: str) -> Beside:
+        """What is known beside the map of a tumor of an organ."""
+        return Beside(self.away(organ), self.told and self.told.lesions)
 
     def inside(self, organ: str) -> NDArray[np.bool_] | None:
         """Where a tumor of an organ is looked for, ``(S, ...)``; None where that is not known."""
@@ -176,6 +186,5 @@ class PreparedScan:
         tensors = [self.images]
         if "encoded" in self.__dict__:
             tensors += [*self.stages, self.decoded.decoded]
-        if self.__dict__.get("organs") is not None:
-            tensors.append(self.__dict__["organs"])
+        tensors += [tensor for tensor in self.__dict__.get("told") or () if tensor is not None]
         return self.scan.array.nbytes + sum(apart) + sum(tensor.nbytes for tensor in tensors)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 AROUND_MM = (-20.0, -7.0, 7.0, 20.0)  # where a position looks along the slices
 GROUPS = 8
+SLAB = 8  # slices that go through a level at a time
+RARE = -3.0  # log-odds of a lesion before training
 
 
 class Run(NamedTuple):
@@ -36,6 +38,10 @@ class Between(NamedTuple):
         """Values ``(S, ...)`` there."""
         share = self.share.view(-1, *[1] * (values.ndim - 1)).to(values)
         return values[self.first] * (1 - share) + values[self.second] * share
+
+    def part(self, rows: slice) -> Between:
+        """Of some slices alone."""
+        return Between(*(one[rows] for one in self))
 
 
 def between(runs: Iterable[Run], away_mm: float) -> Between:
@@ -68,7 +74,28 @@ class Around(nn.Module):
 
     def forward(self, values: Tensor, places: Sequence[Between]) -> Tensor:
         """Maps ``(S, width, h, w)`` to the same, by where :data:`AROUND_MM` lie."""
-        own = self.down(values)
-        differing = torch.cat([place.of(own) - own for place in places], 1)
-        values = values + torch.as_tensor(self.out(F.gelu(differing)))
-        return values + torch.as_tensor(self.beside(F.gelu(self.norm(values))))
+        own, found = self.down(values), []
+        for start in range(0, len(values), SLAB):
+            at = slice(start, start + SLAB)
+            differing = torch.cat([place.part(at).of(own) - own[at] for place in places], 1)
+            seen = values[at] + torch.as_tensor(self.out(F.gelu(differing)))
+            found.append(seen + torch.as_tensor(self.beside(F.gelu(self.norm(seen)))))
+        return torch.cat(found)
+
+
+class Lesions(nn.Module):
+    """Log-odds of a lesion anywhere, by the finest grid of the organs and the slices around.
+
+    Args:
+        width: Channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.around, self.odds = Around(width), nn.Conv2d(width, 1, 1)
+        nn.init.constant_(torch.as_tensor(self.odds.bias), RARE)
+
+    def forward(self, values: Tensor, places: Sequence[Between]) -> Tensor:
+        """Log-odds ``(S, 1, h, w)`` of maps ``(S, width, h, w)``, by where :data:`AROUND_MM` lie."""
+        slabs = self.around(values, places).split(SLAB)
+        return torch.cat([torch.as_tensor(self.odds(F.gelu(slab))) for slab in slabs])

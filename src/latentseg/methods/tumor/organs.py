@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from latentseg.imaging.components import large_in_volume
 from latentseg.methods.diffugts.attention_maps import Pyramid
-from latentseg.methods.tumor.organ_network import AROUND_MM, Around, Run, between
+from latentseg.methods.tumor.organ_network import AROUND_MM, SLAB, Around, Lesions, Run, between
+from latentseg.methods.tumor.told import Told
 
 WIDTH = 48  # of the pyramid
 SMALLEST = 0.0005  # of a slice, below which a piece is not taken for an organ
@@ -32,7 +33,6 @@ TRUSTED = 0.4  # Dice on its training samples from which on an organ is relied o
 BESIDE = 0.1  # of the image's edge; a large mass is not seen as the organ that it grows from and displaces
 CAVITY = "lung"  # the organ that is what its parts span, in which a tumor lies, not beside it
 ONE_SIDED = 0.35  # of one lung, below which the other is taken for filled by something
-SLAB = 8  # slices that go through a level at a time
 
 
 class OrganMaps(nn.Module):
@@ -44,6 +44,7 @@ class OrganMaps(nn.Module):
         dims: 2 or 3.
         beside: See :class:`~latentseg.methods.tumor.features.TumorConfig`.
         around: Whether the slices around are seen as well.
+        lesions: Whether lesions are told as well, of any organ.
 
     Attributes:
         quality: ``(organs,)``, Dice of each on samples of its training.
@@ -59,6 +60,7 @@ class OrganMaps(nn.Module):
         dims: int = 2,
         beside: Mapping[str, float] | None = None,
         around: bool = False,
+        lesions: bool = False,
     ) -> None:
         super().__init__()
         self.names, self.beside = tuple(names), {CAVITY: 0.0, **(beside or {})}
@@ -70,6 +72,7 @@ class OrganMaps(nn.Module):
         self.classify = conv(WIDTH, 1 + len(names), 1) if names else None
         coarse = len(channels) - 1 if names and around else 0
         self.around = nn.ModuleList(Around(WIDTH) for _ in range(coarse))
+        self.lesions = Lesions(WIDTH) if names and lesions else None
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -78,18 +81,24 @@ class OrganMaps(nn.Module):
             return ()
         return tuple(name for name, good in zip(self.names, self.quality >= TRUSTED, strict=True) if good)
 
-    def of_scan(self, stages: Sequence[Tensor], step_mm: float) -> Tensor:
-        """Chances ``(S, 1 + organs, ...)`` of the slices of a scan in order, so far apart; on the CPU."""
-        logits: Tensor = self(stages, [Run(len(stages[0]), step_mm)])
-        return logits.softmax(1).cpu()
+    def of_scan(self, stages: Sequence[Tensor], step_mm: float) -> Told:
+        """What the slices of a scan show, given in order, so far apart."""
+        logits, lesions = self.with_lesions(stages, [Run(len(stages[0]), step_mm)])
+        return Told(logits.softmax(1).cpu(), None if lesions is None else lesions.cpu())
 
     def forward(self, stages: Sequence[Tensor], runs: Sequence[Run] = ()) -> Tensor:
         """Logits ``(B, 1 + organs, ...)`` of stages ``[(B, C_l, ...)]``, finest first; 0 is elsewhere.
 
         Args:
-            stages: Of slices, a few of which go through the finest level at a time, or of blocks.
+            stages: Of slices, a few of which go through a level at a time, or of blocks.
             runs: Which of them are neighbors; left out, each is alone.
         """
+        return self.with_lesions(stages, runs)[0]
+
+    def with_lesions(
+        self, stages: Sequence[Tensor], runs: Sequence[Run] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same, and log-odds ``(B, 1, ...)`` of a lesion; None where they are not told."""
         if self.pyramid is None or self.classify is None:
             raise RuntimeError("the organs were not trained")
         every = iter(stages)
@@ -101,12 +110,13 @@ class OrganMaps(nn.Module):
             parts = zip(levels[at], coarser, strict=True)
             merged = torch.cat([self._merged(self.pyramid, at, *part) for part in parts])
             merged = self.around[at - 1](merged, places) if self.around and at else merged
-        return torch.as_tensor(merged)
+        finest = torch.as_tensor(merged)
+        logits = torch.cat([torch.as_tensor(self.classify(F.gelu(slab))) for slab in finest.split(SLAB)])
+        return logits, self.lesions(finest, places) if self.lesions else None
 
     def _merged(self, pyramid: Pyramid, at: int, stages: Sequence[Tensor], coarser: Tensor | None) -> Tensor:
-        """A level of the pyramid for a few slices, of the finest the logits."""
-        own = pyramid.level(at, torch.cat([normalized(stage.float()) for stage in stages], 1), coarser)
-        return own if at or self.classify is None else torch.as_tensor(self.classify(F.gelu(own)))
+        """A level of the pyramid for a few slices."""
+        return pyramid.level(at, torch.cat([normalized(stage.float()) for stage in stages], 1), coarser)
 
     def distances(self, chances: Tensor, organ: str, *, field: Sequence[float] | None = None) -> Tensor:
         """Distance ``(B, 1, ...)`` from what may be a tumor of an organ; 1 where there is no organ.

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from latentseg.imaging.network_input import NetworkInput
 from latentseg.methods.diffugts.reconstructions import Reconstructions
-from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.blocks import items_of
 from latentseg.methods.tumor.lung_field import LungField, lung_field
 from latentseg.methods.tumor.negative import SOFT_TISSUE, is_seen_as_negative, negative
@@ -18,6 +17,7 @@ from latentseg.methods.tumor.networks import Encoded, PreparedScan, TumorNetwork
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import CAVITY
 from latentseg.methods.tumor.queries import Query
+from latentseg.methods.tumor.told import Told
 
 
 def prepared_scan(
@@ -47,12 +47,12 @@ def encoded(networks: TumorNetworks, seen: NetworkInput, images: Tensor, options
 @torch.no_grad()
 def organs_of(
     networks: TumorNetworks, stages: Sequence[Tensor], step_mm: float, options: TumorOptions
-) -> Tensor | None:
-    """Chances of organs, smooth across slices; None where none are known or asked for."""
+) -> Told | None:
+    """Chances of organs and lesions, smooth across slices; None where none are known or asked for."""
     organs = networks.network.organs
     if not (organs.names and options.organs):
         return None
-    return smooth(organs.of_scan(stages, step_mm), options.across_mm / step_mm)
+    return organs.of_scan(stages, step_mm).smooth(options.across_mm / step_mm)
 
 
 def alone(
@@ -79,7 +79,7 @@ def seen_alone(
     if part == SOFT_TISSUE:
         return prepared_scan(networks, negative(prepared.seen), options)
 
-    def look_for_organs(stages: Sequence[Tensor]) -> Tensor | None:
+    def look_for_organs(stages: Sequence[Tensor]) -> Told | None:
         return organs_of(networks, stages, prepared.step_mm, options)
 
     return replace(

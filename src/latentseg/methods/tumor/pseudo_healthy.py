@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentseg.methods.diffugts.attention_maps import ABNORMAL
+from latentseg.methods.diffugts.attention_maps import ABNORMAL, resized
 from latentseg.methods.diffugts.refinement import Refined, RefinementOptions, Refiner
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.healthy_image import continued
@@ -75,9 +75,8 @@ class Refinement:
         networks, found = self.attention.networks, self.found
 
         def attend(images: Tensor) -> Tensor:
-            near = None if found.away is None else found.away[rows]
-            maps = self.attention.maps(networks.stages(images), found.query, near)
-            return maps.chance(images.shape[2:]).cpu()
+            seen = self.attention.seen(networks.stages(images), found.query, found.beside.of(rows))
+            return resized(seen.margin, images.shape[2:]).sigmoid().cpu()
 
         def project(change: Tensor) -> Tensor:
             return networks.network.projected(change, found.query.texts[:, ABNORMAL])

@@ -157,7 +157,7 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
                 f"{where} looks like a scan of the {shown}, and the {query.prompt.organ} is in the "
                 f"{query.region}: {query.prompt.text!r} is called absent"
             )
-        elif found.away is not None and bool((found.away == 1).all()):
+        elif (away := found.beside.away) is not None and bool((away == 1).all()):
             caution(f"{where} shows no {query.prompt.organ}: {query.prompt.text!r} is called absent")
             return False
         return not shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from latentseg.backbones.base import TakesVolumes
 from latentseg.imaging.components import large_in_volume
-from latentseg.methods.diffugts.attention_maps import AttentionMaps, resized
+from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.log_odds import limited
 from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.closer_look import CloserOptions, look_closer
@@ -25,7 +26,9 @@ from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
 from latentseg.methods.tumor.picture_network import knows
 from latentseg.methods.tumor.queries import Query
+from latentseg.methods.tumor.seen import Seen, seen_of
 from latentseg.methods.tumor.symmetry import asymmetry
+from latentseg.methods.tumor.told import Beside
 from latentseg.methods.tumor.views import key_of, looks_of
 
 Spacing = tuple[float, float, float]
@@ -38,13 +41,13 @@ class SliceAttention(NamedTuple):
         query: What was asked for.
         log_odds: Of being abnormal, ``(S, 1, H, W)``, on the CPU.
         scores: Anomaly score ``(S,)`` in [0, 1].
-        away: ``(S, 1, ...)``, distance from the organ of the query; None where it is not known.
+        beside: What is known of the slices otherwise.
     """
 
     query: Query
     log_odds: Tensor
     scores: Tensor
-    away: Tensor | None
+    beside: Beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +74,22 @@ class Attention:
 
     def of_scan(self, prepared: PreparedScan, query: Query) -> SliceAttention:
         """The maps of all slices, smooth across them."""
-        away = prepared.away(query.prompt.organ)
+        beside = prepared.beside(query.prompt.organ)
         margins, scores = [], []
         for start in range(0, len(prepared.images), self.options.slab):
             at = slice(start, start + self.options.slab)
             stages = [level[at].float() for level in prepared.stages]
-            maps = self.maps(stages, query, None if away is None else away[at])
-            margins.append(maps.margin.cpu())
-            scores.append(maps.score.cpu())
+            seen = self.seen(stages, query, beside.of(at))
+            margins.append(seen.margin.cpu())
+            scores.append(seen.score.cpu())
         sigma = self.options.across_mm / prepared.step_mm
         margin = resized(smooth(torch.cat(margins), sigma), prepared.images.shape[2:])
         key = key_of(query.prompt.organ, prepared.scan.modality)
+        away = beside.away
         shown = len(margin) if away is None else int((away < 1).flatten(1).any(1).sum())
         looks = looks_of(shown, prepared.step_mm)
         lowered = self.networks.network.views.lowered(torch.cat(scores), query.region, key, looks=looks)
-        return SliceAttention(query, limited(margin), smooth(lowered, sigma).sigmoid(), away)
+        return SliceAttention(query, limited(margin), smooth(lowered, sigma).sigmoid(), beside)
 
     def closer(
         self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
@@ -99,20 +103,19 @@ class Attention:
         inside = self._inside(prepared, attention, suspicious)
         log_odds, grid = attention.log_odds.clone(), prepared.images.shape[2:]
 
-        def compare(images: Tensor, away: Tensor | None) -> Tensor:
+        def compare(images: Tensor, beside: Beside) -> Tensor:
             margins = []
             for start in range(0, len(images), slab):
                 at = slice(start, start + slab)
-                near = None if away is None else away[at]
                 stages = self.networks.stages(images[at])
-                margins.append(self.maps(stages, attention.query, near).margin.cpu())
+                margins.append(self.seen(stages, attention.query, beside.of(at)).margin.cpu())
             return resized(torch.cat(margins), grid)
 
         for rows in torch.from_numpy(suspicious).split(slab):
             images, first = prepared.images[rows], log_odds[rows]
-            away = None if attention.away is None else resized(attention.away[rows], grid)
+            beside = attention.beside.of(rows).each(partial(resized, grid=grid))
             found = look_closer(
-                images, first, inside[rows.numpy()], away=away, compare=compare, options=options
+                images, first, inside[rows.numpy()], beside=beside, compare=compare, options=options
             )
             log_odds[rows] = limited(found)
         return attention._replace(log_odds=log_odds)
@@ -157,24 +160,23 @@ class Attention:
         def compare(block: Tensor, spacing_mm: Spacing, away: Tensor | None) -> Tensor:
             depth, height, width = block.shape[2:]
             own = backbone.for_volume((depth, height, width), spacing_mm=spacing_mm)
-            return self.maps(FrozenStages(own, config)(block), attention.query, away).margin.cpu()
+            return self.seen(FrozenStages(own, config)(block), attention.query, Beside(away)).margin.cpu()
 
         found = look_closer_at_blocks(
             Finer(prepared.seen, options, backbone.multiple),
             attention.log_odds,
             self._found(attention, suspicious)[0],
-            away=attention.away,
+            away=attention.beside.away,
             compare=compare,
             window_hu=backbone.window_hu,
         )
         return attention._replace(log_odds=limited(found))
 
-    def maps(self, stages: Sequence[Tensor], query: Query, away: Tensor | None) -> AttentionMaps:
-        """The maps of some slices, ``away`` on any grid."""
+    def seen(self, stages: Sequence[Tensor], query: Query, beside: Beside) -> Seen:
+        """The map and the scores of some slices."""
         texts = query.texts.to(stages[0].device).expand(len(stages[0]), -1, -1)
-        near = None if away is None else resized(away, stages[0].shape[2:]).to(stages[0].device)
-        maps: AttentionMaps = self.networks.network.attention(stages, texts, away=near)
-        return maps
+        network = self.networks.network
+        return seen_of(network, stages, texts, organ=query.prompt.organ, beside=beside)
 
     def _inside(
         self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]

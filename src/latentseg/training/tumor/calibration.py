@@ -28,6 +28,8 @@ from latentseg.methods.tumor.lung_field import distances_from
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.queries import Queries
+from latentseg.methods.tumor.seen import seen_of
+from latentseg.methods.tumor.told import Beside
 from latentseg.methods.tumor.views import PART_OF, Offset, key_of, looks_of
 from latentseg.text.vocabulary import concept_named
 from latentseg.training.pack import PackedScan
@@ -165,21 +167,18 @@ def organ_scores(
     """
     stages = [torch.cat(level) for level in zip(*map(frozen, slices.images.split(SLAB)), strict=True)]
     sigma = RECOMMENDED.across_mm / slices.step_mm
-    chances = (
-        smooth(network.organs.of_scan(stages, slices.step_mm), sigma)
-        if network.organs.names
-        else slices.images
-    )
+    told = network.organs.of_scan(stages, slices.step_mm).smooth(sigma) if network.organs.names else None
     found: dict[str, list[float]] = {}
     for organ, labelled in organs.items():
-        known = organ in network.organs.trusted
-        away = network.organs.distances(chances, organ) if known else labelled
+        known = told is not None and organ in network.organs.trusted
+        away = network.organs.distances(told.organs, organ) if told and known else labelled
         shown = torch.ones(len(slices.images), dtype=torch.bool)
         if away is not None:
             away = resized(away, stages[0].shape[2:])
             shown = (away < 1).flatten(1).any(1)
         if bool(shown.any()):
             texts = queries(tumor_of(organ), slices.modality).texts.expand(len(slices.images), -1, -1)
-            scores = smooth(network.attention(stages, texts, away=away).score, sigma)
+            beside = Beside(away, told and told.lesions)
+            scores = smooth(seen_of(network, stages, texts, organ=organ, beside=beside).score, sigma)
             found[organ] = scores[shown].tolist()
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,9 @@ from latentseg.methods.diffugts.attention_maps import ABNORMAL, AttentionMaps, r
 TEMPERATURE = 0.07
 FOCAL = 10.0  # weight of a mean over pixels, most of which are easy
 FOREGROUND = 3.0  # weight of pixels of a labelled organ
+TOUCHED = 0.05  # share of a cell from which a lesion touches it
+WORST = 48  # cells of a slice, of those without a lesion the most suspicious
+FEW_CELLS = 5.0  # added to both parts of Dice, so that a small lesion is not all or nothing
 
 
 def focal(logits: Tensor, masks: Tensor, *, gamma: float = 2.0, foreground: float = 4.0) -> Tensor:
@@ -94,3 +99,33 @@ def organ_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     dice = 1 - overlap / ((chance.exp() + classes).flatten(2).sum(2) + 1)
     here = (known & (classes.flatten(2).amax(2) > 0))[:, 1:]
     return entropy + (dice[:, 1:] * here).sum() / here.sum().clamp(min=1)
+
+
+def lesion_loss(log_odds: Tensor, shares: Tensor, sure: Tensor, *, sizes: Sequence[int]) -> Tensor:
+    """Cross-entropy of cells that are mostly lesion and of those that are none, and Dice of each run.
+
+    Of cells without a lesion the most suspicious of each slice count as much as all cells of lesions, and all
+    others besides. In slices that may have further lesions the outlined ones alone count.
+
+    Args:
+        log_odds: ``(B, h, w)``.
+        shares: ``(B, h, w)``, of each cell, that is lesion; what lies between counts for Dice alone.
+        sure: ``(B,)`` bool, whether a slice has no other lesions.
+        sizes: Slices of each run, one after the other.
+    """
+    inside, outside = (shares > 0.5).float(), (shares < TOUCHED) & sure[:, None, None]
+    small_too = inside / inside.sum((1, 2), keepdim=True).clamp(min=1).sqrt()
+    missed = (small_too * F.softplus(-log_odds)).sum() / small_too.sum().clamp(min=1e-6)
+    wrong = F.softplus(log_odds) * outside
+    worst = wrong.flatten(1).topk(min(WORST, wrong[0].numel()), 1).values.sum() / (
+        WORST * sure.sum().clamp(min=1)
+    )
+    every = wrong.sum() / outside.sum().clamp(min=1)
+    chance = log_odds.sigmoid() * sure[:, None, None]
+    lost = [
+        1 - (2 * (found * truth).sum() + FEW_CELLS) / (found.sum() + truth.sum() + FEW_CELLS)
+        for found, truth in zip(chance.split(list(sizes)), shares.split(list(sizes)), strict=True)
+        if bool(truth.any())
+    ]
+    overlap = torch.stack(lost).mean() if lost else log_odds.sum() * 0
+    return 0.3 * (missed + worst) + 3.0 * every + 0.5 * overlap

@@ -26,6 +26,7 @@ from latentseg.training.tumor.lesions import add_lesion
 
 LUNG = "lung"
 SPREADING = 0.3  # chance that a lesion takes the place of other organs too
+LESION = 64  # added to the number of an organ, or of none, while a lesion is moved with them
 
 
 class OrganSampleOptions(SliceAugmentation):
@@ -36,6 +37,8 @@ class OrganSampleOptions(SliceAugmentation):
         elsewhere: Data sets that show none of these organs.
         shares: Share of draws by data set.
         lesions: Chance of a synthetic lesion in an organ, which it belongs to.
+        outlined: Labels of real lesions.
+        unsure: Data sets with lesions that are not outlined.
         hosts: Weights of the organs in which it grows; 1 of all where it is empty.
         phases: Chance that labelled organs of a CT are shown in another phase after a contrast medium.
         run: Neighboring slices of a sample; of a data set of pictures, as many pictures.
@@ -46,6 +49,8 @@ class OrganSampleOptions(SliceAugmentation):
     elsewhere: tuple[str, ...] = ()
     shares: dict[str, float] = Field(default_factory=dict)
     lesions: float = 0.35
+    outlined: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
     hosts: dict[str, float] = Field(default_factory=dict)
     phases: float = 0.0
     run: Annotated[int, Field(ge=1)] = 1
@@ -62,12 +67,16 @@ class OrganSample(NamedTuple):
         organs: ``(n, H, W)``, 0 or the number of an organ, counted from 1.
         known: ``(1 + organs,)``, which of them are labelled; 0 is elsewhere and known.
         step_mm: Distance of the slices; 0 of pictures.
+        lesions: ``(n, H, W)``, where lesions are.
+        sure: Whether there are no others.
     """
 
     images: NDArray[np.float32]
     organs: NDArray[np.int64]
     known: NDArray[np.bool_]
     step_mm: float
+    lesions: NDArray[np.bool_]
+    sure: bool
 
 
 class OrganSamples:
@@ -111,18 +120,21 @@ class OrganSamples:
         rows, step_mm = self._rows(rng, index, scan)
         images = self.packed.images[rows].astype(np.float32) / 127.5 - 1
         organs = np.stack([self._organs(row, self._scan(row)) for row in rows])
+        lesions = np.stack([self._outlined(row, self._scan(row)) for row in rows])
         step = step_mm / scan.spacing_mm[1]
         for at in [slice(None)] if step_mm else [slice(n, n + 1) for n in range(len(rows))]:
             if rng.random() < self.options.lesions:
-                images[at], organs[at] = self._with_lesion(rng, images[at], organs[at], step or 1.0)
+                images[at], organs[at], grown = self._with_lesion(rng, images[at], organs[at], step or 1.0)
+                lesions[at] |= grown
         if scan.modality == "CT" and rng.random() < self.options.phases:
             images = another_phase(images, organs, rng)
         if self._lungs_are_air(scan) and rng.random() < self.options.windows:
             images = self._in_window(images, organs, int(rng.integers(2**31)))
-        images, moved = augmented(images, organs, rng, self.options, nearest=True)
+        images, moved = augmented(images, organs + LESION * lesions, rng, self.options, nearest=True)
         if scan.modality == "CT":
             images = denoised(images)
-        return OrganSample(images, moved.astype(np.int64), self._known(scan), step_mm)
+        marks, sure = moved.astype(np.int64), scan.source not in self.options.unsure
+        return OrganSample(images, marks % LESION, self._known(scan), step_mm, marks >= LESION, sure)
 
     def _scan(self, index: int) -> PackedScan:
         return self.packed.scans[int(self.scan_of[index])]
@@ -185,17 +197,22 @@ class OrganSamples:
             organs[self.hosts.lung(index) & (labels == 0)] = 1 + self.organs.index(LUNG)
         return organs
 
+    def _outlined(self, index: int, scan: PackedScan) -> NDArray[np.bool_]:
+        """Real lesions of a slice."""
+        marks = [label for label, name in scan.labels.items() if name in self.options.outlined]
+        return np.isin(self.packed.labels[index], marks)
+
     def _with_lesion(
         self, rng: np.random.Generator, images: NDArray[np.float32], organs: NDArray[np.int64], step: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """A lesion in some organ of slices, as a part of the organ."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+        """A lesion in some organ of slices, as a part of the organ; the images, organs, and where it is."""
         areas = np.bincount(organs.ravel(), minlength=2)
         hosts = 1 + np.flatnonzero(areas[1:] >= SMALLEST_HOST)
         weights = self.options.hosts or dict.fromkeys(self.organs, 1.0)
         chance = np.array([weights.get(self.organs[number - 1], 0.0) for number in hosts])
         if not chance.any():
-            return images, organs
+            return images, organs, np.zeros(organs.shape, bool)
         number = int(rng.choice(hosts, p=chance / chance.sum()))
         room = (organs == number) | ((images > AIR) & ((organs == 0) | (rng.random() < SPREADING)))
         lesion = add_lesion(images, organs == number, rng, room=room, step=step)
-        return lesion.image, np.where(lesion.mask, number, organs)
+        return lesion.image, np.where(lesion.mask, number, organs), lesion.mask

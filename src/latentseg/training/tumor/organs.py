@@ -20,7 +20,7 @@ from latentseg.methods.tumor.organ_network import Run
 from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.training.loop import Task
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
-from latentseg.training.tumor.losses import organ_loss
+from latentseg.training.tumor.losses import lesion_loss, organ_loss
 from latentseg.training.tumor.organ_samples import OrganSample, OrganSamples
 
 ALONE = 0.25  # of the batches, in which no slice sees its neighbors
@@ -31,13 +31,16 @@ MEASURED = 400  # samples by which the quality of the organs is measured
 class OrganBatch(NamedTuple):
     """Frozen stages ``[(B, C_l, h_l, w_l)]``, organs ``(B, h, w)``, what is labelled ``(B, 1 + organs)``.
 
-    And which of them are neighbors; none in blocks.
+    And which of them are neighbors, the shares ``(B, h, w)`` of cells that are lesions, and in which slices
+    ``(B,)`` there are no others; none in blocks.
     """
 
     stages: list[Tensor]
     organs: Tensor
     known: Tensor
     runs: Sequence[Run] = ()
+    lesions: Tensor | None = None
+    sure: Tensor | None = None
 
 
 class OrganTraining(Task[OrganMaps]):
@@ -53,11 +56,17 @@ class OrganTraining(Task[OrganMaps]):
     metadata: Mapping[str, str] = MappingProxyType({})
 
     def loss(self, batch: OrganBatch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy and Dice; for the log the share of labelled positions that get their organ."""
-        logits = self.model(batch.stages, batch.runs)
+        """Of organs, and of lesions; for the log the share of labelled positions that get their organ."""
+        logits, lesions = self.model.with_lesions(batch.stages, batch.runs)
         inside = batch.organs > 0
         found = ((logits.argmax(1) == batch.organs) & inside).sum() / inside.sum().clamp(min=1)
-        return organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
+        loss, log = organ_loss(logits, batch.organs, batch.known), {"recall": float(found)}
+        if lesions is None or batch.lesions is None or batch.sure is None:
+            return loss, log
+        beside = lesion_loss(
+            lesions[:, 0], batch.lesions, batch.sure, sizes=[run.slices for run in batch.runs]
+        )
+        return loss + beside, log | {"lesions": float(beside)}
 
     @torch.no_grad()
     def measure_on(self, samples: Iterable[OrganBatch]) -> None:
@@ -106,6 +115,8 @@ class OrganTask(OrganTraining):
         self.run = samples.options.run
         self.kept = KeptStages(frozen, count * self.run)
         self.organs = np.zeros((count * self.run, *self.kept.grid), np.uint8)
+        self.lesions = np.zeros(self.organs.shape, np.float16)
+        self.sure = np.zeros(count, bool)
         self.known = np.zeros((count, 1 + len(self.model.names)), bool)
         self.steps = np.zeros(count)
 
@@ -116,10 +127,8 @@ class OrganTask(OrganTraining):
         alone = rng.random() < ALONE
         stretch = np.exp(rng.uniform(-STRETCH, STRETCH, len(one.runs))) * (not alone)
         runs = [run._replace(step_mm=run.step_mm * by) for run, by in zip(one.runs, stretch, strict=True)]
-        stages, organs = one.stages, one.organs
-        if rng.random() < MIRRORED:
-            stages, organs = [stage.flip(-1) for stage in stages], organs.flip(-1)
-        return OrganBatch(stages, organs, one.known, runs)
+        one = one._replace(runs=runs)
+        return mirrored(one) if rng.random() < MIRRORED else one
 
     def _kept(self, rows: NDArray[np.integer]) -> OrganBatch:
         slices = (rows[:, None] * self.run + np.arange(self.run)).ravel()
@@ -128,12 +137,15 @@ class OrganTask(OrganTraining):
             for at, image in enumerate(sample.images, row * self.run):
                 self.kept.fill(at, image)
                 self.organs[at] = on_grid(sample.organs[at - row * self.run], self.kept.grid)
-            self.known[row], self.steps[row] = sample.known, sample.step_mm
+                self.lesions[at] = shares_on_grid(sample.lesions[at - row * self.run], self.kept.grid)
+            self.known[row], self.steps[row], self.sure[row] = sample.known, sample.step_mm, sample.sure
         return OrganBatch(
             self.kept[slices],
             torch.from_numpy(self.organs[slices].astype(np.int64)),
             torch.from_numpy(self.known[rows].repeat(self.run, 0)),
             [Run(self.run, float(step_mm)) for step_mm in self.steps[rows]],
+            torch.from_numpy(self.lesions[slices].astype(np.float32)),
+            torch.from_numpy(self.sure[rows].repeat(self.run)),
         )
 
     def sample(self, row: int) -> OrganSample:
@@ -150,3 +162,16 @@ def on_grid(organs: NDArray[np.int64], grid: Sequence[int]) -> NDArray[np.int64]
     classes = F.one_hot(torch.from_numpy(organs))[None].movedim(-1, 1).float()
     shares = F.adaptive_avg_pool2d(classes, (grid[0], grid[1]))
     return np.asarray(shares.argmax(1)[0].numpy())
+
+
+def shares_on_grid(lesions: NDArray[np.bool_], grid: Sequence[int]) -> NDArray[np.float32]:
+    """The share of each cell of a coarser grid that is marked in ``(H, W)``."""
+    marks = torch.from_numpy(lesions).float()[None, None]
+    return np.asarray(F.adaptive_avg_pool2d(marks, (grid[0], grid[1]))[0, 0].numpy())
+
+
+def mirrored(batch: OrganBatch) -> OrganBatch:
+    """Left and right in each other's place."""
+    lesions = None if batch.lesions is None else batch.lesions.flip(-1)
+    stages = [stage.flip(-1) for stage in batch.stages]
+    return batch._replace(stages=stages, organs=batch.organs.flip(-1), lesions=lesions)

@@ -27,7 +27,6 @@ from latentseg.methods.tumor.organs import PART
 from latentseg.methods.tumor.picture_network import knows
 from latentseg.methods.tumor.queries import Query
 from latentseg.methods.tumor.seen import Seen, seen_of
-from latentseg.methods.tumor.symmetry import asymmetry
 from latentseg.methods.tumor.told import Beside
 from latentseg.methods.tumor.views import key_of, looks_of
 
@@ -119,31 +118,6 @@ class Attention:
             )
             log_odds[rows] = limited(found)
         return attention._replace(log_odds=log_odds)
-
-    def beside_mirrored(
-        self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
-    ) -> SliceAttention:
-        """The maps of suspicious slices of a head in MR, raised where halves differ."""
-        photographs = self.networks.stages.photographs
-        head = attention.query.region == "head" and prepared.scan.modality == "MR"
-        if not (self.options.mirrored and photographs and head and len(suspicious)):
-            return attention
-        rows, differing = torch.from_numpy(suspicious), torch.zeros_like(attention.log_odds)
-        differing[rows] = asymmetry(photographs, prepared.images[rows])
-        beside = self.options.mirrored * smooth(differing, self.options.across_mm / prepared.step_mm)
-        return attention._replace(log_odds=limited(attention.log_odds + beside))
-
-    def beside_picture(
-        self, prepared: PreparedScan, attention: SliceAttention, suspicious: NDArray[np.intp]
-    ) -> SliceAttention:
-        """The maps of suspicious slices, and the mean with those of what sees the picture alone."""
-        picture = self.networks.picture
-        if picture is None or not (knows(attention.query) and len(suspicious)):
-            return attention
-        rows, change = torch.from_numpy(suspicious), torch.zeros_like(attention.log_odds)
-        change[rows] = picture.log_odds(prepared.images[rows]) - attention.log_odds[rows]
-        change = picture.config.share * smooth(change, self.options.across_mm / prepared.step_mm)
-        return attention._replace(log_odds=limited(attention.log_odds + change))
 
     def _closer_blocks(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentseg.methods.log_odds import limited
 from latentseg.methods.tumor.along_slices import bridged
+from latentseg.methods.tumor.beside_map import with_evidence
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.lung_field import LungField
 from latentseg.methods.tumor.networks import PreparedScan
@@ -43,8 +44,7 @@ def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceA
     """Slices with a high score and those between them, in which the map is cut."""
     options = attention.options
     slices = _bridged(found.scores >= options.min_presence, attention, prepared)
-    found = attention.beside_mirrored(prepared, attention.closer(prepared, found, slices), slices)
-    found = attention.beside_picture(prepared, found, slices)
+    found = with_evidence(attention, prepared, attention.closer(prepared, found, slices), slices)
     soft = attention.soft(found.query)
     cut = found._replace(log_odds=leveled(found.log_odds, slices, level=attention.level, soft=soft))
     return Suspicion(found, cut, slices)

@@ -137,7 +137,7 @@ def test_halves_of_a_head_are_compared_where_no_networks_of_heads_look(
         compared.append(len(images))
         return torch.ones_like(images)
 
-    monkeypatch.setattr("latentseg.methods.tumor.slice_attention.asymmetry", asymmetry)
+    monkeypatch.setattr("latentseg.methods.tumor.beside_map.asymmetry", asymmetry)
     found = []
     for mirrored in (0.0, 2.0):
         options = TumorOptions(refinement=None, closer=None, min_presence=0.0, mirrored=mirrored)

@@ -7,6 +7,7 @@ none of its code is run. What ships beside the few-shot weights is its first six
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -76,13 +77,17 @@ class FeatureNetwork(nn.Module):
 
     def _run(self, images: Tensor) -> list[Tensor]:
         grey = images.to(self.device).expand(-1, 3, -1, -1) * (127.5 / 128)
-        x = self.stem(grey.contiguous(memory_format=torch.channels_last))
-        shown = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in SHOWN:
-                shown.append(x)
-        return shown
+        return shown_maps(self.blocks, self.stem(grey.contiguous(memory_format=torch.channels_last)))
+
+
+def shown_maps(blocks: Iterable[nn.Module], stem: Tensor) -> list[Tensor]:
+    """What the blocks of :data:`SHOWN` make of the stem's maps ``(B, C, H / 2, W / 2)``, finest first."""
+    x, shown = stem, []
+    for index, block in enumerate(blocks):
+        x = block(x)
+        if index in SHOWN:
+            shown.append(x)
+    return shown
 
 
 def load_feature_network(path: Path | None = None) -> FeatureNetwork:

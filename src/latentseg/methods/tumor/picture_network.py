@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from latentseg.backbones.image_features import SHOWN, FeatureNetwork
+from latentseg.backbones.image_features import SHOWN, FeatureNetwork, shown_maps
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import write_file
@@ -101,13 +101,8 @@ class PictureNetwork(nn.Module):
     def _encoded(self, images: Tensor) -> Sequence[Tensor]:
         """Features on each grid, finest first; in single precision, in which a CPU trains them faster."""
         seen = F.interpolate(images, size=(EDGE, EDGE), mode="bilinear", antialias=True)
-        x = self.stem(seen.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
-        shown = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in SHOWN:
-                shown.append(x)
-        return shown
+        grey = seen.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return shown_maps(self.blocks, self.stem(grey))
 
     @torch.no_grad()
     def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:

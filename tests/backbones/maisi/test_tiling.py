@@ -11,6 +11,7 @@ pytest.importorskip("monai.apps.generation.maisi")
 
 from helpers.maisi_toys import tiny_autoencoder
 from latentseg.backbones.maisi import memory as maisi_memory
+from latentseg.backbones.maisi import tiling
 from latentseg.backbones.maisi.conditions import MaisiCondition
 from latentseg.backbones.maisi.model import MaisiBackbone, MaisiOptions
 from latentseg.backbones.maisi.networks import AUTOENCODER, VARIANTS, new_autoencoder, new_unet
@@ -35,6 +36,20 @@ def test_slabs_are_exact(rows: int, shape: tuple[int, int, int]) -> None:
     torch.testing.assert_close(
         run_blocks(codec.decoder.blocks, z, rows=rows)[0], codec.decode(mean), rtol=1e-4, atol=1e-5
     )
+
+
+@torch.no_grad()
+def test_bfloat16_is_convolved_in_single_precision_where_a_processor_has_no_units_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    conv, x = torch.nn.Conv3d(3, 4, 3), torch.rand(1, 3, 6, 6, 6)
+    exact = conv(x)
+    conv, x = conv.bfloat16(), x.bfloat16()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert tiling.convolution_dtype(torch.bfloat16) == torch.float32
+    found = tiling.convolved(x, conv)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
 
 
 @torch.no_grad()

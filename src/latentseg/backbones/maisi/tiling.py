@@ -168,12 +168,22 @@ def _normalized(slab: Tensor, norm: Affine | None) -> Tensor:
 def convolved(x: Tensor, conv: nn.Conv3d, *, padding: tuple[int, ...] = (0, 0, 0)) -> Tensor:
     """A convolution ``(B, C, X, Y, Z)`` with a padding of its own.
 
-    In float32 on a CPU it goes to oneDNN directly: PyTorch would unfold the input to 27 times its size.
+    In float32 on a CPU it goes to oneDNN directly: PyTorch would unfold the input to 27 times its size. So it
+    does in bfloat16 where the CPU has no units for it, which is slower still and takes as much memory.
     """
-    weight, bias = conv.weight, conv.bias
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return torch.mkldnn_convolution(x, weight, bias, padding, conv.stride, conv.dilation, conv.groups)
-    return F.conv3d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        inside = convolution_dtype(x.dtype)
+        if inside == torch.float32:
+            given = (None if one is None else one.to(inside) for one in (x, conv.weight, conv.bias))
+            found = torch.mkldnn_convolution(*given, padding, conv.stride, conv.dilation, conv.groups)
+            return found.to(x.dtype)
+    return F.conv3d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+
+
+def convolution_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a CPU convolves numbers of a type in: bfloat16 itself only where oneDNN can."""
+    native = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype if native else torch.float32
 
 
 def conv_of(module: nn.Module) -> nn.Conv3d:

@@ -2,8 +2,9 @@
 
 The references are float32 and carry rounding of their own: evaluated in float64, our network is 3.9e-6
 (1 shot) and 4.7e-6 (3 shots) from them at the worst value. So the UNet's 3e-6 is asked of the root mean
-square, and the worst value is compared with the largest output (3.6): on processors with AVX-512 it is 2e-6 of
-it, with AVX2 alone 3.7e-6. The float64 test shows that the operator is the same one. :mod:`test_naive` shows it without these tensors.
+square, and the worst value is compared with the largest output (3.6): with AVX-512 it is 2e-6 of that, with
+AVX2 alone 3.7e-6. The float64 test shows that the operator is the same one, and :mod:`test_naive` shows it
+without these tensors.
 """
 
 from __future__ import annotations

@@ -168,21 +168,23 @@ def _normalized(slab: Tensor, norm: Affine | None) -> Tensor:
 def convolved(x: Tensor, conv: nn.Conv3d, *, padding: tuple[int, ...] = (0, 0, 0)) -> Tensor:
     """A convolution ``(B, C, X, Y, Z)`` with a padding of its own.
 
-    In float32 on a CPU it goes to oneDNN directly: PyTorch would unfold the input to 27 times its size. So it
-    does in bfloat16 where the CPU has no units for it, which is slower still and takes as much memory.
+    What a CPU convolves in float32 goes to oneDNN directly: PyTorch would unfold the input to 27 times its
+    size.
     """
-    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        inside = convolution_dtype(x.dtype)
-        if inside == torch.float32:
-            given = (None if one is None else one.to(inside) for one in (x, conv.weight, conv.bias))
-            found = torch.mkldnn_convolution(*given, padding, conv.stride, conv.dilation, conv.groups)
-            return found.to(x.dtype)
+    inside = convolution_dtype(x.dtype)
+    if x.device.type == "cpu" and inside == torch.float32 and torch.backends.mkldnn.is_available():
+        bias = None if conv.bias is None else conv.bias.to(inside)
+        given, weight = x.to(inside), conv.weight.to(inside)
+        found = torch.mkldnn_convolution(
+            given, weight, bias, padding, conv.stride, conv.dilation, conv.groups
+        )
+        return found.to(x.dtype)
     return F.conv3d(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 def convolution_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a CPU convolves numbers of a type in: bfloat16 itself only where oneDNN can."""
-    native = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    native = dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype if native else torch.float32
 
 

@@ -1,7 +1,7 @@
 """What scores of tumors are lowered by, set anew for trained weights on the healthy people of a pack.
 
 Usage: ``python benchmarks/tumor_scores.py CONFIG --pack FOLDER --weights FILE --output FILE [--only kidney]
-[--organs FILE] [--everyone] [--alarms SLICES SCANS]``.
+[--organs FILE] [--picture FILE] [--everyone] [--alarms SLICES SCANS]``.
 
 ``CONFIG`` is that of the training, such as ``configs/tumor-abdomen.yaml``: it says which people were kept
 from it (``samples: validation``) and are healthy (``healthy``), how many of them may be suspected
@@ -22,10 +22,11 @@ import torch
 from latentseg.backbones.registry import resolve
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.load import compact_stages
+from latentseg.methods.tumor.picture_network import read_picture
 from latentseg.methods.tumor.queries import queries_of
 from latentseg.training.config import read_config
 from latentseg.training.pack import Pack
-from latentseg.training.tumor.calibration import Alarms, calibrate_organs
+from latentseg.training.tumor.calibration import Alarms, Judges, calibrate_organs
 from latentseg.training.tumor.diffugts import TumorTrainingOptions
 from latentseg.training.tumor.samples import Samples
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", help="Organs, with commas between; others are left as they are.")
     parser.add_argument("--organs", type=Path, help="Weights whose organs are taken over.")
+    parser.add_argument("--picture", type=Path, help="A picture network by which lesions are told as well.")
     parser.add_argument("--everyone", action="store_true", help="Healthy people of the training as well.")
     parser.add_argument("--alarms", type=float, nargs=2, help="Shares of slices and scans that may pass.")
     parser.add_argument("--backbone", default="compact")
@@ -67,10 +69,9 @@ def main() -> None:
     before = trained.views.by_organ
     asked = training.samples.model_copy(update={"validation": ()}) if options.everyone else training.samples
     samples = Samples(asked, Pack(options.pack))
+    picture = read_picture(options.picture, frozen.photographs) if options.picture else None
     healthy = calibrate_organs(
-        trained,
-        frozen,
-        queries,
+        Judges(trained, frozen, queries, picture),
         samples,
         views={name: part for name, part in training.views.items() if name in training.healthy},
         alarms=Alarms(*(options.alarms or (training.false_alarms, training.scan_alarms))),

@@ -5,15 +5,16 @@ Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma] [--wei
 
 Patients are those that ``configs/split.yaml`` keeps back, and non-commercial ones: chests with outlined
 nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), brain slices (Cheng), asked for as brain tumors and
-by their kind, kidney slices (KiTS19), liver slices with masses that a rule outlines (MSD Task03), two
-abdomens with liver tumors and one with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0
-and half of CHAOS (every fourth slice), people without lesions of the pancreas (NIH), normal chests
-(IQ-OTHNCCD) and IXI volunteers; the last three are slices.
+by their kind, kidney slices (KiTS19), liver slices with masses that a rule outlines (MSD Task03), these
+masses put into whole livers of other people (``masses_in_livers.py``), two abdomens of collections of liver
+tumors and one with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0 and half of CHAOS
+(every fourth slice), people without lesions of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI
+volunteers; the last three are slices.
 
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
-* Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more: any slice with a score of
-  0.1, or part with that chance, may hold some, and a component counts with the chance of its part or, where
-  parts are not judged, with the highest score of its slices.
+* Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more that nobody put there: any
+  slice with a score of 0.1, or part with that chance, may hold some, and a component counts with the chance
+  of its part or, where parts are not judged, with the highest score of its slices.
 * Healthy people in whom anything is marked; AUROC and Brier score of presence over people. Scans in which a
   prompt is refused, as no training showed its organ's tumors in their modality, are counted apart.
 * Share of what is marked that lies within 5 mm of the organ: its label, or air in the body, with the tumor.
@@ -61,6 +62,7 @@ from latentseg.metrics.presence import auroc
 from latentseg.training.config import read_config
 from latentseg.training.splits import Split
 from liver_slices import KEPT_BACK, dark_masses
+from masses_in_livers import livers_with_masses
 
 NEAR_MM, LEAST_MM, LOWEST_SCORE = 5.0, 10.0, 0.1
 AIR_HU = -400
@@ -174,6 +176,12 @@ def livers() -> Iterator[Scan]:
             yield Scan(path.name, whose, image, True, truth, {BY_RULE: liver})
 
 
+def masses_put() -> Iterator[Scan]:
+    """Whole livers into which masses of other people were put."""
+    for scan in livers_with_masses():
+        yield Scan(scan.name, scan.patient, scan.image, True, scan.truth, {PUT: scan.liver | scan.truth})
+
+
 def not_outlined(*patterns: str) -> Iterator[Scan]:
     """CT volumes with a tumor that is seen."""
     for pattern in patterns:
@@ -199,6 +207,7 @@ def healthy(dataset: Dataset, cases: Iterable[str]) -> Iterator[Scan]:
 
 LABELS = {"kidney": ("right_kidney", "left_kidney"), "liver": ("liver",), "pancreas": ("pancreas",)}
 BY_RULE = "liver-slices"  # no radiologist drew these, and users are told of others
+PUT = "liver-put"
 FINDINGS = {
     "lung": "lung tumor",
     "brain": "brain tumor",
@@ -208,6 +217,7 @@ FINDINGS = {
     "kidney": "kidney tumor",
     "liver": "liver tumor",
     BY_RULE: "liver tumor",
+    PUT: "liver tumor",
     "pancreas": "pancreatic tumor",
 }
 ABDOMEN = ("kidney", "liver", "pancreas")
@@ -219,12 +229,13 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
     (HEAD, lambda: pictures("healthy_brain/*.png", "MR", sick=False, patient=r"sub-(IXI\d+)")),
     (("kidney",), kidneys),
     ((BY_RULE,), livers),
+    ((PUT,), masses_put),
     (("liver",), lambda: not_outlined("CRLM*", "*BC-A10X")),
     (("pancreas",), lambda: not_outlined("*C3L-00189")),
-    ((*ABDOMEN, BY_RULE), lambda: healthy(SABS, SABS.fold(0))),
-    ((*ABDOMEN, BY_RULE), lambda: healthy(CHAOS, CHAOS.present()[::2])),
+    ((*ABDOMEN, BY_RULE, PUT), lambda: healthy(SABS, SABS.fold(0))),
+    ((*ABDOMEN, BY_RULE, PUT), lambda: healthy(CHAOS, CHAOS.present()[::2])),
     (
-        (*ABDOMEN, BY_RULE),
+        (*ABDOMEN, BY_RULE, PUT),
         lambda: pictures("slices_2d/nih_pancreas/*.jpg", "CT", sick=False, patient=r"PANCREAS_(\d+)"),
     ),
 )
@@ -241,7 +252,8 @@ def row_of(finding: str, scan: Scan, prepared: PreparedScan, segmenter: TumorSeg
     sizes = ndimage.sum_labels(truth, labelled, range(1, count + 1)) * ml * 1000
     picture = min(image.shape) == 1
     across = (6 * sizes / np.pi) ** (1 / 3)
-    large = [n for n in range(count) if not picture and across[n] >= LEAST_MM]
+    ranked = not picture and finding != PUT
+    large = [n for n in range(count) if ranked and across[n] >= LEAST_MM]
     return Row(
         finding=finding,
         name=scan.name,
@@ -400,7 +412,11 @@ def main() -> None:
         options.output.write_text(json.dumps(result) + "\n", encoding="utf-8")
     for finding, figures in summaries.items():
         sys.stdout.write(f"{finding}: {json.dumps(figures)}, refused in {len(refused[finding])}\n")
-    told = {FINDINGS[f]: known(by_finding[f], summaries[f]).model_dump() for f in summaries if f != BY_RULE}
+    told = {
+        FINDINGS[f]: known(by_finding[f], summaries[f]).model_dump()
+        for f in summaries
+        if f not in (BY_RULE, PUT)
+    }
     if options.known:
         options.known.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

@@ -213,12 +213,10 @@ def picture(
     pack: Packed,
     backbone: Backbone,
     out: Out,
-    weights: Annotated[
-        Path | None, typer.Option(help="A tumor-head-picture.safetensors to start from.")
-    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of such a network to start from.")] = None,
     resume: Resume = False,
 ) -> None:
-    """Train the network that looks for brain tumors in the picture alone, beside the tumor networks."""
+    """Train a network that looks for tumors in the picture alone, beside the tumor networks."""
     from latentseg.backbones.image_features import read_feature_network
     from latentseg.backbones.registry import resolve
     from latentseg.training.loop import Loop

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 import latentseg as ls
 from helpers import packs
+from helpers.tiny_features import tiny_state
+from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import LatentsegWarning, UsageError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.closer_look import CloserOptions
 from latentseg.methods.tumor.options import PAPER_LIKE, TumorOptions
 from latentseg.methods.tumor.organ_network import Run
 from latentseg.methods.tumor.organs import BESIDE, FIELD_MM, OrganMaps, cavity, distance_from
+from latentseg.methods.tumor.picture_network import PictureConfig, PictureNetwork
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.phantom.bodies import Phantom
 from latentseg.training.augment import Geometry, another_window
@@ -220,6 +223,27 @@ def test_lesions_that_are_told_have_their_share(segmenter: TumorSegmenter, searc
     np.testing.assert_allclose(odds[2], (odds[0] + odds[1]) / 2, atol=0.05)
     trained.config = trained.config.model_copy(update={"lesions": {"kidney": 1.0}})
     np.testing.assert_allclose(attention(), alone, atol=1e-6)
+
+
+def test_what_sees_the_picture_alone_tells_of_lesions_of_its_organs(
+    segmenter: TumorSegmenter, searched: Phantom
+) -> None:
+    class Certain(PictureNetwork):
+        def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+            return torch.full_like(images, 4.0)
+
+    config = PictureConfig(widths=(8, 8, 8, 16), organs=("liver",), findings=())
+    trained = segmenter.networks.network
+    trained.organs = Everywhere(2, lesions=True)
+    trained.config = trained.config.model_copy(update={"lesions": {"liver": 1.0, "kidney": 1.0}})
+    picture = Certain(FeatureNetwork(tiny_state()), config)
+    segmenter.networks = replace(segmenter.networks, picture=picture)
+    prepared = segmenter.prepare(searched.image)
+    before = prepared.nbytes
+    found = segmenter.predict(prepared, "liver tumor").evidence.attention
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-4)), atol=1e-3)
+    assert prepared.told is not None
+    assert prepared.nbytes - before > prepared.told.nbytes
 
 
 @pytest.mark.parametrize("prompt", ["liver tumor", "tumor"])

@@ -21,12 +21,12 @@ from latentseg.methods.tumor.picture_network import (
     PictureConfig,
     PictureNetwork,
     file_of_picture,
-    knows,
     read_picture,
     save_picture,
 )
 from latentseg.methods.tumor.queries import Queries
 from latentseg.methods.tumor.segmenter import TumorSegmenter
+from latentseg.methods.tumor.told import Told
 from latentseg.phantom.bodies import Phantom
 from latentseg.text import embed
 
@@ -94,8 +94,34 @@ def test_a_file_holds_the_network_in_half_precision(
         ("liver tumor", False),
     ],
 )
-def test_prompts_that_it_answers(prompt: str, known: bool) -> None:
-    assert knows(Queries(embed)(prompt, "MR")) == known
+def test_prompts_that_it_answers(prompt: str, known: bool, small: PictureNetwork) -> None:
+    assert small.knows(Queries(embed)(prompt, "MR")) == known
+
+
+class Certain(PictureNetwork):
+    """Sees a tumor everywhere."""
+
+    def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        return torch.full_like(images, 8.0)
+
+
+def test_it_tells_of_lesions_of_its_organs_where_any_are_shown(photographs: FeatureNetwork) -> None:
+    organs = torch.zeros(2, 3, 4, 4)
+    organs[:, 0] = 1.0
+    organs[1, :, 2, 2] = torch.tensor([0.3, 0.1, 0.6])
+    told = Told(organs, torch.full((2, 1, 4, 4), -4.0))
+    picture = Certain(photographs, SMALL.model_copy(update={"organs": ("liver",)}))
+    found = picture.told_of(told, torch.zeros(2, 1, 16, 16)).smooth(0.0)
+    torch.testing.assert_close(found.organs, organs)
+    torch.testing.assert_close(found.lesions_of("kidney"), told.lesions)
+    liver = found.lesions_of("liver")
+    assert liver is not None
+    torch.testing.assert_close(liver[0], torch.full((1, 4, 4), -4.0))
+    torch.testing.assert_close(liver[1], torch.full((1, 4, 4), 8.0))
+    assert found.nbytes == organs.nbytes + 2 * liver.nbytes
+    silent = Told(organs)
+    assert picture.told_of(silent, torch.zeros(2, 1, 16, 16)) is silent
+    assert Certain(photographs, SMALL).told_of(told, torch.zeros(2, 1, 16, 16)) is told
 
 
 @pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
@@ -108,11 +134,6 @@ def test_maps_of_heads_are_the_mean_of_both(
     options = TumorOptions(refinement=None, closer=None, min_presence=0.0, across_mm=0.0)
     segmenter = ls.load("tumor", backbone=folder, options=options)
     assert isinstance(segmenter, TumorSegmenter)
-
-    class Certain(PictureNetwork):
-        def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
-            return torch.full_like(images, 8.0)
-
     mr, plain = replace(searched.image, modality="MR"), segmenter.networks
     maps = {}
     for name, picture in (("without", None), ("with", Certain(photographs, SMALL))):

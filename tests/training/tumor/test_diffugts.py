@@ -21,6 +21,7 @@ from latentseg.training.loop import LoopOptions
 from latentseg.training.pack import Pack
 from latentseg.training.tumor.calibration import (
     Alarms,
+    Judges,
     Shown,
     calibrate_organs,
     healthy_scans,
@@ -253,13 +254,12 @@ def test_healthy_scans_reach_one_half_for_no_organ_after_calibration(training: T
     with torch.no_grad():
         network.organs.classify.bias[1 + network.organs.names.index("liver")] = 100  # the liver is everywhere
     none = Alarms(0.0, 0.0)
-    before = calibrate_organs(
-        network, stages, training.queries, samples, views={"phantom": "trunk"}, alarms=none
-    )
+    judges = Judges(network, stages, training.queries)
+    before = calibrate_organs(judges, samples, views={"phantom": "trunk"}, alarms=none)
     assert set(network.views.by_organ) == set(before) == {"liver CT"}
     for scan, was in zip(healthy_scans(samples, {"phantom"}), before["liver CT"], strict=True):
         slices = slices_of(samples, scan)
-        found = organ_scores(network, stages, training.queries, slices, {"liver": None})
+        found = organ_scores(judges, slices, {"liver": None})
         assert found["liver"] == pytest.approx(was.scores)
         assert was.looks == looks_of(len(slices.images), slices.step_mm)
         lowered = network.views.lowered(torch.tensor(found["liver"]), "abdomen", "liver CT", looks=was.looks)
@@ -301,6 +301,9 @@ def test_every_person_counts_the_same_and_few_long_scans_say_nothing_of_growth()
     grown = offset_of(several, Alarms(0.2, 0.5))
     assert grown.one == 0
     assert grown.at(8) == pytest.approx(2.5, abs=0.02)
+    calmer = offset_of([*several, Shown("picture", [5.0], 1.0)], Alarms(0.1, 0.5))
+    assert calmer.one == 5
+    assert calmer.at(8) == pytest.approx(2.5, abs=0.02)
 
 
 def test_lesions_grow_in_the_organs_that_are_named_and_are_asked_for_there(packed: Pack) -> None:

@@ -112,13 +112,14 @@ def test_the_command_trains_on_the_network_for_photographs(packed: Pack, tmp_pat
     config.write_text(
         "loop: {steps: 1, learning_rate: 1.0e-3, warmup: 1, threads: 1}\n"
         "batch: 2\n"
+        "part: abdomen\n"
         "samples: {findings: {spleen: spleen lesion},\n"
         "  organs: {kidney_right: right kidney, vertebrae: bone}}\n",
         encoding="utf-8",
     )
     words = ["train", "picture", str(config), "--pack", str(packed.folder), "--backbone", "compact"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
-    weights = tmp_path / "run" / file_of_picture("head")
+    weights = tmp_path / "run" / file_of_picture("abdomen")
     assert 2e6 < weights.stat().st_size < 3e6
     assert main([*words, "--out", str(tmp_path / "next"), "--weights", str(weights)]) == 0
     shipped = Path(__file__).parents[3] / "configs" / "tumor-head-picture.yaml"

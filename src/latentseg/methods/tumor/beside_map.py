@@ -14,7 +14,6 @@ from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.log_odds import limited
 from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.networks import PreparedScan
-from latentseg.methods.tumor.picture_network import knows
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 from latentseg.methods.tumor.symmetry import asymmetry
 
@@ -52,7 +51,7 @@ def by_picture(
 ) -> Tensor | None:
     """What leads from the maps to their mean with those of what sees the picture alone."""
     picture = attention.networks.picture
-    if picture is None or not knows(found.query):
+    if picture is None or not picture.knows(found.query):
         return None
     rows, change = torch.from_numpy(suspicious), torch.zeros_like(found.log_odds)
     change[rows] = picture.log_odds(prepared.images[rows]) - found.log_odds[rows]

@@ -41,7 +41,7 @@ class TumorNetworks:
         known: What was measured with these weights, by finding.
         alone: Those of organs and regions that are looked at alone, by name (:data:`network.ALONE`).
         judge: Of the parts that they find in volumes; without one a part is as sure as the slices it lies in.
-        picture: What looks for brain tumors in the picture alone, whose maps count beside theirs.
+        picture: What looks for tumors in the picture alone, whose maps count beside theirs.
     """
 
     stages: FrozenStages
@@ -152,7 +152,7 @@ class PreparedScan:
 
     def beside(self, organ: str) -> Beside:
         """What is known beside the map of a tumor of an organ."""
-        return Beside(self.away(organ), self.told and self.told.lesions)
+        return Beside(self.away(organ), self.told and self.told.lesions_of(organ))
 
     def inside(self, organ: str) -> NDArray[np.bool_] | None:
         """Where a tumor of an organ is looked for, ``(S, ...)``; None where that is not known."""
@@ -186,5 +186,5 @@ class PreparedScan:
         tensors = [self.images]
         if "encoded" in self.__dict__:
             tensors += [*self.stages, self.decoded.decoded]
-        tensors += [tensor for tensor in self.__dict__.get("told") or () if tensor is not None]
-        return self.scan.array.nbytes + sum(apart) + sum(tensor.nbytes for tensor in tensors)
+        told = self.told.nbytes if "told" in self.__dict__ and self.told else 0
+        return self.scan.array.nbytes + sum(apart) + sum(tensor.nbytes for tensor in tensors) + told

@@ -1,4 +1,4 @@
-"""A second opinion on brain tumors: a network that looks at the picture alone, beside the attention to texts.
+"""A second opinion on tumors: a network that looks at the picture alone, beside the attention to texts.
 
 Not of the paper; ours. The first blocks of the network for photographs, trained further, and a decoder. What
 it takes for a tumor it has learned from pictures that were varied anew in every step, and it is wrong
@@ -23,15 +23,17 @@ from latentseg.backbones.image_features import SHOWN, FeatureNetwork, shown_maps
 from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import write_file
+from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.tumor.queries import Query
+from latentseg.methods.tumor.told import Told
 
 FORMAT = "latentseg-picture-1"
-FINDING = "brain tumor"  # which it knows, of any kind
 LEVELS = 4  # of the network for photographs, on grids of 1/2 to 1/16
 FIXED = 3  # blocks that are not trained further, on the finest grids
 EDGE = 160  # pixels of what it sees
 GROUPS = 8  # of channels that are normalized together
 DROPPED = 0.15  # of the channels on the coarsest grid, while it is trained
+SHOWING = 0.5  # chance of an organ
 RARE = -3.0  # log-odds before it is trained, as tumors are small
 
 
@@ -39,14 +41,19 @@ class PictureConfig(BaseModel):
     """How a picture network counts beside the attention maps.
 
     Attributes:
+        findings: What it is asked for in suspicious slices, with its kinds, to be in the mean with the maps.
+        organs: Of whose lesions it tells in all slices, instead of what tells organs; how much that counts is
+            said by :class:`~latentseg.methods.tumor.features.TumorConfig`.
         widths: Channels of its decoder, from the finest grid to the coarsest.
-        share: Of its log-odds in the mean of both.
+        share: Of its log-odds in the mean with the maps.
         soft: Where that is cut, instead of the factor and the shift of
             :class:`~latentseg.methods.tumor.features.TumorConfig`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    findings: tuple[str, ...] = ("brain tumor",)
+    organs: tuple[str, ...] = ()
     widths: tuple[int, int, int, int] = (24, 48, 64, 128)
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
     soft: tuple[float, float] | None = None
@@ -104,6 +111,11 @@ class PictureNetwork(nn.Module):
         grey = seen.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         return shown_maps(self.blocks, self.stem(grey))
 
+    def knows(self, query: Query) -> bool:
+        """Whether a prompt asks for what counts in its maps."""
+        concept = query.prompt.concept
+        return concept is not None and not {concept.name, concept.broader}.isdisjoint(self.config.findings)
+
     @torch.no_grad()
     def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
         """Log-odds ``(S, 1, H, W)`` on the CPU, the mean over pictures and their mirror images."""
@@ -115,6 +127,15 @@ class PictureNetwork(nn.Module):
             found.append(((own + mirrored.flip(-1)) / 2).cpu())
         return F.interpolate(torch.cat(found), size=grid, mode="bilinear")
 
+    def told_of(self, told: Told, images: Tensor) -> Told:
+        """What is told of slices ``(S, 1, H, W)``; of its organs, lesions are what it sees of them."""
+        shown = (told.organs[:, 1:] > SHOWING).flatten(1).any(1)
+        if not self.config.organs or told.lesions is None or not bool(shown.any()):
+            return told
+        lesions = told.lesions.clone()
+        lesions[shown] = resized(self.log_odds(images[shown]), lesions.shape[2:])
+        return told._replace(apart=dict.fromkeys(self.config.organs, lesions))
+
 
 def _convolution(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
     layer = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
@@ -124,12 +145,6 @@ def _convolution(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
 def file_of_picture(part: str) -> str:
     """Name of the file of the picture network beside the networks of a region."""
     return f"tumor-{part}-picture.safetensors"
-
-
-def knows(query: Query) -> bool:
-    """Whether a prompt asks for what picture networks were trained on."""
-    concept = query.prompt.concept
-    return concept is not None and FINDING in (concept.name, concept.broader)
 
 
 def save_picture(path: Path, network: PictureNetwork) -> None:

@@ -30,7 +30,7 @@ def prepared_scan(
         seen,
         images,
         encode=lambda: encoded(networks, seen, images, options),
-        look_for_organs=lambda stages: organs_of(networks, stages, seen.spacing_mm[0], options),
+        look_for_organs=lambda stages: organs_of(networks, images, stages, seen.spacing_mm[0], options),
         lungs=lungs,
     )
 
@@ -46,13 +46,16 @@ def encoded(networks: TumorNetworks, seen: NetworkInput, images: Tensor, options
 
 @torch.no_grad()
 def organs_of(
-    networks: TumorNetworks, stages: Sequence[Tensor], step_mm: float, options: TumorOptions
+    networks: TumorNetworks, images: Tensor, stages: Sequence[Tensor], step_mm: float, options: TumorOptions
 ) -> Told | None:
     """Chances of organs and lesions, smooth across slices; None where none are known or asked for."""
     organs = networks.network.organs
     if not (organs.names and options.organs):
         return None
-    return organs.of_scan(stages, step_mm).smooth(options.across_mm / step_mm)
+    told, picture = organs.of_scan(stages, step_mm), networks.picture
+    if picture:
+        told = picture.told_of(told, images)
+    return told.smooth(options.across_mm / step_mm)
 
 
 def alone(
@@ -80,7 +83,7 @@ def seen_alone(
         return prepared_scan(networks, negative(prepared.seen), options)
 
     def look_for_organs(stages: Sequence[Tensor]) -> Told | None:
-        return organs_of(networks, stages, prepared.step_mm, options)
+        return organs_of(networks, prepared.images, stages, prepared.step_mm, options)
 
     return replace(
         prepared,

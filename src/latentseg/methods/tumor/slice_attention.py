@@ -24,7 +24,6 @@ from latentseg.methods.tumor.finer_blocks import Finer, look_closer_at_blocks
 from latentseg.methods.tumor.networks import PreparedScan, TumorNetworks
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organs import PART
-from latentseg.methods.tumor.picture_network import knows
 from latentseg.methods.tumor.queries import Query
 from latentseg.methods.tumor.seen import Seen, seen_of
 from latentseg.methods.tumor.told import Beside
@@ -68,8 +67,9 @@ class Attention:
 
     def soft(self, query: Query) -> tuple[float, float] | None:
         """Factor and shift by which the best cut is found; None where it is a share of the peak."""
-        picture = self.networks.picture if knows(query) else None
-        return (picture and picture.config.soft) or self.networks.network.config.soft
+        picture = self.networks.picture
+        own = picture.config.soft if picture and picture.knows(query) else None
+        return own or self.networks.network.config.soft
 
     def of_scan(self, prepared: PreparedScan, query: Query) -> SliceAttention:
         """The maps of all slices, smooth across them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -16,14 +17,28 @@ class Told(NamedTuple):
     Attributes:
         organs: Chances ``(S, 1 + organs, ...)``; 0 is elsewhere.
         lesions: Log-odds ``(S, 1, ...)`` of a lesion of any organ; None where they are not told.
+        apart: The same of lesions of some organs, by name, of which more is known.
     """
 
     organs: Tensor
     lesions: Tensor | None = None
+    apart: Mapping[str, Tensor] = MappingProxyType({})
+
+    def lesions_of(self, organ: str) -> Tensor | None:
+        """Log-odds of a lesion, by all that is known of those of an organ."""
+        return self.apart.get(organ, self.lesions)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory."""
+        tensors = (self.organs, self.lesions, *self.apart.values())
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def smooth(self, sigma: float) -> Told:
         """The same, smooth across slices (:func:`~latentseg.methods.tumor.along_slices.smooth`)."""
-        return Told(smooth(self.organs, sigma), None if self.lesions is None else smooth(self.lesions, sigma))
+        lesions = None if self.lesions is None else smooth(self.lesions, sigma)
+        apart = {organ: smooth(known, sigma) for organ, known in self.apart.items()}
+        return Told(smooth(self.organs, sigma), lesions, apart)
 
 
 class Beside(NamedTuple):

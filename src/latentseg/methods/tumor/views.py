@@ -24,11 +24,11 @@ APART_MM = 5.0  # of slices, from which on each is a look of its own; nearer one
 
 
 class Offset(NamedTuple):
-    """What anomaly scores are lowered by: the highest of many slices is higher than that of one.
+    """What anomaly scores are lowered by: the highest of many slices is another than that of one.
 
     Attributes:
         one: Where a single slice shows the organ.
-        growth: More for each time that the number of slices grows by a factor of e.
+        growth: More, or less, for each time that the number of slices grows by a factor of e.
     """
 
     one: float

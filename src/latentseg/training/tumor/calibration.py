@@ -27,6 +27,7 @@ from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.lung_field import distances_from
 from latentseg.methods.tumor.network import TumorNetwork
 from latentseg.methods.tumor.options import RECOMMENDED
+from latentseg.methods.tumor.picture_network import PictureNetwork
 from latentseg.methods.tumor.queries import Queries
 from latentseg.methods.tumor.seen import seen_of
 from latentseg.methods.tumor.told import Beside
@@ -39,6 +40,22 @@ from latentseg.training.tumor.samples import Samples, is_kept
 SLICES, SLAB = 64, 8  # of a scan, and how many go through a network at a time
 SURE = 0.999  # of a normal distribution, where no alarm is allowed
 LONG, FEWEST = 8, 4  # looks at an organ in a scan, and number of such scans by which scans are judged
+
+
+class Judges(NamedTuple):
+    """What scores slices: trained networks on frozen ones, and how prompts are read.
+
+    Attributes:
+        network: Trained.
+        frozen: Of the backbone.
+        queries: Reads prompts.
+        picture: What lesions are told by as well; None where nothing looks at the picture alone.
+    """
+
+    network: TumorNetwork
+    frozen: FrozenStages
+    queries: Queries
+    picture: PictureNetwork | None = None
 
 
 class Alarms(NamedTuple):
@@ -66,20 +83,12 @@ class Shown(NamedTuple):
 
 
 def calibrate_organs(
-    network: TumorNetwork,
-    frozen: FrozenStages,
-    queries: Queries,
-    samples: Samples,
-    *,
-    views: Mapping[str, str],
-    alarms: Alarms,
+    judges: Judges, samples: Samples, *, views: Mapping[str, str], alarms: Alarms
 ) -> dict[str, list[Shown]]:
     """Set what the score is lowered by for tumors of each organ that is found in scans.
 
     Args:
-        network: Trained; its offsets are replaced.
-        frozen: Of the backbone.
-        queries: Reads prompts.
+        judges: Whose offsets are replaced.
         samples: Healthy scans are read from their pack.
         views: Part of the body that the scans of a data set show.
         alarms: What may still be suspected.
@@ -87,7 +96,7 @@ def calibrate_organs(
     Returns:
         Scores of healthy scans, by organ and modality, as they were before.
     """
-    hosts = samples.options.hosts
+    network, hosts = judges.network, samples.options.hosts
     organs = {*network.organs.trusted, *hosts.tissues.values()}
     organs = organs & {*hosts.organs} if hosts.organs else organs
     shown: dict[str, list[Shown]] = {}
@@ -98,7 +107,7 @@ def calibrate_organs(
             slices = slices_of(samples, scan)
             unseen = set(asked) - set(network.organs.trusted)
             away = dict.fromkeys(asked) | distances(scan, slices.labels, unseen)
-            for organ, scores in organ_scores(network, frozen, queries, slices, away).items():
+            for organ, scores in organ_scores(judges, slices, away).items():
                 one = Shown(person_of(scan), scores, looks_of(len(scores), slices.step_mm))
                 shown.setdefault(key_of(organ, scan.modality), []).append(one)
     network.views.by_organ = {key: offset_of(found, alarms) for key, found in shown.items()}
@@ -109,7 +118,8 @@ def offset_of(shown: Sequence[Shown], alarms: Alarms) -> Offset:
     """What scores are lowered by so that few healthy slices, and few whole scans, pass 0.
 
     Of single slices so many pass, every person counting the same. The highest scores of scans are taken for
-    normally distributed. Between a slice and a scan the offset grows with the logarithm of their number.
+    normally distributed. Between a slice and a scan the offset grows with the logarithm of their number; it
+    falls where scans, whose scores are smooth across slices, are calmer than single slices.
     """
     slices = sorted((score, one.person) for one in shown for score in one.scores)
     count = Counter(person for _, person in slices)
@@ -121,7 +131,7 @@ def offset_of(shown: Sequence[Shown], alarms: Alarms) -> Offset:
     highest = [max(one.scores) for one in long]
     whole = mean(highest) + NormalDist().inv_cdf(min(1 - alarms.scans, SURE)) * stdev(highest)
     growth = (whole - single) / mean(math.log(one.looks) for one in long)
-    return Offset(round(single, 2), round(max(growth, 0.0), 2))
+    return Offset(round(single, 2), round(growth, 2))
 
 
 def person_of(scan: PackedScan) -> str:
@@ -154,20 +164,19 @@ def distances(scan: PackedScan, labels: NDArray[np.uint8], organs: AbstractSet[s
 
 @torch.no_grad()
 def organ_scores(
-    network: TumorNetwork,
-    frozen: FrozenStages,
-    queries: Queries,
-    slices: Slices,
-    organs: Mapping[str, Tensor | None],
+    judges: Judges, slices: Slices, organs: Mapping[str, Tensor | None]
 ) -> dict[str, list[float]]:
     """Scores of the slices that show an organ, as logits, for a tumor of each organ that is in view.
 
     As in a scan that is segmented, they are smooth across slices. Of organs that the network does not find,
     the distances may be given.
     """
+    network, frozen, queries, picture = judges
     stages = [torch.cat(level) for level in zip(*map(frozen, slices.images.split(SLAB)), strict=True)]
     sigma = RECOMMENDED.across_mm / slices.step_mm
-    told = network.organs.of_scan(stages, slices.step_mm).smooth(sigma) if network.organs.names else None
+    told = network.organs.of_scan(stages, slices.step_mm) if network.organs.names else None
+    told = picture.told_of(told, slices.images) if told and picture else told
+    told = told and told.smooth(sigma)
     found: dict[str, list[float]] = {}
     for organ, labelled in organs.items():
         known = told is not None and organ in network.organs.trusted
@@ -178,7 +187,7 @@ def organ_scores(
             shown = (away < 1).flatten(1).any(1)
         if bool(shown.any()):
             texts = queries(tumor_of(organ), slices.modality).texts.expand(len(slices.images), -1, -1)
-            beside = Beside(away, told and told.lesions)
+            beside = Beside(away, told and told.lesions_of(organ))
             scores = smooth(seen_of(network, stages, texts, organ=organ, beside=beside).score, sigma)
             found[organ] = scores[shown].tolist()
     return found

@@ -34,7 +34,7 @@ from latentseg.methods.tumor.queries import Queries
 from latentseg.training.growth import grow_from
 from latentseg.training.loop import LoopOptions, Task, trained
 from latentseg.training.pack import Pack
-from latentseg.training.tumor.calibration import Alarms, calibrate_organs
+from latentseg.training.tumor.calibration import Alarms, Judges, calibrate_organs
 from latentseg.training.tumor.kept_stages import MIRRORED, KeptStages
 from latentseg.training.tumor.losses import dice, image_loss, pixel_loss, text_loss
 from latentseg.training.tumor.organ_samples import OrganSampleOptions, OrganSamples
@@ -386,7 +386,8 @@ class TumorTraining:
         task.calibrate()
         healthy = {name: part for name, part in self.options.views.items() if name in self.options.healthy}
         alarms = Alarms(self.options.false_alarms, self.options.scan_alarms)
-        calibrate_organs(task.network, self.stages, self.queries, task.samples, views=healthy, alarms=alarms)
+        judges = Judges(task.network, self.stages, self.queries)
+        calibrate_organs(judges, task.samples, views=healthy, alarms=alarms)
         fusion = FusionTask(self.options, task, self.condition, network=task.network, metadata=self.metadata)
         trained(fusion, self.options.fusion_loop, folder / "fusion", resume=resume)
         write_file(folder / files.FILE, (folder / "fusion" / files.FILE).read_bytes())

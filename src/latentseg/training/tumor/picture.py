@@ -1,9 +1,9 @@
-"""Training of the picture network of heads: outlined tumors, varied anew in every step."""
+"""Training of a picture network: outlined and synthetic tumors, varied anew in every step."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class PictureTrainingOptions(BaseModel):
 
     Attributes:
         loop: Of the training.
+        part: Of the body, beside whose tumor networks it stands (:data:`network.ALONE`).
         network: Of the network, and how it counts.
         samples: What is learned from; what is asked for does not matter.
         batch: Samples per step.
@@ -48,6 +49,7 @@ class PictureTrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
+    part: Literal["head", "abdomen"] = "head"
     network: PictureConfig = PictureConfig()
     samples: SampleOptions = SampleOptions()
     batch: Annotated[int, Field(gt=0)] = 16
@@ -120,8 +122,8 @@ class PictureTask(Task[PictureNetwork]):
         return total, {"dice": float(overlap[ill].mean()) if bool(ill.any()) else 0.0}
 
     def export(self, model: PictureNetwork, folder: Path) -> None:
-        """Write ``tumor-head-picture.safetensors``."""
-        save_picture(folder / file_of_picture("head"), model)
+        """Write ``tumor-head-picture.safetensors``, or that of another part."""
+        save_picture(folder / file_of_picture(self.options.part), model)
 
 
 def map_loss(log_odds: Tensor, masks: Tensor) -> Tensor:

@@ -67,8 +67,9 @@ def test_the_distance_of_slices_is_heeded(maps: OrganMaps) -> None:
 @torch.no_grad()
 def test_a_scan_takes_stages_in_half_precision_and_any_number_of_slices(maps: OrganMaps) -> None:
     stages = stages_of(20)
-    chances, lesions = maps.of_scan([stage.half() for stage in stages], 5.0)
-    assert lesions is None, "which these weights do not tell"
+    told = maps.of_scan([stage.half() for stage in stages], 5.0)
+    chances = told.organs
+    assert told.lesions_of("liver") is None, "which these weights do not tell"
     assert chances.shape == (20, 3, 16, 16)
     torch.testing.assert_close(chances.sum(1), torch.ones(20, 16, 16))
     torch.testing.assert_close(chances, maps(stages, [Run(20, 5.0)]).softmax(1), atol=2e-2, rtol=0)

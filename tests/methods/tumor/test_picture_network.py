@@ -111,7 +111,8 @@ def test_it_tells_of_lesions_of_its_organs_where_any_are_shown(photographs: Feat
     organs[1, :, 2, 2] = torch.tensor([0.3, 0.1, 0.6])
     told = Told(organs, torch.full((2, 1, 4, 4), -4.0))
     picture = Certain(photographs, SMALL.model_copy(update={"organs": ("liver",)}))
-    found = picture.told_of(told, torch.zeros(2, 1, 16, 16)).smooth(0.0)
+    names, images = ("kidney", "liver"), torch.zeros(2, 1, 16, 16)
+    found = picture.told_of(told, images, names).smooth(0.0)
     torch.testing.assert_close(found.organs, organs)
     torch.testing.assert_close(found.lesions_of("kidney"), told.lesions)
     liver = found.lesions_of("liver")
@@ -120,8 +121,9 @@ def test_it_tells_of_lesions_of_its_organs_where_any_are_shown(photographs: Feat
     torch.testing.assert_close(liver[1], torch.full((1, 4, 4), 8.0))
     assert found.nbytes == organs.nbytes + 2 * liver.nbytes
     silent = Told(organs)
-    assert picture.told_of(silent, torch.zeros(2, 1, 16, 16)) is silent
-    assert Certain(photographs, SMALL).told_of(told, torch.zeros(2, 1, 16, 16)) is told
+    assert picture.told_of(silent, images, names) is silent
+    assert Certain(photographs, SMALL).told_of(told, images, names) is told
+    assert picture.told_of(told, images, ("liver", "kidney")) is told, "no slice shows a liver then"
 
 
 @pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")

@@ -33,7 +33,7 @@ FIXED = 3  # blocks that are not trained further, on the finest grids
 EDGE = 160  # pixels of what it sees
 GROUPS = 8  # of channels that are normalized together
 DROPPED = 0.15  # of the channels on the coarsest grid, while it is trained
-SHOWING = 0.5  # chance of an organ
+SHOWING = 0.2  # chance of an organ anywhere in a slice, from which on it is looked at
 RARE = -3.0  # log-odds before it is trained, as tumors are small
 
 
@@ -127,10 +127,19 @@ class PictureNetwork(nn.Module):
             found.append(((own + mirrored.flip(-1)) / 2).cpu())
         return F.interpolate(torch.cat(found), size=grid, mode="bilinear")
 
-    def told_of(self, told: Told, images: Tensor) -> Told:
-        """What is told of slices ``(S, 1, H, W)``; of its organs, lesions are what it sees of them."""
-        shown = (told.organs[:, 1:] > SHOWING).flatten(1).any(1)
-        if not self.config.organs or told.lesions is None or not bool(shown.any()):
+    def told_of(self, told: Told, images: Tensor, names: Sequence[str]) -> Told:
+        """What is told of slices ``(S, 1, H, W)``; of its organs, lesions are what it sees of them.
+
+        Args:
+            told: By what tells organs.
+            images: In [-1, 1].
+            names: Of all organs that are told.
+        """
+        if not self.config.organs or told.lesions is None:
+            return told
+        places = [1 + names.index(organ) for organ in self.config.organs]
+        shown = (told.organs[:, places] > SHOWING).flatten(1).any(1)
+        if not bool(shown.any()):
             return told
         lesions = told.lesions.clone()
         lesions[shown] = resized(self.log_odds(images[shown]), lesions.shape[2:])

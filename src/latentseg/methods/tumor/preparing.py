@@ -54,7 +54,7 @@ def organs_of(
         return None
     told, picture = organs.of_scan(stages, step_mm), networks.picture
     if picture:
-        told = picture.told_of(told, images)
+        told = picture.told_of(told, images, organs.names)
     return told.smooth(options.across_mm / step_mm)
 
 

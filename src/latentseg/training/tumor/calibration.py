@@ -175,7 +175,8 @@ def organ_scores(
     stages = [torch.cat(level) for level in zip(*map(frozen, slices.images.split(SLAB)), strict=True)]
     sigma = RECOMMENDED.across_mm / slices.step_mm
     told = network.organs.of_scan(stages, slices.step_mm) if network.organs.names else None
-    told = picture.told_of(told, slices.images) if told and picture else told
+    if told and picture:
+        told = picture.told_of(told, slices.images, network.organs.names)
     told = told and told.smooth(sigma)
     found: dict[str, list[float]] = {}
     for organ, labelled in organs.items():

@@ -63,7 +63,7 @@ def main() -> None:
         names = dict(scan.labels)
         known = {name.split("_")[0] for name in names.values()}
         missing = [organ for organ in wanted if organ not in known and scan.source in sources]
-        for first in range(scan.first, scan.first + scan.count if missing else scan.first, SLAB):
+        for first in range(scan.first, scan.first + scan.count, SLAB) if missing else ():
             rows = slice(first, min(first + SLAB, scan.first + scan.count))
             images = denoised(pack.images[rows].astype(np.float32) / 127.5 - 1)
             with torch.no_grad():

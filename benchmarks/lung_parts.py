@@ -1,14 +1,15 @@
 """Fits the judge of parts of lung tumors (``methods/tumor/parts.py``) and writes it into the lungs' weights.
 
-Usage: ``python benchmarks/lung_parts.py --maps FOLDER --output FILE [--weights FILE] [--turns 3]``; data
-through ``LATENTSEG_DATA``, with what ``lung_slices.py --dx`` writes. Maps are kept in the folder, so that a
-run that is stopped goes on.
+Usage: ``python benchmarks/lung_parts.py --maps FOLDER --output FILE [--weights FILE] [--picture FILE]
+[--turns 3]``; data through ``LATENTSEG_DATA``, with what ``lung_slices.py --dx --cubes`` writes. Maps are
+kept in the folder, so that a run that is stopped goes on.
 
-Chests of patients that ``configs/split.yaml`` does not keep back. In each grow, every turn anew, ten nodules
-and masses in three dimensions, of 5 to 48 mm, solid or not, deep in a lung, at its wall or its hilum, as a
-thick or a thin slice shows them. What the networks mark at a low threshold and what is round in a lung is a
-tumor where it overlaps a planted lesion well, and none where it does not; what lies in an annotated tumor of
-the patient, or in slices with tumors that are not outlined, is left out.
+Chests of patients that ``configs/split.yaml`` does not keep back. Into each are put, every turn anew, ten
+nodules and masses in three dimensions, most of them real ones of other people, which are turned and up to two
+and a half times as large, the others synthetic, of 5 to 48 mm, solid or not; deep in a lung, at its wall or
+its hilum, as a thick or a thin slice shows them. What the networks mark at a low threshold and what is round
+in a lung is a tumor where it overlaps a planted lesion well, and none where it does not; what lies in an
+annotated tumor of the patient, or in slices with tumors that are not outlined, is left out.
 
 Printed is what judges do to patients that they were not fitted to, one at a time, as the sensitivity at 0.5
 to 4 false parts a scan for lesions of 10 mm and more; by these the judge is calibrated, so that in a fifth of
@@ -24,6 +25,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,18 +37,21 @@ from sklearn.linear_model import LogisticRegression
 
 import latentseg as ls
 from latentseg.backbones import registry
+from latentseg.backbones.image_features import read_feature_network
 from latentseg.errors import LatentsegWarning
 from latentseg.evaluation.datasets.base import data_root
-from latentseg.imaging import Volume, read, to_canonical
+from latentseg.imaging import Volume, read, read_labels, to_canonical
 from latentseg.methods.log_odds import LIMIT
 from latentseg.methods.log_odds import log_odds as logits
 from latentseg.methods.tumor import network
+from latentseg.methods.tumor.beside_map import with_evidence
 from latentseg.methods.tumor.blobs import Part, blobs
 from latentseg.methods.tumor.lung_field import WINDOW_HU, lung_field
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
 from latentseg.methods.tumor.parts import LOW, PartJudge, apart, marked_parts
+from latentseg.methods.tumor.picture_network import read_picture
 from latentseg.methods.tumor.preparing import prepared_scan
 from latentseg.methods.tumor.slice_attention import Attention
 from latentseg.training.tumor.lesions import LesionOptions, add_lesion
@@ -78,6 +83,7 @@ ATTACHED = 0.4  # of lesions, which grow at the wall of a lung or its hilum
 GREY = {True: (-0.55, 0.0), False: (0.0, 0.55)}  # of lesions in the lung window, of ground glass and solid
 SMALLEST, HALF = 6, np.array([0.5, 0.0, 0.0])  # voxels; of a slice
 SCAN_ALARMS = 0.2
+REAL, GROWN = 0.6, (0.9, 2.5)  # of lesions, how many are real nodules; by what these are larger
 IOU, SHARE = 0.1, 0.4  # with a lesion, and of a part in lesions, from which it finds a tumor
 CLEAR, LARGE_MM = 0.3, 10.0  # IoU from which it is one to be fitted to; diameter from which lesions count
 NONE, TUMOR, NOT_FITTED, UNKNOWN = range(4)
@@ -85,7 +91,31 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def planted(scan: Volume, rng: np.random.Generator) -> tuple[Volume, NDArray[np.uint8]]:
+class Nodule(NamedTuple):
+    """HU of a cube around a real nodule, where that is, and the edge of a voxel in mm."""
+
+    hu: NDArray[np.float32]
+    mask: Mask
+    voxel_mm: float = 1.0
+
+    @property
+    def radius_mm(self) -> float:
+        """Of a ball of the same volume."""
+        return self.voxel_mm * float(np.cbrt(0.75 * self.mask.sum() / np.pi))
+
+    def another(self, rng: np.random.Generator, *, step_mm: float) -> Nodule:
+        """The same of another size, turned and mirrored, now and then as a thick slice shows it."""
+        voxel_mm = float(np.exp(rng.uniform(*np.log(GROWN))))
+        turns, flips = int(rng.integers(4)), rng.choice([-1, 1], 2)
+        hu, mask = (np.rot90(one, turns, (1, 2))[:: flips[0], :, :: flips[1]] for one in self[:2])
+        if rng.random() < 0.5:
+            hu = ndimage.uniform_filter1d(hu, max(int(step_mm / voxel_mm), 1), axis=0)
+        return Nodule(hu, mask, voxel_mm)
+
+
+def planted(
+    scan: Volume, rng: np.random.Generator, real: Sequence[Nodule] = ()
+) -> tuple[Volume, NDArray[np.uint8]]:
     """A chest with lesions, and their numbers on its canonical slices."""
     canonical, field = to_canonical(scan), lung_field(scan, 256)
     hu, truth = canonical.slices.astype(np.float32), np.zeros(canonical.slices.shape, np.uint8)
@@ -95,7 +125,10 @@ def planted(scan: Volume, rng: np.random.Generator) -> tuple[Volume, NDArray[np.
     (low, high), (step, pixel) = WINDOW_HU, canonical.spacing_mm[:2]
     wall_mm = ndimage.distance_transform_edt(lung, canonical.spacing_mm)
     for _ in range(LESIONS):
-        radius = float(np.exp(rng.uniform(*np.log(RADII_MM))))
+        nodule, radius = None, float(np.exp(rng.uniform(*np.log(RADII_MM))))
+        if real and rng.random() < REAL:
+            nodule = real[rng.integers(len(real))].another(rng, step_mm=step)
+            radius = nodule.radius_mm
         grey = GREY[bool(rng.random() < GROUND_GLASS)]
         irregular = 0.6 if rng.random() < 0.4 else 0.35
         options = LesionOptions(
@@ -110,11 +143,18 @@ def planted(scan: Volume, rng: np.random.Generator) -> tuple[Volume, NDArray[np.
         box = tuple(slice(max(c - h, 0), c + h + 1) for c, h in zip(at, halves, strict=True))
         if truth[box].any():
             continue
-        images = (2 * (hu[box] - low) / (high - low) - 1).clip(-1, 1)
         middle = at - np.array([side.start for side in box])
-        change, mask = grown(images, room[box], middle, rng, options, factor=max(round(step / pixel), 1))
+        if nodule is not None:
+            offsets = np.moveaxis(
+                (np.moveaxis(np.indices(hu[box].shape), 0, -1) - middle) * canonical.spacing_mm, -1, 0
+            )
+            change, mask = transplanted(hu[box], room[box], nodule, offsets)
+        else:
+            images = (2 * (hu[box] - low) / (high - low) - 1).clip(-1, 1)
+            change, mask = grown(images, room[box], middle, rng, options, factor=max(round(step / pixel), 1))
+            change = change * (high - low) / 2
         if mask.sum() >= SMALLEST:
-            hu[box] += change * (high - low) / 2
+            hu[box] += change
             truth[box][mask] = truth.max() + 1
     grown_scan = np.ascontiguousarray(canonical.restore(hu), np.float32)
     return Volume(grown_scan, scan.affine_ras_mm, "CT"), truth
@@ -150,7 +190,7 @@ def maps_of(networks: TumorNetworks, chest: Chest, seed: tuple[int, ...]) -> dic
     scan = read(data_root() / chest.file, modality="CT")
     tumors = data_root() / chest.file.replace(".nii.gz", "_label.nii.gz")
     own = read(tumors, modality="CT") if tumors.exists() else None
-    scan, truth = planted(scan, np.random.default_rng(seed))
+    scan, truth = planted(scan, np.random.default_rng(seed), nodules())
     lungs = lung_field(scan, 256)
     if lungs is None:
         return {}
@@ -160,7 +200,8 @@ def maps_of(networks: TumorNetworks, chest: Chest, seed: tuple[int, ...]) -> dic
     prepared = prepared_scan(networks, lungs.seen, options, lungs=lungs)
     first = attention.of_scan(prepared, networks.queries("lung tumor", "CT"))
     likely = np.flatnonzero(first.log_odds.sigmoid().amax((1, 2, 3)).numpy() >= LOW)
-    found = attention.closer(prepared, first, likely).log_odds[kept, 0].numpy()
+    closer = attention.closer(prepared, first, likely)
+    found = with_evidence(attention, prepared, closer, likely).log_odds[kept, 0].numpy()
     unknown = np.isin(kept, [k for gone in chest.left_out for k in gone])
     boxes = np.zeros(truth.shape, np.uint8) if own is None else to_canonical(own).slices.astype(np.uint8)
     return {
@@ -173,6 +214,28 @@ def maps_of(networks: TumorNetworks, chest: Chest, seed: tuple[int, ...]) -> dic
         "boxes": lungs.fitted(boxes)[kept].astype(bool),
         "unknown": unknown,
     }
+
+
+@cache
+def nodules() -> list[Nodule]:
+    """HU and masks of real nodules in cubes of 1 mm, as ``lung_slices.py --cubes`` writes them."""
+    found = []
+    for path in sorted((data_root() / "lung_slices" / "cubes").glob("*[0-9].nii.gz")):
+        scan = read(path, modality="CT")
+        mask = read_labels(path.with_name(path.name.replace(".nii", "_label.nii")), like=scan)
+        found.append(Nodule(to_canonical(scan).slices.astype(np.float32), to_canonical(mask).slices > 0))
+    return found
+
+
+def transplanted(
+    hu: NDArray[np.float32], room: Mask, nodule: Nodule, offsets_mm: Array
+) -> tuple[NDArray[np.float32], Mask]:
+    """What a real nodule changes in slices, and where it is; offsets ``(3, S, H, W)`` are from its middle."""
+    middle = (np.array(nodule.hu.shape) - 1) / 2
+    places = offsets_mm / nodule.voxel_mm + middle.reshape(3, 1, 1, 1)
+    look = ndimage.map_coordinates(nodule.hu, places, order=1, mode="nearest")
+    weight = ndimage.map_coordinates(nodule.mask.astype(np.float32), places, order=1) * room
+    return weight * (look - hu), weight > 0.5
 
 
 class Found(NamedTuple):
@@ -363,6 +426,7 @@ def main() -> None:
     parser.add_argument("--maps", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--weights", type=Path, help="Networks of lungs; the shipped ones when left out.")
+    parser.add_argument("--picture", type=Path, help="What sees the picture alone; the same.")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--result", type=Path, default=Path("benchmarks/results/lung_parts.json"))
     options = parser.parse_args()
@@ -370,6 +434,10 @@ def main() -> None:
     file = options.weights or registry.resolve("compact") / network.file_alone("lung")
     made, facts = network.load(file)
     networks = replace(ls.load("tumor").networks.alone["lung"], network=made)
+    if options.picture:
+        folder = registry.resolve("compact")
+        picture = read_picture(options.picture, read_feature_network(folder / "matching.safetensors"))
+        networks = replace(networks, picture=picture)
     rows = list(found_in(networks, options.maps, options.turns))
     mapped = [(patient, of_map(row)) for patient, row in rows]
     found = answers(rows)

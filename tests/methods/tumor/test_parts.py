@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import latentseg as ls
+from helpers.tiny_features import tiny_state
+from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import ModelError
 from latentseg.imaging import Volume
 from latentseg.methods.tumor import network
@@ -16,6 +20,7 @@ from latentseg.methods.tumor.blobs import Part
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
 from latentseg.methods.tumor.parts import PartJudge, apart, marked_parts
+from latentseg.methods.tumor.picture_network import PictureConfig, PictureNetwork
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 
 SPACING_MM = (5.0, 1.0, 1.0)
@@ -116,6 +121,14 @@ def test_nothing_is_marked_and_nothing_judged(shown: Shown) -> None:
     assert (judged.log_odds < 0).all()
 
 
+def test_a_part_that_fills_a_scan_has_features(shown: Shown) -> None:
+    everything = Part(tuple(slice(0, edge) for edge in shown.images.shape), np.ones(shown.images.shape, bool))
+    features = dict(zip(FEATURES, features_of([everything], shown)[0], strict=True))
+    assert np.isfinite(list(features.values())).all()
+    assert features["share of what surrounds it that is no air"] == 1
+    assert features["grey value above that within 4 mm"] == 0
+
+
 def test_a_judge_is_kept_in_the_facts_of_weights() -> None:
     judge = judge_of(bias=0.25, depth=-1.5)
     assert PartJudge.from_json(judge.to_json()) == judge
@@ -160,3 +173,31 @@ def test_a_scan_is_as_sure_as_its_surest_part(tiny_tumor_model: Path, chest: Vol
     assert segmenter(picture, "lung tumor")["lung tumor"].presence != found[2.0].presence, (
         "no shape in a slice"
     )
+
+
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_what_is_judged_is_the_mean_of_the_map_and_of_what_sees_the_picture(
+    tiny_tumor_model: Path, chest: Volume, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_tumor_model, folder)
+    trained, facts = network.load(folder / network.FILE)
+    judge = judge_of(-3.0, mean=1.0).to_json()
+    network.save(folder / network.file_alone("lung"), trained, facts | {"parts": judge})
+    options = TumorOptions(refinement=None, closer=None, appearance=None, across_mm=0.0)
+    segmenter = ls.load("tumor", backbone=folder, options=options)
+    assert isinstance(segmenter, TumorSegmenter)
+    config = PictureConfig(widths=(8, 8, 8, 16), edge=64, findings=("lung tumor",), share=1.0)
+    sure = PictureNetwork(FeatureNetwork(tiny_state()), config).eval()
+    torch.nn.init.zeros_(sure.out[-1].weight)
+    torch.nn.init.constant_(sure.out[-1].bias, 5.0)
+    lung = replace(segmenter.networks.alone["lung"], picture=sure)
+    segmenter.networks = replace(segmenter.networks, alone={"lung": lung})
+    prepared = segmenter.prepare(chest)
+    found = {prompt: segmenter.predict(prepared, prompt) for prompt in ("lung tumor", "NSCLC")}
+    attention = found["lung tumor"].evidence.attention
+    looked_at = attention.max((1, 2)) > 0.99
+    assert looked_at.any()
+    np.testing.assert_allclose(attention[looked_at], 1 / (1 + np.exp(-5)), atol=1e-3)
+    assert found["lung tumor"].presence > 0.5
+    assert found["NSCLC"].evidence.attention.max() < 0.99, "the network was not asked for it"

@@ -53,6 +53,15 @@ def test_maps_are_as_large_as_pictures_and_turn_with_them(small: PictureNetwork)
     assert found.mean() < 0, "before a training tumors are rare"
 
 
+def test_a_network_may_see_more_pixels(photographs: FeatureNetwork) -> None:
+    images = torch.rand(1, 1, 64, 64) * 2 - 1
+    edges = [
+        PictureNetwork(photographs, SMALL.model_copy(update={"edge": edge}))(images)[-1].shape[2]
+        for edge in (96, 192)
+    ]
+    assert edges == [48, 96]
+
+
 def test_what_knows_photographs_stays_where_it_is_finest(
     photographs: FeatureNetwork, small: PictureNetwork
 ) -> None:

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from latentseg.imaging.intensity import scan_noise
-from latentseg.training.tumor.lesions import Image, LesionOptions, Mask, add_lesion
+from latentseg.training.tumor.lesions import (
+    Image,
+    Lesion,
+    LesionOptions,
+    Mask,
+    add_lesion,
+    borrowed_lesion,
+)
 
 
 def organ_in_image(shape: tuple[int, ...] = (96, 96), radius: float = 30) -> tuple[Image, Mask]:
@@ -130,3 +138,34 @@ def test_a_lesion_at_a_border_is_told_from_the_organ_and_not_from_the_fat() -> N
         grown = lesion.mask & ~organ
         assert grown.sum() > lesion.mask.sum() / 2
         assert float(np.median(lesion.image[grown])) > -0.58
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_borrowed_lesion_keeps_its_grey_value_and_stays_in_its_room(seed: int) -> None:
+    image, organ = organ_in_image()
+    lent = np.zeros(image.shape, bool)
+    lent[10:22, 60:68] = True
+    lender = Lesion(np.where(lent, 0.7, -0.9).astype(np.float32), lent)
+    rng = np.random.default_rng(seed)
+    lesion = borrowed_lesion(image, organ, rng, room=organ, lender=lender, zoom=(0.8, 1.25))
+    assert not (lesion.mask & ~organ).any()
+    beside = ~ndimage.binary_dilation(organ, iterations=3)
+    np.testing.assert_allclose(lesion.image[beside], image[beside], atol=1e-3)
+    inside = ndimage.binary_erosion(lesion.mask, iterations=2)
+    if ndimage.binary_erosion(organ, iterations=12)[lesion.mask].all():
+        assert 0.4 * lent.sum() < lesion.mask.sum() < 1.8 * lent.sum()
+        assert lesion.image[inside].mean() == pytest.approx(0.7, abs=0.05)
+    far = ~ndimage.binary_dilation(lesion.mask, iterations=5)
+    np.testing.assert_array_equal(lesion.image[far], image[far])
+
+
+def test_nothing_is_borrowed_of_a_healthy_slice_nor_for_an_organ_that_is_not_shown() -> None:
+    image, organ = organ_in_image()
+    empty = np.zeros(image.shape, bool)
+    for lent, host in ((empty, organ), (organ, empty)):
+        lesion = borrowed_lesion(
+            image, host, np.random.default_rng(0), room=organ, lender=Lesion(image, lent)
+        )
+        assert not lesion.mask.any()
+        np.testing.assert_array_equal(lesion.image, image)

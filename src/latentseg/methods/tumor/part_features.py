@@ -104,7 +104,14 @@ def surroundings_of(part: Mask, near: Shown) -> tuple[float, float, float, float
         for outer, edge in ((used[0] - 1, used[0]), (used[-1] + 1, used[-1]))
         if 0 <= outer < len(part)
     ]
-    airless = float((near.images[surface] > GREYS[0]).mean())
-    contrast = float(near.images[part].mean() - near.images[around].mean())
+    airless = mean_of(near.images[surface] > GREYS[0], otherwise=1.0)
+    own = float(near.images[part].mean())
+    contrast = own - mean_of(near.images[around], otherwise=own)
     runs_on = min(float(np.mean(beyond)), 2.0) if beyond else 0.0
-    return float(near.solid[shell].mean()), airless, float(near.solid[part].mean()), runs_on, contrast
+    solid = mean_of(near.solid[shell], otherwise=1.0)
+    return solid, airless, float(near.solid[part].mean()), runs_on, contrast
+
+
+def mean_of(values: NDArray[np.generic], *, otherwise: float) -> float:
+    """The mean of what surrounds a part; another value where the part fills all that is seen of a scan."""
+    return float(values.mean()) if values.size else otherwise

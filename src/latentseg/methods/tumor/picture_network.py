@@ -30,7 +30,6 @@ from latentseg.methods.tumor.told import Told
 FORMAT = "latentseg-picture-1"
 LEVELS = 4  # of the network for photographs, on grids of 1/2 to 1/16
 FIXED = 3  # blocks that are not trained further, on the finest grids
-EDGE = 160  # pixels of what it sees
 GROUPS = 8  # of channels that are normalized together
 DROPPED = 0.15  # of the channels on the coarsest grid, while it is trained
 SHOWING = 0.2  # chance of an organ anywhere in a slice, from which on it is looked at
@@ -44,6 +43,7 @@ class PictureConfig(BaseModel):
         findings: What it is asked for in suspicious slices, with its kinds, to be in the mean with the maps.
         organs: Of whose lesions it tells in all slices, instead of what tells organs; how much that counts is
             said by :class:`~latentseg.methods.tumor.features.TumorConfig`.
+        edge: Pixels of what it sees.
         widths: Channels of its decoder, from the finest grid to the coarsest.
         share: Of its log-odds in the mean with the maps.
         soft: Where that is cut, instead of the factor and the shift of
@@ -54,6 +54,7 @@ class PictureConfig(BaseModel):
 
     findings: tuple[str, ...] = ("brain tumor",)
     organs: tuple[str, ...] = ()
+    edge: Annotated[int, Field(gt=0)] = 160
     widths: tuple[int, int, int, int] = (24, 48, 64, 128)
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
     soft: tuple[float, float] | None = None
@@ -107,7 +108,9 @@ class PictureNetwork(nn.Module):
 
     def _encoded(self, images: Tensor) -> Sequence[Tensor]:
         """Features on each grid, finest first; in single precision, in which a CPU trains them faster."""
-        seen = F.interpolate(images, size=(EDGE, EDGE), mode="bilinear", antialias=True)
+        seen = F.interpolate(
+            images, size=(self.config.edge, self.config.edge), mode="bilinear", antialias=True
+        )
         grey = seen.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         return shown_maps(self.blocks, self.stem(grey))
 

@@ -56,7 +56,7 @@ def suspected_parts(
     """Parts of the map that a judge keeps; a slice is as suspicious as the surest part in it."""
     least = attention.options.min_presence
     slices = _bridged(found.log_odds.sigmoid().amax((1, 2, 3)) >= LOW, attention, prepared)
-    found = attention.closer(prepared, found, slices)
+    found = with_evidence(attention, prepared, attention.closer(prepared, found, slices), slices)
     judged = judge.of(lungs.shown(found.log_odds[:, 0].numpy()), slices=slices, least=least)
     log_odds, scores = limited(torch.from_numpy(judged.log_odds))[:, None], judged.chance.max((1, 2))
     cut = found._replace(log_odds=log_odds, scores=torch.from_numpy(scores))

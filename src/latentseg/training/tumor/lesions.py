@@ -22,6 +22,7 @@ Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 REACH = 2.3  # radii around the middle that a lesion and its mass effect touch
+RIM, SOFT = 3, 0.7  # pixels around a lesion that is borrowed, and of the border of its room
 LARGER = 0.7  # exponent of the draw of a radius; below 1 large lesions come up more often than log-uniformly
 
 
@@ -116,6 +117,53 @@ def add_lesion(
     weight = ndimage.gaussian_filter(inside.astype(np.float32), rng.uniform(*options.blur), axes=(-2, -1))
     nothing.image[box] = np.clip((1 - weight) * pushed + weight * look, -1, 1)
     nothing.mask[box] = weight > 0.5
+    return nothing
+
+
+def borrowed_lesion(
+    image: Image,
+    organ: Mask,
+    rng: np.random.Generator,
+    *,
+    room: Mask,
+    lender: Lesion,
+    zoom: tuple[float, float] = (0.6, 2.2),
+) -> Lesion:
+    """Put a lesion of another slice into an organ, turned and of another size.
+
+    Args:
+        image: ``(H, W)`` in [-1, 1].
+        organ: Where its middle lies, the same shape.
+        rng: Source of all draws.
+        room: Where it may spread.
+        lender: A slice with lesions, of which one is taken.
+        zoom: Smallest and largest factor of its size.
+
+    Returns:
+        The image with the lesion and its mask, which is empty where there was no room.
+    """
+    nothing = Lesion(image.copy(), np.zeros(organ.shape, bool))
+    pieces, count = ndimage.label(lender.mask)
+    if not count or not organ.any():
+        return nothing
+    number = int(rng.integers(count)) + 1
+    box = tuple(
+        slice(max(side.start - RIM, 0), side.stop + RIM) for side in ndimage.find_objects(pieces)[number - 1]
+    )
+    turns, flip, factor = int(rng.integers(4)), int(rng.choice([-1, 1])), float(rng.uniform(*zoom))
+    look, shape = (
+        ndimage.zoom(np.rot90(part, turns)[:, ::flip].astype(np.float32), factor, order=1)
+        for part in (lender.image[box], pieces[box] == number)
+    )
+    points = np.argwhere(organ)
+    start = points[rng.integers(len(points))] - np.array(look.shape) // 2
+    low = np.maximum(start, 0)
+    high = np.minimum(start + look.shape, image.shape)
+    here = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+    there = tuple(slice(*ends) for ends in zip(low - start, high - start, strict=True))
+    weight = shape[there] * ndimage.gaussian_filter(room[here].astype(np.float32), SOFT)
+    nothing.image[here] = (1 - weight) * image[here] + weight * look[there]
+    nothing.mask[here] = (weight > 0.5) & room[here]
     return nothing
 
 

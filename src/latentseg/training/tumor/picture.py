@@ -49,7 +49,7 @@ class PictureTrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
-    part: Literal["head", "abdomen"] = "head"
+    part: Literal["head", "abdomen", "lung"] = "head"
     network: PictureConfig = PictureConfig()
     samples: SampleOptions = SampleOptions()
     batch: Annotated[int, Field(gt=0)] = 16

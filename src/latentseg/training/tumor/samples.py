@@ -19,7 +19,7 @@ from latentseg.training.augment import SliceAugmentation, another_phase, another
 from latentseg.training.pack import Pack, PackedScan
 from latentseg.training.shares import slice_chances
 from latentseg.training.tumor.lesion_sites import HostOptions, Hosts, findings_of, region_of, tumor_of
-from latentseg.training.tumor.lesions import LesionOptions, add_lesion
+from latentseg.training.tumor.lesions import Lesion, LesionOptions, add_lesion, borrowed_lesion
 
 SMALLEST_LESION = 12  # pixels
 
@@ -39,6 +39,7 @@ class SampleOptions(SliceAugmentation):
         real: Share of samples with an outlined lesion of a patient.
         synthetic: Share of samples with a synthetic lesion; the rest is healthy.
         mismatched: Share of those with a lesion for which a tumor of another region is asked: not there.
+        borrowed: Chance that a lesion that is put into a healthy slice is an outlined one of another slice.
         several: Chance of another lesion of the same place.
         phases: Share of the CT slices without an outlined lesion whose labelled organs are shown in another
             phase after a contrast medium.
@@ -60,6 +61,7 @@ class SampleOptions(SliceAugmentation):
     real: float = 0.15
     synthetic: float = 0.5
     mismatched: float = 0.05
+    borrowed: float = 0.0
     several: float = 0.25
     phases: float = 0.0
     at_hosts: float = 0.0
@@ -157,12 +159,26 @@ class Samples:
             room = self.hosts.tissue(index, self._scan(index)) | host
         mask = np.zeros(image.shape, bool)
         for _ in range(3):
-            lesion = add_lesion(image, host, rng, room=room, options=self.options.lesions)
+            lesion = self._lesion(rng, image, host, room)
             if lesion.mask.sum() >= SMALLEST_LESION:
                 image, mask = lesion.image, mask | lesion.mask
             if rng.random() >= self.options.several:
                 break
         return self._of(index, self._windowed(rng, index, image), mask, finding)
+
+    def _lesion(
+        self,
+        rng: np.random.Generator,
+        image: NDArray[np.float32],
+        host: NDArray[np.bool_],
+        room: NDArray[np.bool_] | None,
+    ) -> Lesion:
+        """An image with one lesion more, drawn, or of another slice."""
+        if not self.options.borrowed or rng.random() >= self.options.borrowed:
+            return add_lesion(image, host, rng, room=room, options=self.options.lesions)
+        index = int(rng.choice(len(self.scan_of), p=self.chance["ill"]))
+        lender = Lesion(self.packed.images[index].astype(np.float32) / 127.5 - 1, self._lesion_mask(index))
+        return borrowed_lesion(image, host, rng, room=host if room is None else room, lender=lender)
 
     def draw_healthy(self, rng: np.random.Generator, *, plain: bool = False) -> Sample:
         """Draw a slice without a lesion and something to look for; ``plain`` is one as it was scanned.

@@ -7,9 +7,9 @@ kept in the folder, so that a run that is stopped goes on.
 Chests of patients that ``configs/split.yaml`` does not keep back. Into each are put, every turn anew, ten
 nodules and masses in three dimensions, most of them real ones of other people, which are turned and up to two
 and a half times as large, the others synthetic, of 5 to 48 mm, solid or not; deep in a lung, at its wall or
-its hilum, as a thick or a thin slice shows them. What the networks mark at a low threshold and what is round
-in a lung is a tumor where it overlaps a planted lesion well, and none where it does not; what lies in an
-annotated tumor of the patient, or in slices with tumors that are not outlined, is left out.
+its hilum, as a thick or a thin slice shows them. What the networks mark at a low threshold is a
+tumor where it overlaps such a lesion well, and none where it does not; what lies in an annotated tumor of the
+patient, or in slices with tumors that are not outlined, is left out.
 
 Printed is what judges do to patients that they were not fitted to, one at a time, as the sensitivity at 0.5
 to 4 false parts a scan for lesions of 10 mm and more; by these the judge is calibrated, so that in a fifth of
@@ -44,16 +44,15 @@ from latentseg.imaging import Volume, read, read_labels, to_canonical
 from latentseg.methods.log_odds import LIMIT
 from latentseg.methods.log_odds import log_odds as logits
 from latentseg.methods.tumor import network
-from latentseg.methods.tumor.beside_map import with_evidence
-from latentseg.methods.tumor.blobs import Part, blobs
 from latentseg.methods.tumor.lung_field import WINDOW_HU, lung_field
 from latentseg.methods.tumor.networks import TumorNetworks
 from latentseg.methods.tumor.options import RECOMMENDED
-from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
-from latentseg.methods.tumor.parts import LOW, PartJudge, apart, marked_parts
+from latentseg.methods.tumor.part_features import FEATURES, Part, Shown, features_of
+from latentseg.methods.tumor.parts import PartJudge, apart, marked_parts
 from latentseg.methods.tumor.picture_network import read_picture
 from latentseg.methods.tumor.preparing import prepared_scan
 from latentseg.methods.tumor.slice_attention import Attention
+from latentseg.methods.tumor.suspicion import judged_maps
 from latentseg.training.tumor.lesions import LesionOptions, add_lesion
 
 
@@ -199,9 +198,8 @@ def maps_of(networks: TumorNetworks, chest: Chest, seed: tuple[int, ...]) -> dic
     attention = Attention(networks, options)
     prepared = prepared_scan(networks, lungs.seen, options, lungs=lungs)
     first = attention.of_scan(prepared, networks.queries("lung tumor", "CT"))
-    likely = np.flatnonzero(first.log_odds.sigmoid().amax((1, 2, 3)).numpy() >= LOW)
-    closer = attention.closer(prepared, first, likely)
-    found = with_evidence(attention, prepared, closer, likely).log_odds[kept, 0].numpy()
+    maps, likely = judged_maps(attention, prepared, first, lungs=lungs)
+    found = maps.log_odds[kept, 0].numpy()
     unknown = np.isin(kept, [k for gone in chest.left_out for k in gone])
     boxes = np.zeros(truth.shape, np.uint8) if own is None else to_canonical(own).slices.astype(np.uint8)
     return {
@@ -239,13 +237,12 @@ def transplanted(
 
 
 class Found(NamedTuple):
-    """Parts of a scan, ``N`` of them, each a piece of the map or a blob.
+    """Parts of a scan, ``N`` of them.
 
     Attributes:
         parts: Where they are.
         features: ``(N, F)``.
         kind: ``(N,)``, of :data:`TUMOR` and so on.
-        marked: ``(N,)``, whether the map has it.
         hit: ``(N,)``, number of the lesion that it finds, or 0.
         large: Numbers of the lesions of 10 mm and more.
         shape: Of the scan.
@@ -257,7 +254,6 @@ class Found(NamedTuple):
     parts: list[Part]
     features: Array
     kind: NDArray[np.int64]
-    marked: Mask
     hit: NDArray[np.int64]
     large: tuple[int, ...]
     shape: tuple[int, ...]
@@ -277,8 +273,7 @@ def shown_in(maps: dict[str, NDArray[np.generic]]) -> Shown:
 def parts_of(maps: dict[str, NDArray[np.generic]]) -> Found:
     """Parts of a scan, and what is known of them."""
     shown = shown_in(maps)
-    marked = marked_parts(shown.log_odds, maps["likely"].astype(int))[1]
-    parts = marked + list(blobs(shown.images, shown.organ, shown.spacing_mm))
+    parts = marked_parts(shown.log_odds, maps["likely"].astype(int))[1]
     truth, boxes = maps["truth"].astype(int), maps["boxes"].astype(bool)
     sizes = np.bincount(truth.ravel())
     clear = ~boxes & ~maps["unknown"].astype(bool)[:, None, None]
@@ -299,13 +294,11 @@ def parts_of(maps: dict[str, NDArray[np.generic]]) -> Found:
     large = [
         n for n in range(1, len(sizes)) if sizes[n] >= SMALLEST and volumes[n] >= LARGE_MM**3 * np.pi / 6
     ]
-    of_map = np.arange(len(parts)) < len(marked)
     features = features_of(parts, shown)
     return Found(
         parts,
         features,
         np.array(kinds),
-        of_map,
         np.array(hits),
         tuple(large),
         truth.shape,
@@ -400,14 +393,6 @@ def mask_dice(rows: Sequence[tuple[str, Found]], found: Sequence[Answer]) -> flo
     return round(float(np.mean(scores)), 3)
 
 
-def of_map(row: Found) -> Found:
-    """The parts of the map alone."""
-    own = row.marked
-    parts = [part for part, kept in zip(row.parts, own, strict=True) if kept]
-    rest = {name: getattr(row, name)[own] for name in ("features", "kind", "marked", "hit", "voxels")}
-    return row._replace(parts=parts, **rest)
-
-
 def figures(rows: Sequence[tuple[str, Found]], found: Sequence[Answer]) -> dict[str, float | int]:
     """What judges make of patients that they did not see."""
     return {
@@ -439,7 +424,6 @@ def main() -> None:
         picture = read_picture(options.picture, read_feature_network(folder / "matching.safetensors"))
         networks = replace(networks, picture=picture)
     rows = list(found_in(networks, options.maps, options.turns))
-    mapped = [(patient, of_map(row)) for patient, row in rows]
     found = answers(rows)
     judge = judge_of([row for _, row in rows])
     judge = replace(judge, bias=round(judge.bias - level_of(found, len(rows)), 4))
@@ -448,8 +432,7 @@ def main() -> None:
         "scans": len(rows),
         "patients": len({patient for patient, _ in rows}),
         "lesions of 10 mm and more": sum(len(row.large) for _, row in rows),
-        "map alone": figures(mapped, answers(mapped)),
-        "map and blobs": figures(rows, found),
+        **figures(rows, found),
         "bias": judge.bias,
         "weights": dict(zip(FEATURES, judge.weight, strict=True)),
     }

@@ -34,8 +34,7 @@ import lung_parts
 from latentseg.backbones import registry
 from latentseg.backbones.image_features import FeatureNetwork, read_feature_network
 from latentseg.methods.diffugts.attention_maps import resized
-from latentseg.methods.tumor.blobs import Part
-from latentseg.methods.tumor.part_features import Shown
+from latentseg.methods.tumor.part_features import Part, Shown
 from latentseg.methods.tumor.symmetry import COMPARED, distance_to_nearest
 from lung_parts import Array, Found
 

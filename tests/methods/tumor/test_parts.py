@@ -16,9 +16,8 @@ from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import ModelError
 from latentseg.imaging import Volume
 from latentseg.methods.tumor import network
-from latentseg.methods.tumor.blobs import Part
 from latentseg.methods.tumor.options import TumorOptions
-from latentseg.methods.tumor.part_features import FEATURES, Shown, features_of
+from latentseg.methods.tumor.part_features import FEATURES, Part, Shown, features_of
 from latentseg.methods.tumor.parts import PartJudge, apart, marked_parts
 from latentseg.methods.tumor.picture_network import PictureConfig, PictureNetwork
 from latentseg.methods.tumor.segmenter import TumorSegmenter
@@ -83,27 +82,6 @@ def test_each_part_is_cut_at_half_of_its_own_peak(shown: Shown) -> None:
     flat = shown._replace(images=np.full_like(shown.images, -0.8))
     elsewhere = judge_of(bias=1.0).of(flat, slices=np.array([0, 1]), least=0.5)
     assert not elsewhere.chance[2:].any(), "other slices hold no parts"
-
-
-def test_a_mass_that_the_map_does_not_show_is_found_by_its_shape(shown: Shown) -> None:
-    ball = shown.log_odds == 3
-    quiet = shown._replace(log_odds=np.full_like(shown.log_odds, -6))
-    judged = judge_of(bias=1.0).of(quiet, slices=np.arange(len(shown.images)), least=0.5)
-    marked = judged.log_odds >= 0
-    np.testing.assert_array_equal(marked, judged.chance > 0)
-    assert 2 * (marked & ball).sum() > 0.85 * (marked.sum() + ball.sum())
-    doubtful = judge_of(bias=-1.0).of(quiet, slices=np.arange(len(shown.images)), least=0.5)
-    assert (doubtful.log_odds < 0).all()
-    np.testing.assert_array_equal(doubtful.chance > 0, judged.chance > 0)
-
-
-def test_of_parts_that_overlap_the_surest_counts(shown: Shown) -> None:
-    larger = shown._replace(log_odds=np.where(shown.images > 0, 3.0, -5.0).astype(np.float32))
-    larger.log_odds[:, 20:60, 20:90] = 3.0
-    smallest = judge_of(bias=10.0, **{"log of the volume": -1.0})
-    judged = smallest.of(larger, slices=np.arange(len(shown.images)), least=0.5)
-    found, ball = judged.log_odds >= 0, shown.log_odds == 3
-    assert 2 * (found & ball).sum() > 0.8 * (found.sum() + ball.sum())
 
 
 def test_parts_near_a_surer_one_do_not_count() -> None:

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from latentseg.methods.tumor.blobs import GREYS, Mask, Part
-
 FEATURES = (
     "log of the volume in mm3",
     "mean log-odds",
@@ -28,7 +26,22 @@ FEATURES = (
 )
 AROUND_MM, MARGIN_MM = 4.0, 6.0
 IN_SLICE = np.ones((1, 3, 3))
+AIRLESS = -0.62  # in the lung window, grey of ground glass (-734 HU)
+Mask = NDArray[np.bool_]
+Box = tuple[slice, ...]
 Values = NDArray[np.float32]
+
+
+class Part(NamedTuple):
+    """A piece of a scan.
+
+    Attributes:
+        box: Slices, rows and columns in which it lies.
+        mask: Which voxels of the box it is.
+    """
+
+    box: Box
+    mask: Mask
 
 
 class Shown(NamedTuple):
@@ -104,7 +117,7 @@ def surroundings_of(part: Mask, near: Shown) -> tuple[float, float, float, float
         for outer, edge in ((used[0] - 1, used[0]), (used[-1] + 1, used[-1]))
         if 0 <= outer < len(part)
     ]
-    airless = mean_of(near.images[surface] > GREYS[0], otherwise=1.0)
+    airless = mean_of(near.images[surface] > AIRLESS, otherwise=1.0)
     own = float(near.images[part].mean())
     contrast = own - mean_of(near.images[around], otherwise=own)
     runs_on = min(float(np.mean(beyond)), 2.0) if beyond else 0.0

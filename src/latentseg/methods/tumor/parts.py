@@ -2,10 +2,10 @@
 
 Ours, not the paper's. A slice shows a vessel or a fissure that crosses it as a round spot, which looks like a
 nodule there and not in its neighbors. Connected pieces of a map at a low threshold, each cut at half of its
-own peak, and what is round, marked or not (:mod:`latentseg.methods.tumor.blobs`), are judged by a logistic
-regression of what the map says in them, of their size and shape, of what they touch, and of where in the
-organ they lie; lengths are in mm. Of those that lie close together the surest counts. It is fitted to planted
-lesions (``benchmarks/lung_parts.py``) and kept in the file of the networks whose maps it judges.
+own peak, are judged by a logistic regression of what the map says in them, of their size and shape, of what
+they touch, and of where in the organ they lie; lengths are in mm. Of those that lie close together the surest
+counts. It is fitted to lesions that were put into chests (``benchmarks/lung_parts.py``) and kept in the file
+of the networks whose maps it judges.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from scipy import ndimage
 
 from latentseg.methods.log_odds import LIMIT, probability
 from latentseg.methods.log_odds import log_odds as logits
-from latentseg.methods.tumor.blobs import TOUCHING, Part, blobs, widened
-from latentseg.methods.tumor.part_features import FEATURES, Shown, Values, features_of
+from latentseg.methods.tumor.part_features import FEATURES, Box, Part, Shown, Values, features_of
 
 LOW, HIGHEST = 0.1, 0.5  # probability from which a voxel may be of a part, and at which one is cut at most
 APART_MM = 10.0  # from a surer part, nearer than which a part is of the same thing
 FEWEST = 4  # slices, below which nothing is known of a shape across them
-ROUND = 1.0  # log-odds in what is kept for its shape where the map is lower
+TOUCHING = np.ones((3, 3, 3))
 
 
 class Judged(NamedTuple):
@@ -93,16 +92,13 @@ class PartJudge:
             slices: Numbers of those in which parts may lie.
             least: Chance below which a part is let go.
         """
-        moved, marked = marked_parts(shown.log_odds, slices)
-        parts = [*marked, *blobs(shown.images, shown.organ, shown.spacing_mm)]
+        moved, parts = marked_parts(shown.log_odds, slices)
         chances = self.chance(features_of(parts, shown))
         surest = np.zeros(moved.shape, np.float32)
         for number in apart(parts, chances, shape=moved.shape, spacing_mm=shown.spacing_mm):
             box, mask = parts[number]
             surest[box][mask] = chances[number]
-        kept = surest >= least
-        moved[(moved >= 0) & ~kept] = -LIMIT
-        moved[(moved < 0) & kept] = ROUND
+        moved[(moved >= 0) & (surest < least)] = -LIMIT
         return Judged(moved, surest)
 
 
@@ -146,3 +142,14 @@ def pieces_of(log_odds: Values, slices: NDArray[np.intp]) -> tuple[NDArray[np.in
     pieces, count = ndimage.label(chance >= LOW, TOUCHING)
     peaks = np.asarray(ndimage.maximum(chance, pieces, range(1, count + 1)) if count else [])
     return pieces, np.r_[np.float32(0), logits((peaks / 2).clip(LOW, HIGHEST).astype(np.float32))]
+
+
+def widened(
+    box: Box, shape: tuple[int, ...], radius_mm: float, spacing_mm: tuple[float, float, float]
+) -> Box:
+    """A box with a margin of a radius, within a shape."""
+    pads = [int(radius_mm / step) + 1 for step in spacing_mm]
+    return tuple(
+        slice(max(side.start - pad, 0), min(side.stop + pad, edge))
+        for side, pad, edge in zip(box, pads, shape, strict=True)
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentseg.methods.log_odds import limited
 from latentseg.methods.tumor.along_slices import bridged
-from latentseg.methods.tumor.beside_map import with_evidence
+from latentseg.methods.tumor.beside_map import by_picture, with_evidence
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.lung_field import LungField
 from latentseg.methods.tumor.networks import PreparedScan
@@ -55,12 +55,33 @@ def suspected_parts(
 ) -> Suspicion:
     """Parts of the map that a judge keeps; a slice is as suspicious as the surest part in it."""
     least = attention.options.min_presence
-    slices = _bridged(found.log_odds.sigmoid().amax((1, 2, 3)) >= LOW, attention, prepared)
-    found = with_evidence(attention, prepared, attention.closer(prepared, found, slices), slices)
+    found, slices = judged_maps(attention, prepared, found, lungs=lungs)
     judged = judge.of(lungs.shown(found.log_odds[:, 0].numpy()), slices=slices, least=least)
     log_odds, scores = limited(torch.from_numpy(judged.log_odds))[:, None], judged.chance.max((1, 2))
     cut = found._replace(log_odds=log_odds, scores=torch.from_numpy(scores))
     return Suspicion(found, cut, np.flatnonzero(scores >= least), judged.chance)
+
+
+def judged_maps(
+    attention: Attention, prepared: PreparedScan, found: SliceAttention, *, lungs: LungField
+) -> tuple[SliceAttention, NDArray[np.intp]]:
+    """The maps whose parts are judged, and numbers of the slices in which parts may lie.
+
+    Slices in which the first look sees anything are looked at closer. What sees the picture alone looks at
+    all slices that show lungs, and nothing of it is smoothed across them: a nodule may be in a single one.
+    """
+    slices = _bridged(_peaks(found) >= LOW, attention, prepared)
+    found = attention.closer(prepared, found, slices)
+    added = by_picture(attention, prepared, found, np.flatnonzero(lungs.inside.any((1, 2))))
+    if added is None:
+        return found, slices
+    found = found._replace(log_odds=limited(found.log_odds + added))
+    return found, np.flatnonzero((_peaks(found) >= LOW).numpy())
+
+
+def _peaks(found: SliceAttention) -> Tensor:
+    """Highest probability in each slice ``(S,)``."""
+    return found.log_odds.sigmoid().amax((1, 2, 3))
 
 
 def _bridged(above: Tensor, attention: Attention, prepared: PreparedScan) -> NDArray[np.intp]:

@@ -166,4 +166,4 @@ def _filled(
         early = (kernel - stride) // 2
         late = kernel - stride - early
         layers.insert(0, nn.ZeroPad2d((early, late, early, late)))
-    return nn.Sequential(*layers, *([nn.ReLU6()] if active else []))
+    return nn.Sequential(*layers, *([nn.ReLU6(inplace=True)] if active else []))

@@ -7,9 +7,9 @@ kept in the folder, so that a run that is stopped goes on.
 Chests of patients that ``configs/split.yaml`` does not keep back. Into each are put, every turn anew, ten
 nodules and masses in three dimensions, most of them real ones of other people, which are turned and up to two
 and a half times as large, the others synthetic, of 5 to 48 mm, solid or not; deep in a lung, at its wall or
-its hilum, as a thick or a thin slice shows them. What the networks mark at a low threshold is a
-tumor where it overlaps such a lesion well, and none where it does not; what lies in an annotated tumor of the
-patient, or in slices with tumors that are not outlined, is left out.
+its hilum, as a thick or a thin slice shows them. What the networks mark at a low threshold is a tumor where
+it overlaps such a lesion well, and none where it does not; what lies in an annotated tumor of the patient, or
+in slices with tumors that are not outlined, is left out.
 
 Printed is what judges do to patients that they were not fitted to, one at a time, as the sensitivity at 0.5
 to 4 false parts a scan for lesions of 10 mm and more; by these the judge is calibrated, so that in a fifth of
@@ -37,8 +37,7 @@ from sklearn.linear_model import LogisticRegression
 
 import latentseg as ls
 from latentseg.backbones import registry
-from latentseg.backbones.image_features import read_feature_network
-from latentseg.errors import LatentsegWarning
+from latentseg.errors import InputError, LatentsegWarning
 from latentseg.evaluation.datasets.base import data_root
 from latentseg.imaging import Volume, read, read_labels, to_canonical
 from latentseg.methods.log_odds import LIMIT
@@ -113,7 +112,7 @@ class Nodule(NamedTuple):
 
 
 def planted(
-    scan: Volume, rng: np.random.Generator, real: Sequence[Nodule] = ()
+    scan: Volume, rng: np.random.Generator, real: Sequence[Nodule]
 ) -> tuple[Volume, NDArray[np.uint8]]:
     """A chest with lesions, and their numbers on its canonical slices."""
     canonical, field = to_canonical(scan), lung_field(scan, 256)
@@ -125,7 +124,7 @@ def planted(
     wall_mm = ndimage.distance_transform_edt(lung, canonical.spacing_mm)
     for _ in range(LESIONS):
         nodule, radius = None, float(np.exp(rng.uniform(*np.log(RADII_MM))))
-        if real and rng.random() < REAL:
+        if rng.random() < REAL:
             nodule = real[rng.integers(len(real))].another(rng, step_mm=step)
             radius = nodule.radius_mm
         grey = GREY[bool(rng.random() < GROUND_GLASS)]
@@ -144,10 +143,9 @@ def planted(
             continue
         middle = at - np.array([side.start for side in box])
         if nodule is not None:
-            offsets = np.moveaxis(
-                (np.moveaxis(np.indices(hu[box].shape), 0, -1) - middle) * canonical.spacing_mm, -1, 0
-            )
-            change, mask = transplanted(hu[box], room[box], nodule, offsets)
+            offsets = np.indices(hu[box].shape) - middle.reshape(3, 1, 1, 1)
+            offsets_mm = offsets * np.reshape(canonical.spacing_mm, (3, 1, 1, 1))
+            change, mask = transplanted(hu[box], room[box], nodule, offsets_mm)
         else:
             images = (2 * (hu[box] - low) / (high - low) - 1).clip(-1, 1)
             change, mask = grown(images, room[box], middle, rng, options, factor=max(round(step / pixel), 1))
@@ -216,12 +214,18 @@ def maps_of(networks: TumorNetworks, chest: Chest, seed: tuple[int, ...]) -> dic
 
 @cache
 def nodules() -> list[Nodule]:
-    """HU and masks of real nodules in cubes of 1 mm, as ``lung_slices.py --cubes`` writes them."""
-    found = []
-    for path in sorted((data_root() / "lung_slices" / "cubes").glob("*[0-9].nii.gz")):
+    """HU and masks of real nodules in cubes of 1 mm, as ``lung_slices.py --cubes`` writes them.
+
+    Raises:
+        InputError: They are not on this machine.
+    """
+    found, folder = [], data_root() / "lung_slices" / "cubes"
+    for path in sorted(folder.glob("*[0-9].nii.gz")):
         scan = read(path, modality="CT")
         mask = read_labels(path.with_name(path.name.replace(".nii", "_label.nii")), like=scan)
         found.append(Nodule(to_canonical(scan).slices.astype(np.float32), to_canonical(mask).slices > 0))
+    if not found:
+        raise InputError("no cubes of nodules", where=str(folder), fix="run lung_slices.py --cubes FOLDER")
     return found
 
 
@@ -420,8 +424,7 @@ def main() -> None:
     made, facts = network.load(file)
     networks = replace(ls.load("tumor").networks.alone["lung"], network=made)
     if options.picture:
-        folder = registry.resolve("compact")
-        picture = read_picture(options.picture, read_feature_network(folder / "matching.safetensors"))
+        picture = read_picture(options.picture, networks.stages.photographs)
         networks = replace(networks, picture=picture)
     rows = list(found_in(networks, options.maps, options.turns))
     found = answers(rows)

@@ -48,6 +48,7 @@ from latentseg.methods.tumor.lung_field import hounsfield, lung_field
 
 HELD_OUT = ("0001", "0002", "0003")
 LUNG_HU, AIR_HU, RANGE_HU = -860.0, -1000.0, 900.0
+FIRST_CUBE, CUBE_HU = 5, (-1200.0, 400.0)  # number, and what is 0 and 1 in a cube
 FRAME = 20  # pixels around nine patches
 READERS, SMALLEST = 3, 60  # of a nodule, of four, and pixels of it in the largest slice
 HALF, TISSUE, TISSUE_HU = (
@@ -60,9 +61,6 @@ OUTLINES = Path(__file__).with_name("lung_outlines.json")
 BOX = r"\s*".join(rf"<{side}>(\d+)</{side}>" for side in ("xmin", "ymin", "xmax", "ymax"))
 Slice = NDArray[np.float64]
 Box = tuple[slice, slice]
-
-
-FIRST_CUBE, CUBE_HU = 5, (-1200.0, 400.0)  # number, and what is 0 and 1 in a cube
 
 
 class Patch(NamedTuple):
@@ -162,11 +160,12 @@ def cubes(folder: Path, out: Path) -> None:
     """Nodules of LIDC-IDRI in three dimensions."""
     for path in sorted(folder.glob("images/*.npy")):
         number = int(path.name.split("_")[0])
-        if number >= FIRST_CUBE:
-            image, mask = (
-                np.moveaxis(np.load(folder / kind / path.name), 2, 0) for kind in ("images", "masks")
-            )
-            write(out / f"{number:04d}", CUBE_HU[0] + image * (CUBE_HU[1] - CUBE_HU[0]), mask > 0.5, 1.0, 1.0)
+        if number < FIRST_CUBE:
+            continue
+        both = path, folder / "masks" / path.name
+        image, mask = (np.moveaxis(np.load(file), 2, 0) for file in both)
+        hu = CUBE_HU[0] + image * (CUBE_HU[1] - CUBE_HU[0])
+        write(out / f"{number:04d}", hu, mask > 0.5, 1.0, 1.0)
 
 
 def write_mosaics(patches: Sequence[Patch], path: Path, rng: np.random.Generator, look: Look) -> None:

@@ -315,6 +315,20 @@ def test_lesions_grow_in_the_organs_that_are_named_and_are_asked_for_there(packe
     assert {s.finding for s in draw(Samples(asked, packed), 10)} == {"liver tumor"}
 
 
+def test_lesions_are_borrowed_of_other_slices_where_any_are_outlined(
+    packed: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = HostOptions(organs=("liver",), named=1.0)
+    options = SampleOptions(organs=ORGANS, hosts=hosts, real=0.0, synthetic=1.0, borrowed=1.0)
+    assert any(s.mask.any() for s in draw(Samples(options, packed))), "drawn, as none is outlined"
+    lent = options.model_copy(update={"findings": AS_LESION.findings})
+    samples, healthy = Samples(lent, packed), np.zeros(packed.images.shape[1:], bool)
+    monkeypatch.setattr("latentseg.training.tumor.samples.add_lesion", None)
+    image, host = healthy.astype(np.float32), ~healthy
+    masks = [samples._lesion(np.random.default_rng(seed), image, host, None).mask for seed in range(8)]
+    assert any(mask.any() for mask in masks)
+
+
 def test_lesions_in_an_organ_that_is_left_out_have_a_name_of_no_organ(packed: Pack) -> None:
     hosts = HostOptions(organs=("liver",), named=1.0, spreading=0.0)
     options = SampleOptions(

@@ -174,7 +174,8 @@ class Samples:
         room: NDArray[np.bool_] | None,
     ) -> Lesion:
         """An image with one lesion more, drawn, or of another slice."""
-        if not self.options.borrowed or rng.random() >= self.options.borrowed:
+        borrowed = self.options.borrowed if self.chance["ill"].any() else 0.0
+        if not borrowed or rng.random() >= borrowed:
             return add_lesion(image, host, rng, room=room, options=self.options.lesions)
         index = int(rng.choice(len(self.scan_of), p=self.chance["ill"]))
         lender = Lesion(self.packed.images[index].astype(np.float32) / 127.5 - 1, self._lesion_mask(index))

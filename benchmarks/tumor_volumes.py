@@ -4,12 +4,13 @@ Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma] [--wei
 [--known FILE]``, of all findings when left out; data through ``LATENTSEG_DATA``.
 
 Patients are those that ``configs/split.yaml`` keeps back, and non-commercial ones: chests with outlined
-nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), brain slices (Cheng), asked for as brain tumors and
-by their kind, kidney slices (KiTS19), liver slices with masses that a rule outlines (MSD Task03), these
-masses put into whole livers of other people (``masses_in_livers.py``), two abdomens of collections of liver
-tumors and one with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0 and half of CHAOS
-(every fourth slice), people without lesions of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI
-volunteers; the last three are slices.
+nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), whole heads with gliomas in four contrasts
+(BraTS), brain slices (Cheng), asked for as brain tumors and by their kind, kidney slices (KiTS19), liver
+slices with masses that a rule outlines (MSD Task03), these masses put into whole livers of other people
+(``masses_in_livers.py``), two abdomens of collections of liver tumors and one with a tumor of the pancreas
+that are not outlined. Healthy are SABS fold 0 and half of CHAOS (every fourth slice), people without lesions
+of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI volunteers, which are slices, and whole heads
+without a tumor (``head_volumes.py``), some with sclerosis.
 
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
 * Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more that nobody put there: any
@@ -157,6 +158,18 @@ def heads(kind: str) -> Iterator[Scan]:
             yield scan
 
 
+def whole_heads(kind: str) -> Iterator[Scan]:
+    """Whole heads in MR, with an outlined glioma (``tumor``) or with no tumor (``none``)."""
+    folder = data_root() / "head_volumes" / "evaluation" / kind
+    for path in sorted(folder.glob("*.nii.gz")):
+        name = path.name.removesuffix(".nii.gz")
+        if name.endswith("_seg"):
+            continue
+        image = read(path, modality="MR")
+        truth = read_labels(folder / f"{name}_seg.nii.gz", like=image).array > 0 if kind == "tumor" else None
+        yield Scan(name, re.split("-study", name.rpartition("_")[0])[0], image, kind == "tumor", truth)
+
+
 def kidneys() -> Iterator[Scan]:
     """Outlined kidney tumors."""
     for case in get_category("kidney").cases():
@@ -206,10 +219,12 @@ def healthy(dataset: Dataset, cases: Iterable[str]) -> Iterator[Scan]:
 
 
 LABELS = {"kidney": ("right_kidney", "left_kidney"), "liver": ("liver",), "pancreas": ("pancreas",)}
-BY_RULE = "liver-slices"  # no radiologist drew these, and users are told of others
+BY_RULE = "liver-slices"  # no radiologist drew these
 PUT = "liver-put"
+WHOLE = "brain-volumes"
 FINDINGS = {
     "lung": "lung tumor",
+    WHOLE: "brain tumor",
     "brain": "brain tumor",
     "meningioma": "meningioma",
     "glioma": "glioma",
@@ -220,6 +235,7 @@ FINDINGS = {
     PUT: "liver tumor",
     "pancreas": "pancreatic tumor",
 }
+NOT_TOLD = ("brain", BY_RULE, PUT)  # of which users are told other rows
 ABDOMEN = ("kidney", "liver", "pancreas")
 HEAD = ("brain", *brain_slices.KINDS)
 KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
@@ -227,6 +243,8 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
     (("lung",), lambda: pictures("slices_2d/iq_othnccd/normal/*.jpg", "CT", sick=False)),
     *((("brain", kind), partial(heads, kind)) for kind in brain_slices.KINDS),
     (HEAD, lambda: pictures("healthy_brain/*.png", "MR", sick=False, patient=r"sub-(IXI\d+)")),
+    ((WHOLE,), partial(whole_heads, "tumor")),
+    ((WHOLE,), partial(whole_heads, "none")),
     (("kidney",), kidneys),
     ((BY_RULE,), livers),
     ((PUT,), masses_put),
@@ -252,7 +270,7 @@ def row_of(finding: str, scan: Scan, prepared: PreparedScan, segmenter: TumorSeg
     sizes = ndimage.sum_labels(truth, labelled, range(1, count + 1)) * ml * 1000
     picture = min(image.shape) == 1
     across = (6 * sizes / np.pi) ** (1 / 3)
-    ranked = not picture and finding != PUT
+    ranked = not picture and finding not in (PUT, WHOLE)
     large = [n for n in range(count) if ranked and across[n] >= LEAST_MM]
     return Row(
         finding=finding,
@@ -413,9 +431,7 @@ def main() -> None:
     for finding, figures in summaries.items():
         sys.stdout.write(f"{finding}: {json.dumps(figures)}, refused in {len(refused[finding])}\n")
     told = {
-        FINDINGS[f]: known(by_finding[f], summaries[f]).model_dump()
-        for f in summaries
-        if f not in (BY_RULE, PUT)
+        FINDINGS[f]: known(by_finding[f], summaries[f]).model_dump() for f in summaries if f not in NOT_TOLD
     }
     if options.known:
         options.known.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

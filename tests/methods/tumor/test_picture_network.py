@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +18,7 @@ from helpers.tiny_features import tiny_state
 from latentseg.backbones.image_features import FeatureNetwork
 from latentseg.errors import ModelError
 from latentseg.methods.tumor import network
+from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.picture_network import (
     PictureConfig,
@@ -27,6 +30,7 @@ from latentseg.methods.tumor.picture_network import (
 from latentseg.methods.tumor.queries import Queries
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.methods.tumor.told import Told
+from latentseg.methods.tumor.views import Offset, looks_of
 from latentseg.phantom.bodies import Phantom
 from latentseg.text import embed
 
@@ -158,3 +162,49 @@ def test_maps_of_heads_are_the_mean_of_both(
     torch.testing.assert_close(
         maps["with", "glioma"], 0.75 * maps["without", "glioma"] + 0.25 * 8.0, atol=1e-3, rtol=1e-3
     )
+
+
+class Upper(PictureNetwork):
+    """Sees a tumor in the slices of the upper half, less surely in the first and the last of them."""
+
+    def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        found = torch.full_like(images, -8.0)
+        upper = range(len(images) // 2, len(images))
+        for k in upper:
+            found[k, :, 10:22, 10:22] = 1.0 if k in (upper[0], upper[-1]) else 6.0
+        return found
+
+
+@pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
+def test_it_has_a_say_in_which_slices_are_suspected(
+    tiny_tumor_model: Path, searched: Phantom, tmp_path: Path, photographs: FeatureNetwork
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_tumor_model, folder)
+    shutil.copy(folder / network.FILE, folder / network.file_alone("head"))
+    options = TumorOptions(refinement=None, across_mm=0.0, gap_mm=0.0)
+    segmenter = ls.load("tumor", backbone=folder, options=options)
+    assert isinstance(segmenter, TumorSegmenter)
+    mr, plain = replace(searched.image, modality="MR"), segmenter.networks
+
+    def found(offset: Offset, prompt: str = "glioma") -> TumorSegmentation:
+        config = SMALL.model_copy(update={"share": 1.0, "offset": offset})
+        head = replace(plain.alone["head"], picture=Upper(photographs, config))
+        segmenter.networks = replace(plain, alone={"head": head})
+        return segmenter.predict(segmenter.prepare(mr), prompt)
+
+    sure = found(Offset(3.0)).evidence
+    upper = range(len(sure.scores) // 2, len(sure.scores))
+    inner = list(upper[1:-1])
+    torch.testing.assert_close(
+        torch.from_numpy(sure.scores[inner]).double(), torch.tensor([3.0] * len(inner)).sigmoid().double()
+    )
+    assert (sure.scores[: inner[0]] < 0.5).all()
+    assert np.flatnonzero(sure.refined).tolist() == list(upper), "slices joined to the sure ones"
+    assert found(Offset(7.0)).presence < 0.5
+    assert not found(Offset(7.0)).mask.any()
+    slices = looks_of(len(sure.scores), segmenter.prepare(mr).step_mm)
+    grows = found(Offset(3.0, 1.0)).presence
+    assert grows == pytest.approx(1 / (1 + math.exp(-(3.0 - math.log(slices)))), abs=1e-4)
+    edema = [found(Offset(one), "edema").evidence.scores for one in (-99.0, 99.0)]
+    np.testing.assert_array_equal(*edema, err_msg="a prompt that it does not know is scored by the maps")

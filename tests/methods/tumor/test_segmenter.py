@@ -14,7 +14,7 @@ from latentseg.errors import LatentsegWarning, ModelError, UsageError
 from latentseg.imaging import Volume
 from latentseg.methods.diffugts.inpainting import InpaintingOptions
 from latentseg.methods.diffugts.refinement import RefinementOptions, Refiner
-from latentseg.methods.tumor.along_slices import bridged, smooth
+from latentseg.methods.tumor.along_slices import bridged, grown, smooth
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.options import PAPER_LIKE, PRESETS, TumorOptions
@@ -221,6 +221,13 @@ def test_gaps_between_suspicious_slices() -> None:
     assert bridged(suspicious, 4.0).tolist() == [True] * 8 + [False]
     assert bridged(suspicious, 0.0).tolist() == suspicious.tolist()
     assert not bridged(np.zeros(3, bool), 9.0).any()
+
+
+def test_suspicion_grows_along_possible_slices() -> None:
+    suspicious = np.array([0, 0, 1, 0, 0, 0, 0, 1], bool)
+    possible = np.array([1, 1, 1, 1, 0, 1, 0, 0], bool)
+    assert grown(suspicious, possible).tolist() == [True] * 4 + [False] * 3 + [True]
+    assert not grown(np.zeros(8, bool), possible).any()
 
 
 def test_smoothing_keeps_constants_and_single_slices() -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 
@@ -20,6 +21,13 @@ def smooth(values: Tensor, sigma: float) -> Tensor:
     weight = torch.where(offsets.abs() <= radius, kernel[(offsets + radius).clamp(0, 2 * radius)], 0.0)
     out: Tensor = torch.tensordot(weight / weight.sum(1, keepdim=True), values, dims=1)
     return out
+
+
+def grown(suspicious: NDArray[np.bool_], possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Suspicious slices ``(S,)`` and those that possible ones, one beside the other, join to them."""
+    runs, count = ndimage.label(suspicious | possible)
+    kept = [run for run in range(1, count + 1) if suspicious[runs == run].any()]
+    return np.isin(runs, kept)
 
 
 def bridged(suspicious: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:

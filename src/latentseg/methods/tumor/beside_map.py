@@ -1,6 +1,7 @@
-"""What is added to the map of suspicious slices and does not come from the attention to the prompt. Ours.
+"""What is added to the map and does not come from the attention to the prompt. Ours.
 
-Each is evidence of another kind: the other side of a head, and a network that sees the picture alone.
+Each is evidence of another kind: the other side of a head, and a network that sees the picture alone. Where
+weights say so that network has a say in which slices are suspected, too: it then looks at all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.networks import PreparedScan
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 from latentseg.methods.tumor.symmetry import asymmetry
+from latentseg.methods.tumor.views import looks_of
+
+PEAK = 0.001  # share of the pixels of a slice that pass its peak: 6 mm across in a head
 
 
 def with_evidence(
@@ -27,10 +31,33 @@ def with_evidence(
     for kind in KINDS:
         added = kind(attention, prepared, found, suspicious)
         if added is not None:
-            over_slices = smooth(added, attention.options.across_mm / prepared.step_mm)
-            grid = found.log_odds.shape[2:]
-            found = found._replace(log_odds=limited(found.log_odds + resized(over_slices, grid)))
+            found = _with(attention, prepared, found, added)
     return found
+
+
+def together(attention: Attention, prepared: PreparedScan, found: SliceAttention) -> SliceAttention:
+    """The mean with what sees the picture alone, and scores by its peaks, where that has a say in them."""
+    picture = attention.networks.picture
+    if picture is None or not picture.judges(found.query) or (pictured := prepared.pictured) is None:
+        return found
+    found = _with(attention, prepared, found, picture.config.share * (pictured - found.log_odds))
+    looks = looks_of(len(found.scores), prepared.step_mm)
+    return found._replace(scores=picture.lowered(peaks(found.log_odds), looks=looks).sigmoid())
+
+
+def peaks(log_odds: Tensor) -> Tensor:
+    """Log-odds ``(S,)`` that :data:`PEAK` of the pixels of each map ``(S, 1, H, W)`` pass."""
+    values = log_odds.flatten(1)
+    return values.topk(max(int(PEAK * values.shape[1]), 1)).values[:, -1]
+
+
+def _with(
+    attention: Attention, prepared: PreparedScan, found: SliceAttention, added: Tensor
+) -> SliceAttention:
+    """Maps to which something was added that agrees along the slices."""
+    over_slices = smooth(added, attention.options.across_mm / prepared.step_mm)
+    grid = found.log_odds.shape[2:]
+    return found._replace(log_odds=limited(found.log_odds + resized(over_slices, grid)))
 
 
 def mirrored(
@@ -49,9 +76,9 @@ def mirrored(
 def by_picture(
     attention: Attention, prepared: PreparedScan, found: SliceAttention, suspicious: NDArray[np.intp]
 ) -> Tensor | None:
-    """What leads from the maps to their mean with those of what sees the picture alone."""
+    """What leads from the maps to their mean with what sees the picture alone, where that is not in them."""
     picture = attention.networks.picture
-    if picture is None or not picture.knows(found.query):
+    if picture is None or not picture.knows(found.query) or picture.judges(found.query):
         return None
     rows, change = torch.from_numpy(suspicious), torch.zeros_like(found.log_odds)
     change[rows] = picture.log_odds(prepared.images[rows]) - found.log_odds[rows]

@@ -126,6 +126,12 @@ class PreparedScan:
         """Chances ``(S, 1 + organs, ...)`` of organs."""
         return self.told and self.told.organs
 
+    @cached_property
+    def pictured(self) -> Tensor | None:
+        """Log-odds ``(S, 1, H, W)`` by what sees the picture alone, of all slices; None without it."""
+        picture = self.networks.picture
+        return None if picture is None else picture.log_odds(self.images)
+
     @property
     def decoded(self) -> Reconstructions:
         """See :class:`Encoded`."""
@@ -186,5 +192,7 @@ class PreparedScan:
         tensors = [self.images]
         if "encoded" in self.__dict__:
             tensors += [*self.stages, self.decoded.decoded]
+        pictured = self.__dict__.get("pictured")
+        tensors += [pictured] if pictured is not None else []
         told = self.told.nbytes if "told" in self.__dict__ and self.told else 0
         return self.scan.array.nbytes + sum(apart) + sum(tensor.nbytes for tensor in tensors) + told

@@ -26,6 +26,7 @@ from latentseg.imaging.files import write_file
 from latentseg.methods.diffugts.attention_maps import resized
 from latentseg.methods.tumor.queries import Query
 from latentseg.methods.tumor.told import Told
+from latentseg.methods.tumor.views import Offset
 
 FORMAT = "latentseg-picture-1"
 LEVELS = 4  # of the network for photographs, on grids of 1/2 to 1/16
@@ -48,6 +49,8 @@ class PictureConfig(BaseModel):
         share: Of its log-odds in the mean with the maps.
         soft: Where that is cut, instead of the factor and the shift of
             :class:`~latentseg.methods.tumor.features.TumorConfig`.
+        offset: What the peak of that mean in a slice is lowered by to be its score, as of
+            :class:`~latentseg.methods.tumor.views.Offset`; without it scores stay those of the maps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +61,7 @@ class PictureConfig(BaseModel):
     widths: tuple[int, int, int, int] = (24, 48, 64, 128)
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
     soft: tuple[float, float] | None = None
+    offset: Offset | None = None
 
 
 class PictureNetwork(nn.Module):
@@ -118,6 +122,15 @@ class PictureNetwork(nn.Module):
         """Whether a prompt asks for what counts in its maps."""
         concept = query.prompt.concept
         return concept is not None and not {concept.name, concept.broader}.isdisjoint(self.config.findings)
+
+    def judges(self, query: Query) -> bool:
+        """Whether it has a say in which slices are suspected for a prompt."""
+        return self.config.offset is not None and self.knows(query)
+
+    def lowered(self, peaks: Tensor, *, looks: float) -> Tensor:
+        """Scores of slices ``(S,)``, as logits, from the peaks of the mean; where so many count."""
+        offset = self.config.offset
+        return peaks - offset.at(looks) if offset else peaks
 
     @torch.no_grad()
     def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:

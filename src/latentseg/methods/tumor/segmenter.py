@@ -21,6 +21,7 @@ from latentseg.methods.base import Segmenter
 from latentseg.methods.diffugts.refinement import Refined
 from latentseg.methods.log_odds import probability
 from latentseg.methods.tumor.appearance import with_edges
+from latentseg.methods.tumor.beside_map import together
 from latentseg.methods.tumor.blocks import in_tissue_window, memory_of, per_slice, seen_by, stacked
 from latentseg.methods.tumor.evidence import Evidence, TumorSegmentation
 from latentseg.methods.tumor.known import check_shown
@@ -119,7 +120,7 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         networks = prepared.networks
         own_heads = prepared is not whole and query.region == "head"
         attention = Attention(networks, replace(options, mirrored=0.0) if own_heads else options)
-        found = attention.of_scan(prepared, query)
+        found = together(attention, prepared, attention.of_scan(prepared, query))
         judge, lungs = networks.judge, prepared.lungs
         found = found._replace(scores=found.scores * (lungs is not None or self._in_view(whole, found)))
         if judge and lungs and len(found.scores) >= FEWEST:

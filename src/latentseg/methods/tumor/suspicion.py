@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.log_odds import limited
-from latentseg.methods.tumor.along_slices import bridged
-from latentseg.methods.tumor.beside_map import by_picture, with_evidence
+from latentseg.methods.tumor.along_slices import bridged, grown
+from latentseg.methods.tumor.beside_map import by_picture, peaks, with_evidence
 from latentseg.methods.tumor.cut import leveled
 from latentseg.methods.tumor.lung_field import LungField
 from latentseg.methods.tumor.networks import PreparedScan
@@ -41,10 +41,18 @@ class Suspicion(NamedTuple):
 
 
 def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceAttention) -> Suspicion:
-    """Slices with a high score and those between them, in which the map is cut."""
-    options = attention.options
-    slices = _bridged(found.scores >= options.min_presence, attention, prepared)
-    found = with_evidence(attention, prepared, attention.closer(prepared, found, slices), slices)
+    """Slices with a high score and those between them, in which the map is cut.
+
+    Where what sees the picture alone has a say in the scores, the maps hold it already, and so are slices
+    beside those, as far as anything would be marked in them.
+    """
+    picture, suspected = attention.networks.picture, found.scores >= attention.options.min_presence
+    if picture and picture.judges(found.query):
+        marked = (peaks(found.log_odds) >= 0).numpy()
+        slices = _bridged(torch.from_numpy(grown(suspected.numpy(), marked)), attention, prepared)
+    else:
+        slices = _bridged(suspected, attention, prepared)
+        found = with_evidence(attention, prepared, attention.closer(prepared, found, slices), slices)
     soft = attention.soft(found.query)
     cut = found._replace(log_odds=leveled(found.log_odds, slices, level=attention.level, soft=soft))
     return Suspicion(found, cut, slices)

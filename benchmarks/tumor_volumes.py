@@ -51,6 +51,7 @@ from latentseg.evaluation.datasets import CHAOS, SABS
 from latentseg.evaluation.datasets.base import Dataset, data_root
 from latentseg.evaluation.datasets.tumors import CONTROL_STEP, get_category, thinned
 from latentseg.imaging import Volume, read, read_labels
+from latentseg.imaging.components import large_in_volume
 from latentseg.imaging.intensity import Modality, is_windowed
 from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.known import Measured
@@ -66,6 +67,7 @@ from liver_slices import KEPT_BACK, dark_masses
 from masses_in_livers import livers_with_masses
 
 NEAR_MM, LEAST_MM, LOWEST_SCORE = 5.0, 10.0, 0.1
+SPECK = 0.02  # of the largest outlined part of a glioma, below which another is none of its own
 AIR_HU = -400
 CARD = "docs/models/compact-tumors.md"
 Mask = NDArray[np.bool_]
@@ -166,7 +168,10 @@ def whole_heads(kind: str) -> Iterator[Scan]:
         if name.endswith("_seg"):
             continue
         image = read(path, modality="MR")
-        truth = read_labels(folder / f"{name}_seg.nii.gz", like=image).array > 0 if kind == "tumor" else None
+        truth = None
+        if kind == "tumor":
+            outlined = read_labels(folder / f"{name}_seg.nii.gz", like=image).array > 0
+            truth = large_in_volume(outlined, fraction=SPECK)
         yield Scan(name, re.split("-study", name.rpartition("_")[0])[0], image, kind == "tumor", truth)
 
 

@@ -2,7 +2,7 @@
 
 Usage: ``python benchmarks/head_scores.py --weights FOLDER [--alarms SLICES SCANS]``; the folder holds the
 files of the compact model for tumors, of which ``tumor-head-picture.safetensors`` is written again with its
-offset.
+offset. Where it holds no maps of heads, as for a zero-shot evaluation, those of ``tumor.safetensors`` do.
 
 Heads are those that ``configs/heads.csv`` keeps for such choices, whole, and the IXI volunteers of the
 training, of whom there are single slices. So many healthy slices and scans may still be suspected.
@@ -23,13 +23,14 @@ import latentseg as ls
 from latentseg.errors import LatentsegWarning
 from latentseg.evaluation.datasets.base import data_root
 from latentseg.imaging import read
+from latentseg.methods.tumor import network
 from latentseg.methods.tumor.beside_map import together
 from latentseg.methods.tumor.options import RECOMMENDED
 from latentseg.methods.tumor.picture_network import file_of_picture, save_picture
 from latentseg.methods.tumor.preparing import alone
 from latentseg.methods.tumor.segmenter import TumorSegmenter
 from latentseg.methods.tumor.slice_attention import Attention
-from latentseg.methods.tumor.views import Offset, looks_of
+from latentseg.methods.tumor.views import Offset, key_of, looks_of
 from latentseg.training.config import read_config
 from latentseg.training.splits import Split
 from latentseg.training.tumor.calibration import Alarms, Shown, offset_of
@@ -69,6 +70,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", LatentsegWarning)
+    head = options.weights / network.file_alone("head")
+    if not head.exists():
+        trained, facts = network.load(options.weights / network.FILE)
+        trained.views.by_organ = {key_of("brain", "MR"): Offset(0.0)}
+        network.save(head, trained, facts)
     segmenter = ls.load("tumor", weights=options.weights, options=OPTIONS)
     picture = segmenter.networks.alone["head"].picture
     if picture is None:

@@ -123,7 +123,7 @@ def test_the_command_trains_on_the_network_for_photographs(packed: Pack, tmp_pat
     assert 2e6 < weights.stat().st_size < 3e6
     assert main([*words, "--out", str(tmp_path / "next"), "--weights", str(weights)]) == 0
     shipped = Path(__file__).parents[3] / "configs" / "tumor-head-picture.yaml"
-    assert read_config(shipped, PictureTrainingOptions).samples.shares["glioma-brats"] > 0
+    assert read_config(shipped, PictureTrainingOptions).samples.shares["volumes-flair"] > 0
 
 
 def test_batches_are_drawn_anew_and_repeat_with_their_seed(packed: Pack) -> None:

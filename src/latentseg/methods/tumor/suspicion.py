@@ -43,8 +43,8 @@ class Suspicion(NamedTuple):
 def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceAttention) -> Suspicion:
     """Slices with a high score and those between them, in which the map is cut.
 
-    Where what sees the picture alone has a say in the scores, the maps hold it already, and so are slices
-    beside those, as far as anything would be marked in them.
+    Where what sees the picture alone has a say in the scores, the maps hold it already, and slices beside the
+    suspected ones count too, as far as anything would be marked in them.
     """
     picture, suspected = attention.networks.picture, found.scores >= attention.options.min_presence
     if picture and picture.judges(found.query):

@@ -37,7 +37,7 @@ WHITE = 4000  # grey value of the brightest
 Values = NDArray[np.floating]
 
 
-def thinned(
+def write_planes(
     values: Values, truth: NDArray[np.bool_] | None, spacing_mm: tuple[float, ...], out: Path
 ) -> None:
     """Write a few slices of each plane of axial slices ``(S, H, W)``, and where the tumor is in them."""
@@ -74,7 +74,7 @@ def add(image: Path, seg: Path | None, labels: tuple[int, ...], name: str, use: 
         return
     canonical = to_canonical(scan)
     inside = None if truth is None else canonical.apply(truth)
-    thinned(canonical.slices.astype(np.float32), inside, canonical.spacing_mm, out)
+    write_planes(canonical.slices.astype(np.float32), inside, canonical.spacing_mm, out)
 
 
 def main() -> None:

@@ -48,6 +48,15 @@ def small(photographs: FeatureNetwork) -> PictureNetwork:
     return PictureNetwork(photographs, SMALL).eval()
 
 
+@pytest.fixture
+def model_with_heads(tiny_tumor_model: Path, tmp_path: Path) -> Path:
+    """A model whose tumor network has a copy that looks at heads."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_tumor_model, folder)
+    shutil.copy(folder / network.FILE, folder / network.file_alone("head"))
+    return folder
+
+
 def test_maps_are_as_large_as_pictures_and_turn_with_them(small: PictureNetwork) -> None:
     images = torch.rand(3, 1, 64, 64) * 2 - 1
     found = small.log_odds(images, slab=2)
@@ -141,13 +150,10 @@ def test_it_tells_of_lesions_of_its_organs_where_any_are_shown(photographs: Feat
 
 @pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
 def test_maps_of_heads_are_the_mean_of_both(
-    tiny_tumor_model: Path, searched: Phantom, tmp_path: Path, photographs: FeatureNetwork
+    model_with_heads: Path, searched: Phantom, photographs: FeatureNetwork
 ) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_tumor_model, folder)
-    shutil.copy(folder / network.FILE, folder / network.file_alone("head"))
     options = TumorOptions(refinement=None, closer=None, min_presence=0.0, across_mm=0.0)
-    segmenter = ls.load("tumor", backbone=folder, options=options)
+    segmenter = ls.load("tumor", backbone=model_with_heads, options=options)
     assert isinstance(segmenter, TumorSegmenter)
     mr, plain = replace(searched.image, modality="MR"), segmenter.networks
     maps = {}
@@ -177,13 +183,10 @@ class Upper(PictureNetwork):
 
 @pytest.mark.filterwarnings("ignore::latentseg.errors.LatentsegWarning")
 def test_it_has_a_say_in_which_slices_are_suspected(
-    tiny_tumor_model: Path, searched: Phantom, tmp_path: Path, photographs: FeatureNetwork
+    model_with_heads: Path, searched: Phantom, photographs: FeatureNetwork
 ) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_tumor_model, folder)
-    shutil.copy(folder / network.FILE, folder / network.file_alone("head"))
     options = TumorOptions(refinement=None, across_mm=0.0, gap_mm=0.0)
-    segmenter = ls.load("tumor", backbone=folder, options=options)
+    segmenter = ls.load("tumor", backbone=model_with_heads, options=options)
     assert isinstance(segmenter, TumorSegmenter)
     mr, plain = replace(searched.image, modality="MR"), segmenter.networks
 

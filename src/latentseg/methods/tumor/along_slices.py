@@ -25,9 +25,7 @@ def smooth(values: Tensor, sigma: float) -> Tensor:
 
 def grown(suspicious: NDArray[np.bool_], possible: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Suspicious slices ``(S,)`` and those that possible ones, one beside the other, join to them."""
-    runs, count = ndimage.label(suspicious | possible)
-    kept = [run for run in range(1, count + 1) if suspicious[runs == run].any()]
-    return np.isin(runs, kept)
+    return np.asarray(ndimage.binary_propagation(suspicious, mask=suspicious | possible))
 
 
 def bridged(suspicious: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:

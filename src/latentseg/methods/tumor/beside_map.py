@@ -38,11 +38,12 @@ def with_evidence(
 def together(attention: Attention, prepared: PreparedScan, found: SliceAttention) -> SliceAttention:
     """The mean with what sees the picture alone, and scores by its peaks, where that has a say in them."""
     picture = attention.networks.picture
-    if picture is None or not picture.judges(found.query) or (pictured := prepared.pictured) is None:
+    offset = picture.offset_of(found.query) if picture else None
+    if picture is None or offset is None or (pictured := prepared.pictured) is None:
         return found
     found = _with(attention, prepared, found, picture.config.share * (pictured - found.log_odds))
     looks = looks_of(len(found.scores), prepared.step_mm)
-    return found._replace(scores=picture.lowered(peaks(found.log_odds), looks=looks).sigmoid())
+    return found._replace(scores=(peaks(found.log_odds) - offset.at(looks)).sigmoid())
 
 
 def peaks(log_odds: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ def by_picture(
 ) -> Tensor | None:
     """What leads from the maps to their mean with what sees the picture alone, where that is not in them."""
     picture = attention.networks.picture
-    if picture is None or not picture.knows(found.query) or picture.judges(found.query):
+    if picture is None or not picture.knows(found.query) or picture.offset_of(found.query):
         return None
     rows, change = torch.from_numpy(suspicious), torch.zeros_like(found.log_odds)
     change[rows] = picture.log_odds(prepared.images[rows]) - found.log_odds[rows]

@@ -123,14 +123,9 @@ class PictureNetwork(nn.Module):
         concept = query.prompt.concept
         return concept is not None and not {concept.name, concept.broader}.isdisjoint(self.config.findings)
 
-    def judges(self, query: Query) -> bool:
-        """Whether it has a say in which slices are suspected for a prompt."""
-        return self.config.offset is not None and self.knows(query)
-
-    def lowered(self, peaks: Tensor, *, looks: float) -> Tensor:
-        """Scores of slices ``(S,)``, as logits, from the peaks of the mean; where so many count."""
-        offset = self.config.offset
-        return peaks - offset.at(looks) if offset else peaks
+    def offset_of(self, query: Query) -> Offset | None:
+        """What peaks are lowered by for a prompt; None where it has no say in which slices are suspected."""
+        return self.config.offset if self.knows(query) else None
 
     @torch.no_grad()
     def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:

@@ -47,7 +47,7 @@ def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceA
     suspected ones count too, as far as anything would be marked in them.
     """
     picture, suspected = attention.networks.picture, found.scores >= attention.options.min_presence
-    if picture and picture.judges(found.query):
+    if picture and picture.offset_of(found.query):
         marked = (peaks(found.log_odds) >= 0).numpy()
         slices = _bridged(torch.from_numpy(grown(suspected.numpy(), marked)), attention, prepared)
     else:

@@ -5,12 +5,12 @@ Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma] [--wei
 
 Patients are those that ``configs/split.yaml`` keeps back, and non-commercial ones: chests with outlined
 nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), whole heads with gliomas in four contrasts
-(BraTS), brain slices (Cheng), asked for as brain tumors and by their kind, kidney slices (KiTS19), liver
-slices with masses that a rule outlines (MSD Task03), these masses put into whole livers of other people
-(``masses_in_livers.py``), two abdomens of collections of liver tumors and one with a tumor of the pancreas
-that are not outlined. Healthy are SABS fold 0 and half of CHAOS (every fourth slice), people without lesions
-of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI volunteers, which are slices, and whole heads
-without a tumor (``head_volumes.py``), some with sclerosis.
+(BraTS), brain slices (Cheng), asked for as brain tumors and by their kind, kidney slices (KiTS19,
+``kidney_slices.py``), liver slices with masses that a rule outlines (MSD Task03), these masses put into
+whole livers of other people (``masses_in_livers.py``), two abdomens of collections of liver tumors and one
+with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0 and half of CHAOS (every fourth
+slice), people without lesions of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI volunteers, which are
+slices, and whole heads without a tumor (``head_volumes.py``), some with sclerosis.
 
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
 * Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more that nobody put there: any
@@ -176,11 +176,12 @@ def whole_heads(kind: str) -> Iterator[Scan]:
 
 
 def kidneys() -> Iterator[Scan]:
-    """Outlined kidney tumors."""
-    for case in get_category("kidney").cases():
-        if case.mask is None or not case.mask.any():
-            continue
-        yield Scan(case.name, case.patient, case.image, True, case.mask)
+    """Outlined kidney tumors in the slices of ``kidney_slices.py`` by which nothing was chosen."""
+    for path in sorted((data_root() / "kidney_slices" / "evaluation").glob("*[0-9].png")):
+        image = read(path, modality="CT")
+        labels = read_labels(path.with_name(f"{path.stem}_label.png"), like=image).array
+        if (labels == 2).any():  # a kidney is 1, its tumor 2
+            yield Scan(path.name, path.stem.split("_")[0], image, True, labels == 2, {"kidney": labels > 0})
 
 
 def livers() -> Iterator[Scan]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from torch import Tensor
 import latentseg as ls
 from helpers.tiny_features import tiny_state
 from latentseg.backbones.image_features import FeatureNetwork
-from latentseg.errors import ModelError
+from latentseg.errors import LatentsegWarning, ModelError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.evidence import TumorSegmentation
 from latentseg.methods.tumor.options import TumorOptions
+from latentseg.methods.tumor.organ_network import Run
+from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.picture_network import (
     PictureConfig,
     PictureNetwork,
@@ -211,3 +214,80 @@ def test_it_has_a_say_in_which_slices_are_suspected(
     assert grows == pytest.approx(1 / (1 + math.exp(-(3.0 - math.log(slices)))), abs=1e-4)
     edema = [found(Offset(one), "edema").evidence.scores for one in (-99.0, 99.0)]
     np.testing.assert_array_equal(*edema, err_msg="a prompt that it does not know is scored by the maps")
+
+
+class Halves(OrganMaps):
+    """Says that one organ is in the left half of every slice, and another in the right half."""
+
+    def __init__(self, left: str, right: str) -> None:
+        super().__init__(("kidney", "liver", "spleen"), ((4,),))
+        self.left, self.right = (1 + self.names.index(name) for name in (left, right))
+
+    def with_lesions(
+        self, stages: Sequence[Tensor], runs: Sequence[Run] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits in favor of the organs."""
+        del runs
+        logits = torch.zeros(len(stages[0]), 4, *stages[0].shape[2:])
+        middle = logits.shape[3] // 2
+        logits[:, self.left, :, :middle] = logits[:, self.right, :, middle:] = 12.0
+        return logits, None
+
+
+class Unsure(Halves):
+    """Tells nothing for sure."""
+
+    def __init__(self) -> None:
+        super().__init__("spleen", "spleen")
+
+    def with_lesions(
+        self, stages: Sequence[Tensor], runs: Sequence[Run] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same chance for all."""
+        return torch.zeros_like(super().with_lesions(stages, runs)[0]), None
+
+
+@pytest.fixture
+def of_kidneys(tiny_tumor_model: Path, tmp_path: Path, photographs: FeatureNetwork) -> TumorSegmenter:
+    """Networks of the abdomen, and what sees the picture alone and takes all for tumors of kidneys."""
+    folder = tmp_path / "abdomens"
+    shutil.copytree(tiny_tumor_model, folder)
+    shutil.copy(folder / network.FILE, folder / network.file_alone("abdomen"))
+    options = TumorOptions(refinement=None, appearance=None)
+    segmenter = ls.load("tumor", backbone=folder, options=options)
+    assert isinstance(segmenter, TumorSegmenter)
+    own = {"share": 1.0, "findings": ("kidney tumor",), "offset": Offset(0.0), "soft": (1.0, 0.0)}
+    picture = Certain(photographs, SMALL.model_copy(update=own))
+    abdomen = replace(segmenter.networks.alone["abdomen"], picture=picture)
+    segmenter.networks = replace(segmenter.networks, alone={"abdomen": abdomen})
+    return segmenter
+
+
+def test_what_is_surely_another_organ_holds_no_tumor(of_kidneys: TumorSegmenter, searched: Phantom) -> None:
+    of_kidneys.networks.alone["abdomen"].network.organs = Halves("kidney", "spleen")
+    found = of_kidneys(searched.image, "kidney tumor")["kidney tumor"]
+    marked = found.evidence.attention > 0.5
+    middle = marked.shape[2] // 2
+    assert marked[:, :, : middle - 4].all()
+    assert not marked[:, :, middle + 4 :].any()
+    assert found.presence > 0.5
+    of_kidneys.networks.alone["abdomen"].network.organs = Halves("spleen", "liver")
+    with pytest.warns(LatentsegWarning, match="shows no kidney: 'kidney tumor' is called absent"):
+        absent = of_kidneys(searched.image, "kidney tumor")["kidney tumor"]
+    assert absent.presence == 0
+    assert not absent.mask.any()
+
+
+def test_in_a_single_slice_a_tumor_may_stand_where_its_organ_was(
+    of_kidneys: TumorSegmenter, searched: Phantom
+) -> None:
+    of_kidneys.networks.alone["abdomen"].network.organs = Halves("spleen", "spleen")
+    scan, middle = searched.image, searched.image.shape[2] // 2
+    slice_alone = replace(scan, array=scan.array[:, :, middle : middle + 1])
+    with pytest.warns(LatentsegWarning, match="shows no kidney: what is found may be of another organ"):
+        nothing = of_kidneys(slice_alone, "kidney tumor")["kidney tumor"]
+    assert not nothing.mask.any(), "it is surely a spleen"
+    of_kidneys.networks.alone["abdomen"].network.organs = Unsure()
+    with pytest.warns(LatentsegWarning, match="may be of another organ"):
+        found = of_kidneys(slice_alone, "kidney tumor")["kidney tumor"]
+    assert found.mask.any()

@@ -1,7 +1,8 @@
 """What is added to the map and does not come from the attention to the prompt. Ours.
 
 Each is evidence of another kind: the other side of a head, and a network that sees the picture alone. Where
-weights say so that network has a say in which slices are suspected, too: it then looks at all of them.
+weights say so that network has a say in which slices are suspected, too: it then looks at all of them, and
+what is surely another organ than that of the prompt does not count.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentseg.methods.diffugts.attention_maps import resized
-from latentseg.methods.log_odds import limited
+from latentseg.methods.log_odds import LIMIT, limited
 from latentseg.methods.tumor.along_slices import smooth
 from latentseg.methods.tumor.networks import PreparedScan
 from latentseg.methods.tumor.slice_attention import Attention, SliceAttention
 from latentseg.methods.tumor.symmetry import asymmetry
 from latentseg.methods.tumor.views import looks_of
 
-PEAK = 0.001  # share of the pixels of a slice that pass its peak: 6 mm across in a head
+ELSEWHERE = 0.95  # chance of another organ, from which a cell holds no tumor of that which is asked for
 
 
 def with_evidence(
@@ -42,14 +43,19 @@ def together(attention: Attention, prepared: PreparedScan, found: SliceAttention
     if picture is None or offset is None or (pictured := prepared.pictured) is None:
         return found
     found = _with(attention, prepared, found, picture.config.share * (pictured - found.log_odds))
+    others = prepared.others(found.query.prompt.organ)
+    if others is not None:
+        closed = resized(others, found.log_odds.shape[2:]) > ELSEWHERE
+        found = found._replace(log_odds=found.log_odds.masked_fill(closed, -LIMIT))
     looks = looks_of(len(found.scores), prepared.step_mm)
-    return found._replace(scores=(peaks(found.log_odds) - offset.at(looks)).sigmoid())
+    lowered = peaks(found.log_odds, picture.config.peak) - offset.at(looks)
+    return found._replace(scores=lowered.sigmoid())
 
 
-def peaks(log_odds: Tensor) -> Tensor:
-    """Log-odds ``(S,)`` that :data:`PEAK` of the pixels of each map ``(S, 1, H, W)`` pass."""
+def peaks(log_odds: Tensor, share: float) -> Tensor:
+    """Log-odds ``(S,)`` that a share of the pixels of each map ``(S, 1, H, W)`` pass."""
     values = log_odds.flatten(1)
-    return values.topk(max(int(PEAK * values.shape[1]), 1)).values[:, -1]
+    return values.topk(max(int(share * values.shape[1]), 1)).values[:, -1]
 
 
 def _with(

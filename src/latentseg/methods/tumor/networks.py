@@ -156,6 +156,13 @@ class PreparedScan:
             return None
         return organs.distances(self.organs, organ, field=self.field)
 
+    def others(self, organ: str) -> Tensor | None:
+        """Chance ``(S, 1, ...)`` of any other organ; None where organs are not known, or not this one."""
+        names = self.networks.network.organs.names
+        if self.organs is None or organ not in names:
+            return None
+        return 1 - self.organs[:, :1] - self.organs[:, [1 + names.index(organ)]]
+
     def beside(self, organ: str) -> Beside:
         """What is known beside the map of a tumor of an organ."""
         return Beside(self.away(organ), self.told and self.told.lesions_of(organ))

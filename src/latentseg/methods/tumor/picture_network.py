@@ -51,6 +51,7 @@ class PictureConfig(BaseModel):
             :class:`~latentseg.methods.tumor.features.TumorConfig`.
         offset: What the peak of that mean in a slice is lowered by to be its score, as of
             :class:`~latentseg.methods.tumor.views.Offset`; without it scores stay those of the maps.
+        peak: Share of the pixels of a slice that pass its peak: of a head 6 mm across, left as it is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +63,7 @@ class PictureConfig(BaseModel):
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
     soft: tuple[float, float] | None = None
     offset: Offset | None = None
+    peak: Annotated[float, Field(gt=0, lt=1)] = 0.001
 
 
 class PictureNetwork(nn.Module):

@@ -122,7 +122,9 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         attention = Attention(networks, replace(options, mirrored=0.0) if own_heads else options)
         found = together(attention, prepared, attention.of_scan(prepared, query))
         judge, lungs = networks.judge, prepared.lungs
-        found = found._replace(scores=found.scores * (lungs is not None or self._in_view(whole, found)))
+        found = found._replace(
+            scores=found.scores * (lungs is not None or self._in_view(whole, found, networks))
+        )
         if judge and lungs and len(found.scores) >= FEWEST:
             suspicion = suspected_parts(attention, prepared, found, judge=judge, lungs=lungs)
         else:
@@ -134,7 +136,7 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
             images = in_tissue_window(prepared.seen, window_hu)
             chance = with_edges(images, chance, options=options.appearance, cut=CUT)
         organ = prepared.found(query.prompt.organ)
-        if organ is not None:
+        if organ is not None and organ.any():
             chance = within(chance, organ, own=options.own, cut=CUT)
         if own_heads and query.prompt.name != SEVERAL:
             chance = without_lesser(chance, share=options.lesser, cut=CUT)
@@ -145,11 +147,14 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
         evidence = evidence_of(prepared, suspicion, refined)
         return TumorSegmentation(target, scan, restore(fine >= CUT), restore(fine), presence, evidence)
 
-    def _in_view(self, prepared: PreparedScan, found: SliceAttention) -> bool:
+    def _in_view(self, prepared: PreparedScan, found: SliceAttention, networks: TumorNetworks) -> bool:
         """Whether the organ of a prompt may be in view.
 
+        In a single slice a large tumor may stand where the organ was: there a network that sees the picture
+        alone is believed, where it has a say for the prompt.
+
         Warns:
-            LatentsegWarning: It is not.
+            LatentsegWarning: It is not, or is not seen.
         """
         where, query = str(prepared.scan.source or "the scan"), found.query
         shown = self.networks.network.views.missing(prepared.stages[-1].float(), query.region)
@@ -159,6 +164,10 @@ class TumorSegmenter(Segmenter[str, PreparedScan]):
                 f"{query.region}: {query.prompt.text!r} is called absent"
             )
         elif (away := found.beside.away) is not None and bool((away == 1).all()):
+            picture = networks.picture
+            if len(found.scores) == 1 and picture and picture.offset_of(query):
+                caution(f"{where} shows no {query.prompt.organ}: what is found may be of another organ")
+                return True
             caution(f"{where} shows no {query.prompt.organ}: {query.prompt.text!r} is called absent")
             return False
         return not shown

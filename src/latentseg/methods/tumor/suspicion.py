@@ -48,7 +48,7 @@ def suspected_slices(attention: Attention, prepared: PreparedScan, found: SliceA
     """
     picture, suspected = attention.networks.picture, found.scores >= attention.options.min_presence
     if picture and picture.offset_of(found.query):
-        marked = (peaks(found.log_odds) >= 0).numpy()
+        marked = (peaks(found.log_odds, picture.config.peak) >= 0).numpy()
         slices = _bridged(torch.from_numpy(grown(suspected.numpy(), marked)), attention, prepared)
     else:
         slices = _bridged(suspected, attention, prepared)

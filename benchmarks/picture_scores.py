@@ -1,9 +1,9 @@
 """What the peaks of pictures are lowered by to be scores, set on people without a tumor.
 
 Usage: ``python benchmarks/picture_scores.py PART --weights FOLDER [--alarms SLICES SCANS]``; the part is
-``head`` or ``abdomen`` (kidneys in CT), and the folder holds the files of the compact model for tumors, of
-which ``tumor-PART-picture.safetensors`` is written again with its offset. Where it holds no maps of the part,
-as for a zero-shot evaluation, those of ``tumor.safetensors`` do.
+``head`` or ``kidney``, and the folder holds the files of the compact model for tumors, of
+which ``tumor-PART-picture.safetensors`` is written again with its offset. Where it holds no maps of heads, as
+for a zero-shot evaluation, those of ``tumor.safetensors`` do.
 
 Heads are those that ``configs/heads.csv`` keeps for such choices, whole, and the IXI volunteers of the
 training, of whom there are single slices. Abdomens are those of SABS that ``configs/tumor-abdomen.yaml``
@@ -63,7 +63,7 @@ def abdomens() -> Iterator[tuple[str, Volume]]:
     """People without a tumor, and a scan of their abdomens."""
     for number in SABS_KEPT:
         path = data_root() / "sabs" / f"image_{number}.nii.gz"
-        yield path.stem, read(path, modality="CT", orientation="LAS")
+        yield f"SABS {number}", read(path, modality="CT", orientation="LAS")
     for path in trained_on("slices_2d/nih_pancreas/*.jpg"):
         yield path.name.split("-")[0], read(path, modality="CT")
 
@@ -79,7 +79,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "head": Part("brain tumor", heads, "MR", "brain"),
-    "abdomen": Part("kidney tumor", abdomens, "CT", "kidney"),
+    "kidney": Part("kidney tumor", abdomens, "CT", "kidney"),
 }
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     warnings.simplefilter("ignore", LatentsegWarning)
     part = PARTS[options.part]
     maps = options.weights / network.file_alone(options.part)
-    if not maps.exists():
+    if options.part not in network.WITHIN and not maps.exists():
         trained, facts = network.load(options.weights / network.FILE)
         trained.views.by_organ = {key_of(part.organ, part.modality): Offset(0.0)}
         network.save(maps, trained, facts)

@@ -16,10 +16,12 @@ from torch import Tensor
 
 import latentseg as ls
 from helpers.tiny_features import tiny_state
-from latentseg.backbones.image_features import FeatureNetwork
+from latentseg.backbones.compact import CompactBackbone
+from latentseg.backbones.image_features import FeatureNetwork, read_feature_network
 from latentseg.errors import LatentsegWarning, ModelError
 from latentseg.methods.tumor import network
 from latentseg.methods.tumor.evidence import TumorSegmentation
+from latentseg.methods.tumor.features import FrozenStages
 from latentseg.methods.tumor.options import TumorOptions
 from latentseg.methods.tumor.organ_network import Run
 from latentseg.methods.tumor.organs import OrganMaps
@@ -291,3 +293,36 @@ def test_in_a_single_slice_a_tumor_may_stand_where_its_organ_was(
     with pytest.warns(LatentsegWarning, match="may be of another organ"):
         found = of_kidneys(slice_alone, "kidney tumor")["kidney tumor"]
     assert found.mask.any()
+
+
+def test_kidneys_have_one_of_their_own_beside_the_networks_of_the_abdomen(
+    tiny_tumor_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_tumor_model, folder)
+    photographs = read_feature_network(folder / "matching.safetensors")
+    config = network.TumorConfig(stages=(1, 2), photographs=(1,), cell=4, pyramid=8)
+    made = network.TumorNetwork.for_stages(
+        FrozenStages(CompactBackbone.from_folder(folder), config, photographs)
+    )
+    network.save(folder / network.FILE, made, {})
+    own = {"kidney": SMALL.model_copy(update={"findings": ("kidney tumor",)}), "abdomen": SMALL}
+    for part, its_own in own.items():
+        save_picture(folder / file_of_picture(part), PictureNetwork(photographs, its_own))
+    without = ls.load("tumor", backbone=folder)
+    assert isinstance(without, TumorSegmenter)
+    assert list(without.networks.alone) == ["kidney"]
+    assert without.networks.alone["kidney"].network is without.networks.network
+    made.views.by_organ = {"kidney CT": Offset(0.0)}
+    network.save(folder / network.file_alone("abdomen"), made, {})
+    segmenter = ls.load("tumor", backbone=folder)
+    assert isinstance(segmenter, TumorSegmenter)
+    assert segmenter.fingerprint != without.fingerprint
+    alone, queries = segmenter.networks.alone, segmenter.networks.queries
+    assert {part: one.picture and one.picture.config for part, one in alone.items()} == own
+    assert alone["kidney"].network is alone["abdomen"].network
+    parts = [
+        segmenter.networks.part_of(queries(prompt, modality), modality)
+        for prompt, modality in (("kidney tumor", "CT"), ("liver tumor", "CT"), ("kidney tumor", "MR"))
+    ]
+    assert parts == ["kidney", "abdomen", ""]

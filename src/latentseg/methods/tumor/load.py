@@ -46,7 +46,7 @@ def on_compact(
     files_alone = {part: place / network.file_alone(part) for part in network.ALONE}
     shipped = {part: file for part, file in files_alone.items() if file.exists()}
     queries = queries_of(facts, text_dim=trained.config.text_dim)
-    pictures = {part: place / file_of_picture(part) for part in shipped}
+    pictures = {part: place / file_of_picture(part) for part in {**shipped, **network.WITHIN}}
     pictures = {part: file for part, file in pictures.items() if file.exists() and stages.photographs}
     identity = fingerprint([path, *files, *shipped.values(), *pictures.values()])
     left_out = network.left_out(facts)
@@ -59,9 +59,12 @@ def on_compact(
         judge = judge_of(facts, where=file)
         own_without = network.left_out(facts)
         alone[part] = replace(made, network=own.to(device), without=own_without, judge=judge)
-        if part in pictures and stages.photographs:
-            picture = read_picture(pictures[part], stages.photographs).to(device)
-            alone[part] = replace(alone[part], picture=picture)
+    for part, file in pictures.items():
+        if stages.photographs:
+            picture = read_picture(file, stages.photographs).to(device)
+            around = alone.get(network.WITHIN.get(part, ""), made)
+            beside = around if around.network.sees(part) else made
+            alone[part] = replace(alone.get(part, beside), picture=picture)
     everywhere = (name for name in left_out if all(name in own.without for own in alone.values()))
     return replace(made, alone=alone, without=tuple(everywhere))
 

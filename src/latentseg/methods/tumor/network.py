@@ -22,8 +22,11 @@ from latentseg.methods.tumor.organs import OrganMaps
 from latentseg.methods.tumor.views import Offset, Views
 
 FORMAT, FILE = "latentseg-tumor-5", "tumor.safetensors"
-ALONE = {"lung": ("CT",), "head": ("MR",), "abdomen": ("CT",)}
+ALONE = {"lung": ("CT",), "head": ("MR",), "abdomen": ("CT",), "kidney": ("CT",)}
 """Organs and regions of the vocabulary that may have networks of their own, and in which modalities."""
+
+WITHIN = {"kidney": "abdomen"}
+"""Organs of which a picture network is enough: beside it stand the networks of a region, or those of all."""
 
 AGAIN = "download or train the weights again"
 

@@ -38,7 +38,8 @@ class PictureTrainingOptions(BaseModel):
 
     Attributes:
         loop: Of the training.
-        part: Of the body, beside whose tumor networks it stands (:data:`network.ALONE`).
+        part: Of the body, beside whose tumor networks it stands (:data:`network.ALONE`), or those of the
+            region around it (:data:`network.WITHIN`).
         network: Of the network, and how it counts.
         samples: What is learned from; what is asked for does not matter.
         batch: Samples per step.
@@ -49,7 +50,7 @@ class PictureTrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopOptions
-    part: Literal["head", "abdomen", "lung"] = "head"
+    part: Literal["head", "abdomen", "lung", "kidney"] = "head"
     network: PictureConfig = PictureConfig()
     samples: SampleOptions = SampleOptions()
     batch: Annotated[int, Field(gt=0)] = 16

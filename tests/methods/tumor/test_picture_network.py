@@ -128,7 +128,7 @@ def test_prompts_that_it_answers(prompt: str, known: bool, small: PictureNetwork
 class Certain(PictureNetwork):
     """Sees a tumor everywhere."""
 
-    def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+    def unmirrored(self, images: Tensor, *, slab: int = 16) -> Tensor:
         return torch.full_like(images, 8.0)
 
 
@@ -173,6 +173,27 @@ def test_maps_of_heads_are_the_mean_of_both(
     torch.testing.assert_close(
         maps["with", "glioma"], 0.75 * maps["without", "glioma"] + 0.25 * 8.0, atol=1e-3, rtol=1e-3
     )
+
+
+class Looked(PictureNetwork):
+    """Sees something in the second of two slices, and something else in mirror images."""
+
+    def unmirrored(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        found = torch.full_like(images, -5.0)
+        found[images.amax((1, 2, 3)) > 0] = 1.0
+        return found
+
+    def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        return torch.full_like(images, 3.0)
+
+
+def test_mirror_images_are_looked_at_where_anything_is_seen(photographs: FeatureNetwork) -> None:
+    organs, images = torch.zeros(3, 2, 4, 4), torch.zeros(3, 1, 16, 16)
+    organs[:2, 1] = 0.6
+    images[1:] = 0.5
+    picture = Looked(photographs, SMALL.model_copy(update={"organs": ("liver",)}))
+    liver = picture.told_of(Told(organs, torch.full((3, 1, 4, 4), -4.0)), images, ("liver",)).apart["liver"]
+    assert liver[:, 0, 0, 0].tolist() == [-5.0, 3.0, -4.0], "as it is, with its mirror image, not at all"
 
 
 class Upper(PictureNetwork):

@@ -24,6 +24,7 @@ from latentseg.backbones.weights import reason
 from latentseg.errors import ModelError
 from latentseg.imaging.files import write_file
 from latentseg.methods.diffugts.attention_maps import resized
+from latentseg.methods.log_odds import LIMIT
 from latentseg.methods.tumor.queries import Query
 from latentseg.methods.tumor.told import Told
 from latentseg.methods.tumor.views import Offset
@@ -34,6 +35,7 @@ FIXED = 3  # blocks that are not trained further, on the finest grids
 GROUPS = 8  # of channels that are normalized together
 DROPPED = 0.15  # of the channels on the coarsest grid, while it is trained
 SHOWING = 0.2  # chance of an organ anywhere in a slice, from which on it is looked at
+UNSURE = -2.0  # log-odds in an organ, from which on the mirror image is looked at as well
 RARE = -3.0  # log-odds before it is trained, as tumors are small
 
 
@@ -132,16 +134,20 @@ class PictureNetwork(nn.Module):
     @torch.no_grad()
     def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
         """Log-odds ``(S, 1, H, W)`` on the CPU, the mean over pictures and their mirror images."""
+        mirrored = self.unmirrored(images.flip(-1), slab=slab).flip(-1)
+        return (self.unmirrored(images, slab=slab) + mirrored) / 2
+
+    @torch.no_grad()
+    def unmirrored(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        """The same of pictures alone, which takes half of the time."""
         place, grid = next(self.parameters()).device, images.shape[2:]
-        found = []
-        for some in images.split(slab):
-            both = torch.cat([some, some.flip(-1)]).to(place)
-            own, mirrored = self(both)[-1].chunk(2)
-            found.append(((own + mirrored.flip(-1)) / 2).cpu())
+        found = [self(some.to(place))[-1].cpu() for some in images.split(slab)]
         return F.interpolate(torch.cat(found), size=grid, mode="bilinear")
 
     def told_of(self, told: Told, images: Tensor, names: Sequence[str]) -> Told:
         """What is told of slices ``(S, 1, H, W)``; of its organs, lesions are what it sees of them.
+
+        The mirror image is looked at where anything is seen in these organs.
 
         Args:
             told: By what tells organs.
@@ -154,8 +160,13 @@ class PictureNetwork(nn.Module):
         shown = (told.organs[:, places] > SHOWING).flatten(1).any(1)
         if not bool(shown.any()):
             return told
-        lesions = told.lesions.clone()
-        lesions[shown] = resized(self.log_odds(images[shown]), lesions.shape[2:])
+        lesions, seen = told.lesions.clone(), images[shown]
+        found = self.unmirrored(seen)
+        inside = resized(told.organs[shown][:, places].amax(1, keepdim=True), found.shape[2:]) > SHOWING
+        anything = found.masked_fill(~inside, -LIMIT).flatten(1).amax(1) > UNSURE
+        if bool(anything.any()):
+            found[anything] = self.log_odds(seen[anything])
+        lesions[shown] = resized(found, lesions.shape[2:])
         return told._replace(apart=dict.fromkeys(self.config.organs, lesions))
 
 

@@ -229,7 +229,7 @@ def test_what_sees_the_picture_alone_tells_of_lesions_of_its_organs(
     segmenter: TumorSegmenter, searched: Phantom
 ) -> None:
     class Certain(PictureNetwork):
-        def log_odds(self, images: Tensor, *, slab: int = 16) -> Tensor:
+        def unmirrored(self, images: Tensor, *, slab: int = 16) -> Tensor:
             return torch.full_like(images, 4.0)
 
     config = PictureConfig(widths=(8, 8, 8, 16), organs=("liver",), findings=())

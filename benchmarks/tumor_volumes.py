@@ -4,13 +4,14 @@ Usage: ``python benchmarks/tumor_volumes.py [--finding lung,brain,glioma] [--wei
 [--known FILE]``, of all findings when left out; data through ``LATENTSEG_DATA``.
 
 Patients are those that ``configs/split.yaml`` keeps back, and non-commercial ones: chests with outlined
-nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), whole heads with gliomas in four contrasts
-(BraTS), brain slices (Cheng), asked for as brain tumors and by their kind, kidney slices (KiTS19,
-``kidney_slices.py``), liver slices with masses that a rule outlines (MSD Task03), these masses put into
-whole livers of other people (``masses_in_livers.py``), two abdomens of collections of liver tumors and one
-with a tumor of the pancreas that are not outlined. Healthy are SABS fold 0 and half of CHAOS (every fourth
-slice), people without lesions of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI volunteers, which are
-slices, and whole heads without a tumor (``head_volumes.py``), some with sclerosis.
+nodules or a tumor (LIDC-IDRI, 4D-Lung, NSCLC-Radiomics), whole heads with gliomas in four contrasts (BraTS,
+and lower-grade ones in two contrasts with the skull, ``lower_grade_heads.py``), brain slices (Cheng), asked
+for as brain tumors and by their kind, kidney slices (KiTS19, ``kidney_slices.py``), liver slices with masses
+that a rule outlines (MSD Task03), these masses put into whole livers of other people
+(``masses_in_livers.py``), two abdomens of collections of liver tumors and one with a tumor of the pancreas
+that are not outlined. Healthy are SABS fold 0 and half of CHAOS (every fourth slice), people without lesions
+of the pancreas (NIH), normal chests (IQ-OTHNCCD) and IXI volunteers, which are slices, and whole heads
+without a tumor (``head_volumes.py``), some with sclerosis.
 
 * Dice of every outlined scan, mean over patients; lesions are components, found at an IoU of 0.1.
 * Sensitivity at 1 and 2 false positives a volume, for lesions of 10 mm and more that nobody put there: any
@@ -160,19 +161,19 @@ def heads(kind: str) -> Iterator[Scan]:
             yield scan
 
 
-def whole_heads(kind: str) -> Iterator[Scan]:
-    """Whole heads in MR, with an outlined glioma (``tumor``) or with no tumor (``none``)."""
+def whole_heads(kind: str, contrast: str = "*") -> Iterator[Scan]:
+    """Whole heads in MR, with an outlined glioma (``tumor``, ``lower_grade``) or with no tumor (``none``)."""
     folder = data_root() / "head_volumes" / "evaluation" / kind
-    for path in sorted(folder.glob("*.nii.gz")):
+    for path in sorted(folder.glob(f"*_{contrast}.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
         if name.endswith("_seg"):
             continue
         image = read(path, modality="MR")
         truth = None
-        if kind == "tumor":
+        if kind != "none":
             outlined = read_labels(folder / f"{name}_seg.nii.gz", like=image).array > 0
             truth = large_in_volume(outlined, fraction=SPECK)
-        yield Scan(name, re.split("-study", name.rpartition("_")[0])[0], image, kind == "tumor", truth)
+        yield Scan(name, re.split("-study", name.rpartition("_")[0])[0], image, kind != "none", truth)
 
 
 def kidneys() -> Iterator[Scan]:
@@ -228,9 +229,11 @@ LABELS = {"kidney": ("right_kidney", "left_kidney"), "liver": ("liver",), "pancr
 BY_RULE = "liver-slices"  # no radiologist drew these
 PUT = "liver-put"
 WHOLE = "brain-volumes"
+LOWER = {"lower-grade-flair": "flair", "lower-grade-t1": "t1"}  # contrasts of whole heads with the skull
 FINDINGS = {
     "lung": "lung tumor",
     WHOLE: "brain tumor",
+    **dict.fromkeys(LOWER, "brain tumor"),
     "brain": "brain tumor",
     "meningioma": "meningioma",
     "glioma": "glioma",
@@ -241,7 +244,7 @@ FINDINGS = {
     PUT: "liver tumor",
     "pancreas": "pancreatic tumor",
 }
-NOT_TOLD = ("brain", BY_RULE, PUT)  # of which users are told other rows
+NOT_TOLD = ("brain", *LOWER, BY_RULE, PUT)  # of which users are told other rows
 ABDOMEN = ("kidney", "liver", "pancreas")
 HEAD = ("brain", *brain_slices.KINDS)
 KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
@@ -251,6 +254,7 @@ KINDS: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Scan]]], ...] = (
     (HEAD, lambda: pictures("healthy_brain/*.png", "MR", sick=False, patient=r"sub-(IXI\d+)")),
     ((WHOLE,), partial(whole_heads, "tumor")),
     ((WHOLE,), partial(whole_heads, "none")),
+    *(((finding,), partial(whole_heads, "lower_grade", of)) for finding, of in LOWER.items()),
     (("kidney",), kidneys),
     ((BY_RULE,), livers),
     ((PUT,), masses_put),
@@ -276,7 +280,7 @@ def row_of(finding: str, scan: Scan, prepared: PreparedScan, segmenter: TumorSeg
     sizes = ndimage.sum_labels(truth, labelled, range(1, count + 1)) * ml * 1000
     picture = min(image.shape) == 1
     across = (6 * sizes / np.pi) ** (1 / 3)
-    ranked = not picture and finding not in (PUT, WHOLE)
+    ranked = not picture and finding not in (PUT, WHOLE, *LOWER)
     large = [n for n in range(count) if ranked and across[n] >= LEAST_MM]
     return Row(
         finding=finding,

@@ -16,6 +16,7 @@ from latentseg.cli import main
 from latentseg.imaging import write_like
 from latentseg.methods.fewshot import segmenter as module
 from latentseg.phantom.bodies import Phantom, abdomen
+from latentseg.text.encoders import load_encoder
 
 Capture = pytest.CaptureFixture[str]
 
@@ -214,6 +215,7 @@ def test_prompts_that_cannot_be_read_are_refused_once(
     extra: list[str],
 ) -> None:
     monkeypatch.setattr("latentseg.text.encoders.DISTRIBUTION", "no-such-distribution")
+    monkeypatch.setattr("latentseg.text.bank._default_encoder", load_encoder)  # which keeps none
     words = ["-p", "liver tumor", "-p", prompt, "--backbone", str(tiny_tumor_model), "-o", "out"]
     assert main(["batch", "in", *words, *extra]) == 2
     error = capsys.readouterr().err

@@ -19,39 +19,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from latentseg.evaluation.datasets.base import data_root
-from latentseg.imaging import read, read_labels
+from latentseg.imaging.components import large_in_volume
 from latentseg.metrics.overlap import dice
+from tumor_volumes import whole_heads
 
 BRIGHT = (1.1, 1.2, 1.25, 1.3, 1.35, 1.4, 1.5, 1.6)
 SKIN_MM, BACKGROUND, SOFT = 20.0, 0.15, 1.0
 FLAT = np.ones((3, 3, 1), bool)  # in the plane of a slice
-Mask = NDArray[np.bool_]
+Mask, Values = NDArray[np.bool_], NDArray[np.float64]
 
 
-def brains(use: str) -> Iterator[tuple[NDArray[np.float64], Mask, Mask]]:
+def brains(use: str) -> Iterator[tuple[Values, Mask, Mask]]:
     """Smoothed heads as multiples of the median of their brains, the brains, and the outlined tumors."""
-    folder = data_root() / "head_volumes" / use / "lower_grade"
-    for path in sorted(folder.glob("*_flair.nii.gz")):
-        image = read(path, modality="MR")
-        truth = read_labels(folder / path.name.replace(".nii.gz", "_seg.nii.gz"), like=image).array > 0
-        values = image.array.astype(np.float64)
+    for scan in whole_heads("lower_grade", "flair", use=use):
+        values = scan.image.array.astype(np.float64)
         head = ndimage.binary_opening(values > BACKGROUND * np.percentile(values, 99), FLAT, 2)
-        deep = round(SKIN_MM / image.spacing_mm[0])
+        deep = round(SKIN_MM / scan.image.spacing_mm[0])
         slices = [ndimage.binary_erosion(ndimage.binary_fill_holes(s), iterations=deep) for s in head.T]
         brain = np.stack(slices).T
         smooth = ndimage.gaussian_filter(values, (SOFT, SOFT, SOFT / 2))
-        yield smooth / np.median(smooth[brain]), brain, truth
+        yield smooth / np.median(smooth[brain]), brain, np.asarray(scan.truth)
 
 
-def brightest(values: NDArray[np.float64], brain: Mask, level: float) -> Mask:
+def brightest(values: Values, brain: Mask, level: float) -> Mask:
     """The largest part of a brain above a level."""
-    parts, count = ndimage.label(ndimage.binary_opening((values > level) & brain, FLAT, 2))
-    sizes = ndimage.sum_labels(parts > 0, parts, range(1, count + 1)) if count else [0]
-    return np.asarray(parts == 1 + int(np.argmax(sizes)))
+    return large_in_volume(ndimage.binary_opening((values > level) & brain, FLAT, 2), fraction=1.0)
 
 
-def mean_dice(heads: list[tuple[NDArray[np.float64], Mask, Mask]], level: float) -> float:
+def mean_dice(heads: list[tuple[Values, Mask, Mask]], level: float) -> float:
     """Of what is marked from a level on."""
     return float(np.mean([dice(brightest(values, brain, level), truth) for values, brain, truth in heads]))
 
@@ -64,12 +59,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/bright_flair.json"))
     options = parser.parse_args()
     chosen = list(brains("choice"))
-    scores = {
-        level: float(
-            np.mean([dice(brightest(values, brain, level), truth) for values, brain, truth in chosen])
-        )
-        for level in BRIGHT
-    }
+    scores = {level: mean_dice(chosen, level) for level in BRIGHT}
     level = max(scores, key=lambda one: scores[one])
     kept = list(brains("evaluation"))
     result = {

@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from kidney_slices import file_of, turned_back
 from latentseg.evaluation.datasets.base import data_root
 
 TABLE = Path("configs/head-slices.csv")
-TURNED = {"no": (), "rows": (0,), "columns": (1,)}  # axes that are flipped
 SIZE = 240  # pixels, of 1 mm
 COLORED = 100  # of 255, above which a color is no rounding
 GAP = 3 / 512  # of the edge: as wide are the gaps between colors
@@ -38,11 +38,10 @@ def main() -> None:
     options = parser.parse_args()
     with TABLE.open(encoding="utf-8") as table:
         for row in csv.DictReader(table):
-            file = options.images / row["repository"].rpartition("/")[2] / row["path"]
-            axes = TURNED[row["turned"]]
-            picture = np.flip(np.asarray(Image.open(file).convert("L")), axes)
-            colors = np.asarray(Image.open(file.parents[1] / "masks" / file.name).convert("RGB"))
-            tumor = np.flip(colors.max(2) > COLORED, axes)
+            file = file_of(options.images, row)
+            picture = turned_back(file, row["turned"])
+            colors = turned_back(file.parents[1] / "masks" / file.name, row["turned"], "RGB")
+            tumor = colors.max(2) > COLORED
             closed = ndimage.binary_closing(tumor, iterations=round(GAP * len(tumor))) | tumor
             out = data_root() / "head_slices" / row["contrast"] / row["name"]
             out.parent.mkdir(parents=True, exist_ok=True)

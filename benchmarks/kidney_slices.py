@@ -14,16 +14,28 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from latentseg.evaluation.datasets.base import data_root
 
 TABLE = Path("configs/kidneys.csv")
 TURNED = {"no": (), "rows": (0,), "columns": (1,)}  # axes that are flipped
+
+
+def turned_back(file: Path, how: str, mode: str = "L") -> NDArray[np.uint8]:
+    """A picture that a repository turned over (:data:`TURNED`), as it was: grey, or in another mode."""
+    return np.flip(np.asarray(Image.open(file).convert(mode)), TURNED[how])
+
+
+def file_of(images: Path, row: Mapping[str, str]) -> Path:
+    """Where a picture of a table lies in the folder of its repository."""
+    return images / row["repository"].rpartition("/")[2] / row["path"]
 
 
 def main() -> None:
@@ -36,8 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     with TABLE.open(encoding="utf-8") as table:
         for row in csv.DictReader(table):
-            file = options.images / row["repository"].rpartition("/")[2] / row["path"]
-            picture = np.flip(np.asarray(Image.open(file).convert("L")), TURNED[row["turned"]])
+            picture = turned_back(file_of(options.images, row), row["turned"])
             outlines = nib.load(options.labels / "data" / f"case_{row['case']}" / "segmentation.nii.gz")
             labels = Image.fromarray(np.asarray(outlines.dataobj[int(row["slice"])], np.uint8))
             out = data_root() / "kidney_slices" / row["use"] / f"{row['case']}_{int(row['slice']):03d}"

@@ -5,7 +5,8 @@ Usage: ``python benchmarks/lower_grade_heads.py --slices FOLDER``; they are writ
 the evaluation. Never trained on: the outlines, of what is bright on FLAIR, are those of Buda et al. 2019
 (CC BY-NC-SA 4.0, of TCGA-LGG, known as ``kaggle_3m``).
 
-``--slices`` holds ``PATIENT_NUMBER.tif``, in whose colors are T1, FLAIR and T1 after gadolinium, and
+``--slices`` holds (as ``data/kaggle_3m`` of ``christopherh-88/BraTS-Africa-Reproduction``, commit
+5e53add55871, does) ``PATIENT_NUMBER.tif``, in whose colors are T1, FLAIR and T1 after gadolinium, and
 ``PATIENT_NUMBER_mask.tif``, in folders of patients or all in one. Slices are numbered from below. Their
 distance is lost: that of a head of 150 mm is written, and pixels of 0.94 mm. Where T1 is missing there is
 FLAIR in its place, which is left out.

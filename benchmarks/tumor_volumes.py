@@ -161,9 +161,9 @@ def heads(kind: str) -> Iterator[Scan]:
             yield scan
 
 
-def whole_heads(kind: str, contrast: str = "*") -> Iterator[Scan]:
+def whole_heads(kind: str, contrast: str = "*", *, use: str = "evaluation") -> Iterator[Scan]:
     """Whole heads in MR, with an outlined glioma (``tumor``, ``lower_grade``) or with no tumor (``none``)."""
-    folder = data_root() / "head_volumes" / "evaluation" / kind
+    folder = data_root() / "head_volumes" / use / kind
     for path in sorted(folder.glob(f"*_{contrast}.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
         if name.endswith("_seg"):
